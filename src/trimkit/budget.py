@@ -1,0 +1,115 @@
+"""How many image tokens may stay: ``iqr``, ``top-p:0.9``, a fraction with a decimal point, or a whole number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainSerializer, PlainValidator
+
+from trimkit.errors import ConfigError
+
+__all__ = ["Budget", "BudgetField", "parse_budget"]
+
+_REMEDY = "give 'iqr', 'top-p:0.9', a fraction such as 0.2 (1.0 keeps all), or a whole number of tokens such as 121"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A parsed budget. A number counts every token the language model sees for an image, the aggregated one included.
+
+    Attributes:
+        kind: ``iqr`` and ``top-p`` decide per image; ``ratio`` and ``count`` are fixed.
+        value: the mass, the fraction or the count; 0 for ``iqr``.
+    """
+
+    kind: Literal["iqr", "top-p", "ratio", "count"]
+    value: float = 0.0
+
+    @property
+    def keeps_all(self) -> bool:
+        """True where nothing can be dropped whatever the image."""
+        return self.kind in ("ratio", "top-p") and self.value == 1.0
+
+    def tokens(self, total: int) -> int:
+        """The fixed number of tokens of an image of ``total``: at least 1 (0 of 0), at most all.
+
+        Raises:
+            ConfigError: the budget decides per image.
+        """
+        if self.kind not in ("ratio", "count"):
+            raise ConfigError(f"budget {self} decides per image; a fixed number of tokens is needed here: {_REMEDY}")
+        wanted = int(total * self.value) if self.kind == "ratio" else int(self.value)
+        return min(max(wanted, 1), total)
+
+    def __str__(self) -> str:
+        if self.kind == "iqr":
+            return "iqr"
+        if self.kind == "top-p":
+            return f"top-p:{self.value:g}"
+        return str(int(self.value)) if self.kind == "count" else repr(float(self.value))
+
+    def to_plain(self) -> str | float | int:
+        """The form a JSON or YAML config holds; ``parse_budget`` reads it back."""
+        if self.kind == "ratio":
+            return float(self.value)
+        return int(self.value) if self.kind == "count" else str(self)
+
+
+def parse_budget(value: object) -> Budget:
+    """Read a budget from Python, JSON or the command line.
+
+    An ``int`` (or text without a decimal point) counts tokens; a ``float`` (or text with one) is a fraction in (0, 1].
+
+    Raises:
+        ConfigError: anything else, with the accepted forms.
+    """
+    if isinstance(value, Budget):
+        return value
+    if isinstance(value, bool) or value is None:
+        raise ConfigError(f"budget {value!r} is not a budget: {_REMEDY}")
+    if isinstance(value, int):
+        return _count(value, value)
+    if isinstance(value, float):
+        return _fraction("ratio", value, value)
+    if isinstance(value, str):
+        return _parse_text(value.strip())
+    raise ConfigError(f"budget {value!r} is not a budget: {_REMEDY}")
+
+
+def _parse_text(text: str) -> Budget:
+    if text.lower() == "iqr":
+        return Budget("iqr")
+    kind: Literal["ratio", "top-p"] = "ratio"
+    number = text
+    if text.lower().startswith("top-p:"):
+        kind, number = "top-p", text[len("top-p:") :]
+    try:
+        if kind == "ratio" and number.lstrip("+-").isdigit():
+            return _count(int(number), text)
+        return _fraction(kind, float(number), text)
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"budget {text!r} is not a budget: {_REMEDY}") from None
+
+
+def _count(number: int, shown: object) -> Budget:
+    if number < 1:
+        raise ConfigError(f"budget {shown!r} keeps nothing: {_REMEDY}")
+    return Budget("count", number)
+
+
+def _fraction(kind: Literal["ratio", "top-p"], number: float, shown: object) -> Budget:
+    if not (math.isfinite(number) and 0.0 < number <= 1.0):
+        raise ConfigError(f"budget {shown!r} is outside (0, 1]: {_REMEDY}")
+    return Budget(kind, number)
+
+
+def _validate(value: Any) -> Budget:
+    return parse_budget(value)
+
+
+BudgetField = Annotated[Budget, PlainValidator(_validate), PlainSerializer(lambda budget: budget.to_plain())]
+"""A pydantic field that takes any accepted form and serialises to the plain one."""

@@ -1,0 +1,131 @@
+"""What a method is: it scores image tokens (higher = keep), and the base class turns scores into a selection."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from trimkit import functional as F
+from trimkit.budget import Budget, BudgetField
+from trimkit.errors import ConfigError
+from trimkit.types import EncoderProfile, Selection, TokenBatch
+
+__all__ = ["Method", "keep_all"]
+
+
+def keep_all(batch: TokenBatch) -> list[Selection]:
+    """Every token of every image, nothing aggregated."""
+    totals = batch.mask.sum(dim=1).tolist()
+    return [
+        Selection(indices=row.nonzero().squeeze(1), total=total) for row, total in zip(batch.mask, totals, strict=True)
+    ]
+
+
+class Method(BaseModel):
+    """Base of all methods. A subclass sets the class attributes and overrides ``scores``; its fields are its options.
+
+    Class attributes:
+        name: what ``--method`` takes.
+        summary: one line for the catalogue.
+        paper: link of the source.
+        uses_text: whether ``TokenBatch.relevance`` is needed.
+
+    Options:
+        budget: how many tokens stay, see ``trimkit.budget``.
+        aggregate: one more token for all that was dropped: their ``mean``, ``weighted`` by score, or ``none``.
+        min_tokens, max_tokens: floor and cap on the patches kept per image where the budget decides per image.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str] = ""
+    uses_text: ClassVar[bool] = False
+
+    budget: BudgetField = Budget("iqr")
+    aggregate: Literal["mean", "weighted", "none"] = "none"
+    min_tokens: int = Field(default=1, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+
+    def scores(self, batch: TokenBatch) -> Tensor:
+        """``[B, N]`` float scores, higher = keep."""
+        raise NotImplementedError
+
+    def resolve(self, profile: EncoderProfile) -> Method:
+        """This method with every ``auto`` option filled from the encoder's profile."""
+        return self
+
+    @property
+    def needs_relevance(self) -> bool:
+        """Whether this method, with its options, reads the text at all."""
+        return self.uses_text and not self.budget.keeps_all
+
+    @property
+    def normalize_relevance(self) -> bool:
+        """Whether the scorer is to give cosines instead of dot products (after ``resolve``)."""
+        return False
+
+    def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
+        """``[B, N]`` relevance with the encoder's sign applied, higher = more relevant; for reports and pictures."""
+        return None if batch.relevance is None else F.sanitize(batch.relevance, batch.mask) * batch.profile.sign
+
+    def select(self, batch: TokenBatch) -> list[Selection]:
+        """Choose the tokens of every image of a batch; a row's result does not depend on the other rows."""
+        if self.budget.keeps_all:
+            return keep_all(batch)
+        scores = self.scores(batch)
+        keep = self.keep(scores, batch)
+        merged = self._aggregate(scores, keep, batch)
+        relevance = self.signed_relevance(batch)
+        return [
+            self._pack(row, total, keep, scores, relevance, merged)
+            for row, total in enumerate(batch.mask.sum(dim=1).tolist())
+        ]
+
+    def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
+        """``[B, N]`` bool: the budget applied to the scores."""
+        limits = {"min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
+        if self.budget.kind == "iqr":
+            return F.iqr_select(scores, batch.mask, **limits)
+        if self.budget.kind == "top-p":
+            return F.top_p_select(scores, self.budget.value, batch.mask, **limits)
+        return F.count_select(scores, self._patch_counts(batch.mask), batch.mask)
+
+    def _patch_counts(self, mask: Tensor) -> Tensor:
+        """Patches of a fixed budget: one place is the aggregated token's, unless all or a single one is kept."""
+        counts = []
+        for total in mask.sum(dim=1).tolist():
+            tokens = self.budget.tokens(int(total))
+            room = self.aggregate != "none" and 1 < tokens < total
+            counts.append(tokens - 1 if room else tokens)
+        return torch.tensor(counts, dtype=torch.int64, device=mask.device)
+
+    def _fits(self, kept: int, total: int) -> bool:
+        """Whether there is something to aggregate and the budget has room for the token."""
+        return kept < (self.budget.tokens(total) if self.budget.kind in ("ratio", "count") else total)
+
+    def _aggregate(self, scores: Tensor, keep: Tensor, batch: TokenBatch) -> Tensor | None:
+        if self.aggregate == "none":
+            return None
+        weights = scores if self.aggregate == "weighted" else None
+        if weights is not None and bool((weights < 0).any()):
+            raise ConfigError(f"method {self.name!r} has negative scores: use aggregate='mean' or 'none'")
+        return F.aggregate(batch.features, keep, batch.mask, weights)
+
+    def _pack(
+        self, row: int, total: int, keep: Tensor, scores: Tensor, relevance: Tensor | None, merged: Tensor | None
+    ) -> Selection:
+        indices = keep[row].nonzero().squeeze(1)
+        aggregated = merged is not None and self._fits(indices.numel(), total)
+        return Selection(
+            indices=indices,
+            total=total,
+            aggregated=aggregated,
+            scores=scores[row, :total],
+            relevance=None if relevance is None else relevance[row, :total],
+            aggregate_feature=merged[row] if aggregated and merged is not None else None,
+        )

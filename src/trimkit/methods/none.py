@@ -1,0 +1,28 @@
+"""No reduction: every image token stays. The arm that all others are compared with."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from trimkit.budget import Budget, BudgetField
+from trimkit.methods._base import Method, keep_all
+from trimkit.types import Selection, TokenBatch
+
+__all__ = ["KeepAll"]
+
+
+class KeepAll(Method):
+    """Keeps every token, whatever the budget, through the same path as any other method: the stock model's logits."""
+
+    name: ClassVar[str] = "none"
+    summary: ClassVar[str] = "keep every image token (the full model)"
+
+    budget: BudgetField = Budget("ratio", 1.0)
+
+    def scores(self, batch: TokenBatch) -> Tensor:
+        return batch.mask.float()
+
+    def select(self, batch: TokenBatch) -> list[Selection]:
+        return keep_all(batch)

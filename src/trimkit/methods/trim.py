@@ -1,0 +1,117 @@
+"""TRIM: keep the patches whose relevance to the question is an outlier, and one mean token for the rest.
+
+Three presets of one rule. They differ in what the paper says, what its code does, and what we measured.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from trimkit import functional as F
+from trimkit.errors import ConfigError
+from trimkit.methods._base import Method
+from trimkit.types import EncoderProfile, TokenBatch
+
+__all__ = ["Trim", "TrimPaper", "TrimReleased"]
+
+
+class Trim(Method):
+    """TRIM as we run it: quartiles per image, and the sign, normalisation and temperature of the encoder at hand.
+
+    A score is the softmax over the image's patches of ``sign * similarity / temperature``.
+
+    Options:
+        sign, normalize, temperature: ``auto`` takes the encoder's profile (``trimkit.types.EncoderProfile``).
+        text: a question beyond the text tower's length is cut in ``chunks`` whose embeddings are averaged, or
+            ``truncate``-d as the released code does.
+    """
+
+    name: ClassVar[str] = "trim"
+    summary: ClassVar[str] = "patches with outlying CLIP relevance to the question + one mean token (our default)"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2409.10994"
+    uses_text: ClassVar[bool] = True
+
+    sign: Literal["auto", 1, -1] = "auto"
+    normalize: Literal["auto"] | bool = "auto"
+    temperature: Literal["auto"] | float = Field(default="auto")
+    aggregate: Literal["mean", "weighted", "none"] = "mean"
+    text: Literal["chunks", "truncate"] = "chunks"
+
+    def model_post_init(self, _: object) -> None:
+        """Refuse a temperature that is not a positive number."""
+        if self.temperature != "auto" and not 0.0 < self.temperature < float("inf"):
+            raise ConfigError(f"temperature {self.temperature!r} is not positive: give a number such as 1.0 or 'auto'")
+
+    def resolve(self, profile: EncoderProfile) -> Trim:
+        return self.model_copy(
+            update={
+                "sign": profile.sign if self.sign == "auto" else self.sign,
+                "normalize": profile.normalize if self.normalize == "auto" else self.normalize,
+                "temperature": profile.temperature if self.temperature == "auto" else self.temperature,
+            }
+        )
+
+    @property
+    def normalize_relevance(self) -> bool:
+        return self.normalize is True
+
+    def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
+        if batch.relevance is None:
+            return None
+        return F.sanitize(batch.relevance, batch.mask) * self._resolved_sign(batch)
+
+    def scores(self, batch: TokenBatch) -> Tensor:
+        if batch.relevance is None:
+            raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
+        temperature = batch.profile.temperature if self.temperature == "auto" else self.temperature
+        return F.relevance_to_scores(
+            batch.relevance, batch.mask, sign=self._resolved_sign(batch), temperature=temperature
+        )
+
+    def _resolved_sign(self, batch: TokenBatch) -> int:
+        return batch.profile.sign if self.sign == "auto" else self.sign
+
+
+class TrimPaper(Trim):
+    """TRIM as the paper's text has it: cosine similarity, high is relevant, quartiles per image."""
+
+    name: ClassVar[str] = "trim-paper"
+    summary: ClassVar[str] = "TRIM as the paper's text says: cosine, positive sign"
+
+    sign: Literal["auto", 1, -1] = 1
+    normalize: Literal["auto"] | bool = True
+    temperature: Literal["auto"] | float = 1.0
+
+
+class TrimReleased(Trim):
+    """TRIM as its released code runs it, quirks included.
+
+    Raw dot product, negated; quartiles of the flattened batch and one count for all images; a fraction counts patches only
+    (the aggregated token comes on top); no floor: without an outlier only the aggregated token is left; the question is
+    truncated at the text tower's length. Source: github.com/FreedomIntelligence/TRIM, ``clip_encoder.py``.
+    """
+
+    name: ClassVar[str] = "trim-released"
+    summary: ClassVar[str] = "TRIM bit for bit as its released code: negated dot product, quartiles over the batch"
+
+    sign: Literal["auto", 1, -1] = -1
+    normalize: Literal["auto"] | bool = False
+    temperature: Literal["auto"] | float = 1.0
+    text: Literal["chunks", "truncate"] = "truncate"
+
+    def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
+        if self.budget.kind == "iqr":
+            return F.count_select(scores, F.iqr_count(scores, batch.mask, scope="batch"), batch.mask)
+        return super().keep(scores, batch)
+
+    def _patch_counts(self, mask: Tensor) -> Tensor:
+        totals = mask.sum(dim=1)
+        if self.budget.kind == "count":
+            return totals.clamp(max=int(self.budget.value))
+        return (totals.double() * self.budget.value).long()
+
+    def _fits(self, kept: int, total: int) -> bool:
+        return kept < total

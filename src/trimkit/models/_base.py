@@ -1,0 +1,128 @@
+"""What a family must say: encode images to tokens, project what is kept, and give positions where they are not 1-D."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from trimkit.errors import UnsupportedError
+from trimkit.types import ImageTokens
+
+__all__ = ["Family", "ModelInputs"]
+
+ModelInputs = dict[str, Any]
+
+
+class Family:
+    """Serves every model whose ``forward`` takes ``mm_encoder_outputs`` and gives features per image.
+
+    The base works on features *after* the projector, which every such model can give; a family that can hand out the
+    projector's input overrides ``encode`` and ``project``, so that the projector runs on kept tokens alone.
+
+    Class attributes:
+        model_types: the ``config.model_type`` values served; ``*`` is what no other file serves.
+        title: for the catalogue.
+        native: whether the tower has a public text counterpart, so that relevance costs no second encoder.
+        tested: what the test suite proves here.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    title: ClassVar[str] = ""
+    native: ClassVar[bool] = False
+    tested: ClassVar[str] = ""
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that cannot work, with the reason.
+
+        Raises:
+            UnsupportedError: as it says.
+        """
+        name = type(model).__name__
+        if not hasattr(self.base(model), "get_image_features"):
+            raise UnsupportedError(f"{name} has no get_image_features: it is not a vision-language model")
+        if "mm_encoder_outputs" not in inspect.signature(type(model).forward).parameters:
+            raise UnsupportedError(
+                f"{name}.forward takes no pre-encoded images (mm_encoder_outputs): its images do not stand in the token "
+                "sequence (cross-attention), or transformers is older than 5.18"
+            )
+
+    def base(self, model: Any) -> Any:
+        """The module that owns ``get_image_features``."""
+        return model.base_model
+
+    def image_token_id(self, model: Any) -> int:
+        """Id of the placeholder token.
+
+        Raises:
+            UnsupportedError: the config names none.
+        """
+        for name in ("image_token_id", "image_token_index"):
+            value = getattr(model.config, name, None)
+            if value is not None:
+                return int(value)
+        raise UnsupportedError(f"{type(model).__name__}'s config names no image token: its images are not placeholders")
+
+    def encoder_arguments(self, model: Any, inputs: ModelInputs) -> ModelInputs:
+        """Those of ``inputs`` that the image encoder takes; the language model does not need them afterwards."""
+        accepted = inspect.signature(self.base(model).get_image_features).parameters
+        return {name: inputs[name] for name in accepted if name != "kwargs" and inputs.get(name) is not None}
+
+    def split(self, arguments: ModelInputs) -> list[ModelInputs]:
+        """Encoder arguments of every single image, for the cache. Rows of the first dimension are images."""
+        count = len(arguments["pixel_values"])
+        return [{name: _row(value, i, count) for name, value in arguments.items()} for i in range(count)]
+
+    def join(self, parts: Sequence[ModelInputs]) -> ModelInputs:
+        """The inverse of ``split``."""
+        if len(parts) == 1:
+            return dict(parts[0])
+        joined: ModelInputs = {}
+        for name, first in parts[0].items():
+            values = [part[name] for part in parts]
+            joined[name] = torch.cat(values) if isinstance(first, Tensor) else first
+        return joined
+
+    def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
+        """Tokens of every image, in order."""
+        output = self.base(model).get_image_features(**arguments, return_dict=True)
+        features = output.pooler_output
+        if isinstance(features, Tensor) and features.ndim != 3:
+            raise UnsupportedError(
+                f"{type(model).__name__} gives the features of all images as one tensor: this family is not covered yet"
+            )
+        return [ImageTokens(features=image) for image in features]
+
+    def project(self, model: Any, features: Sequence[Tensor]) -> list[Tensor]:
+        """Kept features of every image to the language model's width; here they have it already."""
+        return list(features)
+
+    def encoder_output(self, projected: list[Tensor]) -> Any:
+        """What ``mm_encoder_outputs["image"]`` is to be. Fresh each time: ``generate`` changes it in place."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(pooler_output=projected)  # type: ignore[arg-type]
+
+    def positions(self, model: Any, inputs: ModelInputs) -> Tensor | None:
+        """``[axes, B, L]`` positions of the full sequence where they are not 1-D (M-RoPE), else None."""
+        return None
+
+    def place(self, model: Any, inputs: ModelInputs, positions: Tensor, *, generating: bool) -> None:
+        """Put gathered ``positions`` ``[axes, B, L']`` into the shrunk ``inputs``."""
+
+    def vision_parameters(self, model: Any) -> list[Tensor]:
+        """Parameters whose change makes cached features stale."""
+        return [p for name, p in model.named_parameters() if "language_model" not in name and "lm_head" not in name]
+
+    def default_clip(self, model: Any) -> str | None:
+        """Hub id of the CLIP checkpoint that the tower was taken from, where it is known."""
+        return None
+
+
+def _row(value: Any, index: int, count: int) -> Any:
+    if isinstance(value, (Tensor, list, tuple)) and len(value) == count:
+        return value[index : index + 1]
+    return value

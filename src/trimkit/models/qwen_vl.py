@@ -1,0 +1,61 @@
+"""Qwen2-VL and Qwen2.5-VL: flattened patches of any size, and M-RoPE, whose 3-D positions survive the shrinking."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from trimkit.models._base import Family, ModelInputs
+from trimkit.types import ImageTokens
+
+__all__ = ["QwenVL"]
+
+
+class QwenVL(Family):
+    """A kept token keeps its original (time, row, column) position; text keeps its own as well."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
+    title: ClassVar[str] = "Qwen2-VL, Qwen2.5-VL"
+    tested: ClassVar[str] = "qwen2_5_vl: keep-all, hand-built"
+
+    def split(self, arguments: ModelInputs) -> list[ModelInputs]:
+        grids = arguments["image_grid_thw"]
+        pixels = arguments["pixel_values"].split(grids.prod(dim=-1).tolist())
+        return [
+            {**arguments, "pixel_values": part, "image_grid_thw": grids[i : i + 1]} for i, part in enumerate(pixels)
+        ]
+
+    def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
+        merge = model.config.vision_config.spatial_merge_size
+        tokens = super().encode(model, arguments)
+        grids = [(int(h) // merge, int(w) // merge) for _, h, w in arguments["image_grid_thw"]]
+        return [ImageTokens(features=t.features, grid=grid) for t, grid in zip(tokens, grids, strict=True)]
+
+    def positions(self, model: Any, inputs: ModelInputs) -> Tensor | None:
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        given = inputs.get("position_ids")
+        if given is not None and given.ndim == 3:
+            return given[-3:]
+        types = inputs.get("mm_token_type_ids")
+        if types is None:
+            types = (ids == self.image_token_id(model)).to(torch.int32)
+        positions, _ = self.base(model).get_rope_index(
+            ids,
+            mm_token_type_ids=types,
+            image_grid_thw=inputs.get("image_grid_thw"),
+            video_grid_thw=inputs.get("video_grid_thw"),
+            attention_mask=mask,
+        )
+        return positions  # type: ignore[no-any-return]
+
+    def place(self, model: Any, inputs: ModelInputs, positions: Tensor, *, generating: bool) -> None:
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        real = torch.ones_like(ids) if mask is None else mask.long()
+        text = (real.cumsum(dim=-1) - 1).clamp(min=0)
+        # Decoding goes on from the largest position, which shrinking leaves where it was.
+        lengths = real.sum(dim=-1, keepdim=True)
+        largest = positions.amax(dim=0).masked_fill(real == 0, 0).amax(dim=-1, keepdim=True)
+        self.base(model).rope_deltas = largest + 1 - lengths
+        inputs["position_ids"] = torch.cat([text.unsqueeze(0), positions]) if generating else positions

@@ -1,0 +1,183 @@
+"""Cut image placeholders out of a token batch, and carry everything that runs along the sequence with them.
+
+Pure bookkeeping on ids and masks; the only code that knows how a shrunk sequence is laid out. A plan is one tensor:
+``sources[b, i]`` is the original column of new column i of row b, or -1 where it is padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trimkit.errors import InputError, UnsupportedError
+from trimkit.types import Selection
+
+__all__ = ["ShrinkPlan", "image_rows", "plan_shrink"]
+
+Side = Literal["left", "right"]
+
+_ALONG_SEQUENCE = ("token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(frozen=True)
+class ShrinkPlan:
+    """How a ``[B, L]`` batch becomes ``[B, L']``.
+
+    Attributes:
+        sources: ``[B, L']`` int64, -1 on padding.
+        identity: nothing is dropped, so that nothing need be touched.
+    """
+
+    sources: Tensor
+    identity: bool
+
+    @property
+    def length(self) -> int:
+        """L', columns after."""
+        return int(self.sources.shape[1])
+
+    def take(self, tensor: Tensor, fill: int) -> Tensor:
+        """Gather the last dimension of ``[B, L]`` or ``[axes, B, L]`` through the plan; ``fill`` on padding."""
+        sources = self.sources.to(tensor.device)
+        index = sources.clamp(min=0).expand(*tensor.shape[:-1], -1)
+        return tensor.gather(-1, index).masked_fill(sources.expand_as(index) < 0, fill)
+
+    def apply(self, inputs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
+        """A copy of ``inputs`` with ids, mask, labels and token types shrunk.
+
+        Raises:
+            UnsupportedError: a mask that is not 2-D, or packed position ids.
+        """
+        if self.identity:
+            return dict(inputs)
+        out = dict(inputs)
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        if mask is not None and mask.ndim != 2:
+            raise UnsupportedError("image tokens cannot be cut from a custom attention mask: pass a 2-D one")
+        out["input_ids"] = self.take(ids, pad_token_id)
+        out["attention_mask"] = self.take(torch.ones_like(ids) if mask is None else mask, 0)
+        if inputs.get("labels") is not None:
+            out["labels"] = self.take(inputs["labels"], -100)
+        for name in _ALONG_SEQUENCE:
+            if inputs.get(name) is not None:
+                out[name] = self.take(inputs[name], 0)
+        position_ids = out.pop("position_ids", None)
+        if position_ids is not None and position_ids.ndim == 2:
+            _refuse_packed(position_ids, mask)
+        return out
+
+
+def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int]) -> list[int]:
+    """Batch row of every image, by placeholder counts.
+
+    Args:
+        input_ids: ``[B, L]``.
+        totals: placeholders of each image, in order.
+
+    Raises:
+        InputError: the counts do not add up row by row.
+    """
+    counts = (input_ids == image_token_id).sum(dim=1).tolist()
+    rows, row, left = [], 0, counts[0] if counts else 0
+    for total in totals:
+        while left == 0 and row + 1 < len(counts):
+            row += 1
+            left = counts[row]
+        if total > left:
+            break
+        left -= total
+        rows.append(row)
+    if len(rows) != len(totals) or sum(counts) != sum(totals):
+        raise InputError(
+            f"the prompts hold {sum(counts)} image placeholders (per row: {counts}) but the images give {sum(totals)} "
+            f"tokens ({len(totals)} images): put one image placeholder per image into the prompt, via the processor"
+        )
+    return rows
+
+
+def plan_shrink(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    image_token_id: int,
+    selections: Sequence[Selection],
+    side: Side,
+) -> ShrinkPlan:
+    """Plan which columns stay.
+
+    Kept tokens stay in order; the aggregated token follows the last kept one of its image and takes the place of the
+    middle one of those it stands for. Padding at either end is stripped, then rows are padded anew on ``side``.
+
+    Args:
+        input_ids, attention_mask: ``[B, L]``.
+        selections: one an image, in order of the placeholders.
+        side: where padding goes.
+    """
+    width = input_ids.shape[1]
+    if all(len(selection) == selection.total for selection in selections):
+        columns = torch.arange(width, device=input_ids.device).expand(input_ids.shape[0], -1)
+        return ShrinkPlan(sources=columns, identity=True)
+    rows = image_rows(input_ids, image_token_id, [selection.total for selection in selections])
+    ids, mask = input_ids.cpu(), None if attention_mask is None else attention_mask.cpu()
+    sources = []
+    for row in range(len(ids)):
+        mine = [selection for selection, at in zip(selections, rows, strict=True) if at == row]
+        start, stop = (0, width) if mask is None else _real_span(mask[row])
+        sources.append(_row_sources(ids[row], image_token_id, mine, start, stop))
+    return ShrinkPlan(sources=_pad(sources, side).to(input_ids.device), identity=False)
+
+
+def _row_sources(ids: Tensor, image_token_id: int, selections: Sequence[Selection], start: int, stop: int) -> Tensor:
+    """Kept columns of one row, in their new order."""
+    placeholders = (ids == image_token_id).nonzero().squeeze(1)
+    # Sort keys: a column's own number; an aggregated token's is just behind the last kept column of its image.
+    keep = torch.zeros(len(ids), dtype=torch.bool)
+    keep[start:stop] = True
+    keep[placeholders] = False
+    extra_at, extra_key, first = [], [], 0
+    for selection in selections:
+        columns = placeholders[first : first + selection.total]
+        first += selection.total
+        indices = selection.indices.cpu()
+        keep[columns[indices]] = True
+        if selection.aggregated:
+            dropped = torch.ones(selection.total, dtype=torch.bool)
+            dropped[indices] = False
+            rest = columns[dropped]
+            extra_at.append(int(rest[len(rest) // 2]))
+            extra_key.append(float(columns[indices[-1]] if indices.numel() else columns[0]) + 0.5)
+    columns = keep.nonzero().squeeze(1)
+    keys = torch.cat([columns.double(), torch.tensor(extra_key, dtype=torch.float64)])
+    return torch.cat([columns, torch.tensor(extra_at, dtype=torch.int64)])[keys.argsort(stable=True)]
+
+
+def _real_span(mask: Tensor) -> tuple[int, int]:
+    """First and last-plus-one unmasked column of ``[L]``."""
+    real = mask.nonzero().squeeze(1)
+    return (int(real[0]), int(real[-1]) + 1) if real.numel() else (0, len(mask))
+
+
+def _pad(rows: Sequence[Tensor], side: Side) -> Tensor:
+    width = max(len(row) for row in rows)
+    out = torch.full((len(rows), width), -1, dtype=torch.int64)
+    for target, row in zip(out, rows, strict=True):
+        if side == "left":
+            target[width - len(row) :] = row
+        else:
+            target[: len(row)] = row
+    return out
+
+
+def _refuse_packed(position_ids: Tensor, mask: Tensor | None) -> None:
+    """Plain positions are simply renumbered; packed sequences cannot be told apart once they are."""
+    plain = torch.arange(position_ids.shape[1], device=position_ids.device).expand_as(position_ids)
+    if torch.equal(position_ids, plain):
+        return
+    if mask is not None:
+        real = mask.bool()
+        if torch.equal(position_ids[real], (mask.long().cumsum(-1) - 1)[real]):
+            return
+    raise UnsupportedError("position_ids restart or have gaps (packed sequences): pass one sequence a row, without them")

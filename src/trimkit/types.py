@@ -1,0 +1,145 @@
+"""The records that travel between scorer, method, family and shrink. Frozen; tensors inside are shared, not copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["EncoderProfile", "ImageReport", "ImageTokens", "Report", "Selection", "StageSeconds", "TokenBatch"]
+
+
+@dataclass(frozen=True)
+class EncoderProfile:
+    """How an image-text encoder's similarity is to be read; a property of the encoder, not of the method.
+
+    Attributes:
+        sign: +1 where relevant patches score high, -1 where they score low (OpenAI's CLIP: TRIM's released code negates).
+        normalize: cosine instead of dot product.
+        temperature: divides the similarity before the softmax.
+    """
+
+    sign: int = -1
+    normalize: bool = False
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """The tokens of one image, before the projector where the family can give them so.
+
+    Attributes:
+        features: ``[N, D]``.
+        grid: rows and columns of the token grid, or None where the tokens are not one grid.
+        key: content hash of the image, stable across calls; seeds random methods and caches.
+        positions: what else the family needs to put the tokens back (opaque to methods).
+    """
+
+    features: Tensor
+    grid: tuple[int, int] | None = None
+    key: str = ""
+    positions: Any = None
+
+    def __len__(self) -> int:
+        return int(self.features.shape[0])
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """What a method sees: B images padded to N tokens.
+
+    Attributes:
+        features: ``[B, N, D]``; zeros on padding.
+        mask: ``[B, N]`` bool, true on real tokens.
+        relevance: ``[B, N]`` raw text similarity, or None for a method that does not read the text.
+        profile: how to read ``relevance``.
+        grids: B token grids (or None).
+        keys: B strings naming image and question, the same in a batch as alone.
+    """
+
+    features: Tensor
+    mask: Tensor
+    relevance: Tensor | None
+    profile: EncoderProfile
+    grids: tuple[tuple[int, int] | None, ...]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is kept of one image.
+
+    Attributes:
+        indices: ``[k]`` int64, ascending.
+        total: N, the tokens before.
+        aggregated: True where one token stands in for all that was dropped; it comes last.
+        scores: ``[N]`` what the method ranked by (higher = keep), or None.
+        relevance: ``[N]`` signed text relevance, or None.
+        aggregate_feature: ``[D]`` the aggregated token, or None.
+    """
+
+    indices: Tensor
+    total: int
+    aggregated: bool = False
+    scores: Tensor | None = None
+    relevance: Tensor | None = None
+    aggregate_feature: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Tokens the language model sees for this image."""
+        return int(self.indices.numel()) + int(self.aggregated)
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """Before and after of one image: ``row`` is its batch row, ``tokens_*`` count tokens the language model sees."""
+
+    row: int
+    query: str | None
+    tokens_before: int
+    tokens_after: int
+    indices: Tensor
+    aggregated: bool
+    grid: tuple[int, int] | None
+    scores: Tensor | None
+    relevance: Tensor | None
+    cached: bool = False
+
+
+@dataclass
+class StageSeconds:
+    """Wall-clock seconds per stage of one call (CPU clock; a GPU is synchronised at each boundary).
+
+    ``prefill`` ends with the first forward pass of the language model; ``text`` is the question's encoding.
+    """
+
+    vision: float = 0.0
+    text: float = 0.0
+    select: float = 0.0
+    project: float = 0.0
+    prefill: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the last reduced call did."""
+
+    method: str
+    images: tuple[ImageReport, ...] = ()
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+
+    @property
+    def tokens_before(self) -> int:
+        """Image tokens of the whole call without reduction."""
+        return sum(image.tokens_before for image in self.images)
+
+    @property
+    def tokens_after(self) -> int:
+        """Image tokens of the whole call as run."""
+        return sum(image.tokens_after for image in self.images)
+
+    @property
+    def removed(self) -> float:
+        """Share of image tokens removed, 0 to 1; 0 where there was no image."""
+        return 1.0 - self.tokens_after / self.tokens_before if self.tokens_before else 0.0
