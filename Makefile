@@ -1,0 +1,65 @@
+# Everything runs in .venv, which is made on first use and again when pyproject.toml or constraints.txt change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= out
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-gpu lint format types docs bench eval-demo train-demo clean distclean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## make .venv with the library and the development tools
+
+# The dev group is handed over as a requirements file: `pip install --group` needs a newer pip than Python 3.11 brings.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "trimkit needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/dev.txt -e .
+	touch $@
+
+demo: $(STAMP)  ## ask the embedded model about a sample picture, with all image tokens and with a fifth of them
+	@$(BIN)/python examples/demo.py --out $(OUT)/overlay.png
+
+test: $(STAMP)  ## the quick tests
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(STAMP)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)  ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+docs: $(STAMP)  ## regenerate the method table, the CLI pages and the result tables
+	$(BIN)/python docs/generate.py
+	$(BIN)/python benchmarks/tables.py
+
+bench: $(STAMP)  ## measure prefill time against FLOPs on a random-weight LLaVA; writes benchmarks/results/bench_ask.json
+	$(BIN)/python benchmarks/run.py bench_ask
+
+eval-demo: $(STAMP)  ## evaluate the demo model on held-out scenes; writes benchmarks/results/demo_scenes.json
+	$(BIN)/python benchmarks/run.py demo_scenes
+
+train-demo: $(STAMP)  ## rebuild the demo model from nothing (hours on two cores)
+	$(BIN)/python -m recipes.demo.build
+
+clean:  ## remove caches and build results
+	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache
+	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove .venv
+	rm -rf $(VENV)
