@@ -45,14 +45,14 @@ types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
 docs: $(STAMP)  ## regenerate the method table, the CLI pages and the result tables
-	$(BIN)/python docs/generate.py
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m benchmarks.tables
 
 bench: $(STAMP)  ## measure prefill time against FLOPs on a random-weight LLaVA; writes benchmarks/results/bench_ask.json
-	$(BIN)/python benchmarks/run.py bench_ask
+	$(BIN)/python -m benchmarks.run bench_ask
 
 eval-demo: $(STAMP)  ## evaluate the demo model on held-out scenes; writes benchmarks/results/demo_scenes.json
-	$(BIN)/python benchmarks/run.py demo_scenes
+	$(BIN)/python -m benchmarks.run demo_scenes
 
 train-demo: $(STAMP)  ## rebuild the demo model from nothing (hours on two cores)
 	$(BIN)/python -m recipes.demo.build

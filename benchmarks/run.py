@@ -1,0 +1,96 @@
+"""Run one experiment through the ``trimkit`` command and write ``results/NAME.json``: ``python -m benchmarks.run NAME``.
+
+The file holds the config as it was run, what it ran on, and what the command printed for each arm, unchanged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.blocks import ROOT
+
+EXPERIMENTS = ROOT / "benchmarks" / "experiments"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and hardware. Nothing that names the machine or its user."""
+    import torch
+
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": len(_git("status", "--porcelain", "--untracked-files=no", "--", "src").splitlines()),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("trimkit", "torch", "transformers", "numpy", "pillow")},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def command_line(config: dict[str, Any], arm: dict[str, Any]) -> list[str]:
+    """The arguments of one arm, without the interpreter."""
+    options = {**config.get("arguments", {}), **arm}
+    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return [*config["command"], *flags, "--json"]
+
+
+def run_arm(config: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
+    """One call of the command, in its own process; progress goes to the terminal."""
+    line = command_line(config, arm)
+    print("trimkit", *line, file=sys.stderr)
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("trimkit")), *line], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return {"command": ["trimkit", *line], **json.loads(done.stdout)}
+
+
+def main() -> int:
+    """Run the experiment named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(path.stem for path in EXPERIMENTS.glob("*.json")))
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/NAME.json")
+    for option in ("seed", "n"):
+        parser.add_argument(f"--{option}", type=int, help=f"replaces the config's {option}")
+    given = parser.parse_args()
+    config = json.loads((EXPERIMENTS / f"{given.name}.json").read_text(encoding="utf-8"))
+    for option in ("seed", "n"):
+        if getattr(given, option) is not None:
+            config["arguments"][option] = getattr(given, option)
+    out = given.out or RESULTS / f"{given.name}.json"
+    record: dict[str, Any] = {"experiment": given.name, "config": config, "provenance": provenance()}
+    record["results"] = [run_arm(config, arm) for arm in config["arms"]]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {out}")
+    return 0
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for row in info.read_text(encoding="utf-8").splitlines():
+            if row.startswith("model name"):
+                return row.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Write result tables into README and docs: ``python -m benchmarks.tables`` (``--check`` only says what is out of date).
+
+Every number comes from ``results/NAME.json``. An experiment without a result file gets a line that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.blocks import ROOT, fill, pages, update
+
+RESULTS = ROOT / "benchmarks" / "results"
+TYPES = ("existence", "attribute", "counting", "relation", "multiple_choice", "reading")
+NAMED = ("existence", "attribute", "counting")
+"""Question types whose question names what it needs to see."""
+
+Record = dict[str, Any]
+
+
+def load(name: str) -> Record | None:
+    """The record of an experiment, or None where it has not been run."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    marks = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
+
+
+def pending(name: str) -> str:
+    """What stands in place of a table."""
+    return f"*Not measured yet: `python -m benchmarks.run {name}` writes `benchmarks/results/{name}.json`.*"
+
+
+def source(name: str, record: Record) -> str:
+    """Where the numbers come from and what they were measured on."""
+    at = record["provenance"]
+    packages = ", ".join(f"{key} {at['packages'][key]}" for key in ("torch", "transformers"))
+    where = at["gpu"] or f"{at['cpu']}, {at['threads']} threads"
+    return f"Source: `benchmarks/results/{name}.json`, {at['date']}, {where}, {packages}."
+
+
+def percent(value: float) -> str:
+    """0.9312 as 93.1 %."""
+    return f"{100 * value:.1f} %"
+
+
+def interval(low_high: list[float]) -> str:
+    """[0.91, 0.94] as 91.0 to 94.0."""
+    return f"{100 * low_high[0]:.1f} to {100 * low_high[1]:.1f}"
+
+
+def label(arm: Record) -> str:
+    """``trim``, or ``trim, budget 0.2``."""
+    method, budget = arm["method"], arm.get("budget")
+    return f"`{method}`" if method == "none" or budget in (None, "iqr") else f"`{method}`, budget {budget}"
+
+
+def accuracy(arm: Record, kind: str | None = None) -> float:
+    """Accuracy over all questions, or over those of one type."""
+    value = arm["accuracy"] if kind is None else arm["accuracy_by_type"][kind]
+    return float(value["accuracy"] if isinstance(value, dict) else value)
+
+
+def mean_over(arm: Record, kinds: tuple[str, ...]) -> float:
+    """Unweighted mean of the accuracies of several types (an experiment asks as many of each)."""
+    return sum(accuracy(arm, kind) for kind in kinds) / len(kinds)
+
+
+def heading_table() -> str:
+    """README's first screen: full, trim and random, in one table."""
+    record = load("demo_scenes")
+    if record is None:
+        return pending("demo_scenes")
+    arms = [arm for arm in record["results"] if "--budget" not in arm["command"]]
+    picked = [next(arm for arm in arms if arm["method"] == name) for name in ("none", "trim", "random")]
+    rows = [
+        [
+            {"none": "all tokens", "trim": "`trim`", "random": "`random`, same count"}[arm["method"]],
+            f"{arm['image_tokens_kept_mean']:.0f}",
+            percent(mean_over(arm, NAMED)),
+            *[percent(accuracy(arm, kind)) for kind in ("relation", "multiple_choice", "reading")],
+            f"{percent(accuracy(arm))} ({interval(arm['ci95'])})",
+        ]
+        for arm in picked
+    ]
+    header = ["", "image tokens", "existence, attribute, counting", "relation", "multiple choice", "reading"]
+    note = f"{picked[0]['n']} questions on held-out scenes, seed {picked[0]['seed']}."
+    return f"{table([*header, 'all types (95 %)'], rows)}\n\n{note} {source('demo_scenes', record)}"
+
+
+def demo_table() -> str:
+    """Every arm and every question type, with intervals where the command gives them."""
+    record = load("demo_scenes")
+    if record is None:
+        return pending("demo_scenes")
+    rows = []
+    for arm in record["results"]:
+        cells = [label(arm), f"{arm['image_tokens_kept_mean']:.1f} of {arm['image_tokens_full']:.0f}"]
+        cells.append(f"{percent(accuracy(arm))} ({interval(arm['ci95'])})")
+        for kind in TYPES:
+            value = arm["accuracy_by_type"][kind]
+            bounds = value.get("ci95") if isinstance(value, dict) else arm.get("ci95_by_type", {}).get(kind)
+            cells.append(percent(accuracy(arm, kind)) + (f" ({interval(bounds)})" if bounds else ""))
+        rows.append(cells)
+    header = ["method", "image tokens", "all types", *[kind.replace("_", " ") for kind in TYPES]]
+    first = record["results"][0]
+    note = f"{first['n']} questions, seed {first['seed']}; 95 % intervals in brackets."
+    return f"{table(header, rows)}\n\n{note} {source('demo_scenes', record)}"
+
+
+def bench_table() -> str:
+    """Prefill time and FLOPs of the full and the reduced call."""
+    record = load("bench_ask")
+    return pending("bench_ask") if record is None else f"{source('bench_ask', record)}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": heading_table,
+    "demo-full": demo_table,
+    "bench": bench_table,
+}
+
+
+def main() -> int:
+    """Fill the ``table:`` blocks of every page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page is out of date")
+    check = parser.parse_args().check
+    filled = [(page, fill(page.read_text(encoding="utf-8"), TABLES, "table")) for page in pages() if page.is_file()]
+    return update(filled, check=check, remedy="python -m benchmarks.tables")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

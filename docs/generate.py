@@ -1,0 +1,117 @@
+"""Write what the code itself knows into the docs: ``python -m docs.generate`` (``--check`` only says what is out of date).
+
+The method, option and family tables of methods.md come from the registries, cli.md from ``--help`` of every command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+# Before typer is imported: the width and the colours of --help must not depend on the terminal.
+os.environ.update(TERMINAL_WIDTH="100", COLUMNS="100", NO_COLOR="1", TERM="dumb")
+for _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
+    os.environ.pop(_name, None)
+
+from benchmarks.blocks import ROOT, fill, pages, update  # noqa: E402
+from benchmarks.tables import table  # noqa: E402
+
+
+def methods() -> str:
+    """One row a registered method."""
+    from trimkit.methods import method_classes
+
+    rows = []
+    for name, cls in method_classes():
+        paper = f"[{cls.paper.rsplit('/', 1)[-1]}]({cls.paper})" if cls.paper else ""
+        budget = cls.model_fields["budget"].default
+        rows.append([f"`{name}`", cls.summary, "yes" if cls.uses_text else "no", f"`{budget}`", paper])
+    return _text_table(["method", "what it keeps", "reads the question", "default budget", "source"], rows)
+
+
+def options() -> str:
+    """Every option of every method, with its default."""
+    from trimkit.methods import method_classes
+
+    rows = []
+    for name, cls in method_classes():
+        fields = cls.model_fields.items()
+        rows.append([f"`{name}`", ", ".join(f"`{key}={_shown(field.default)}`" for key, field in fields)])
+    return _text_table(["method", "options and defaults"], rows)
+
+
+def models() -> str:
+    """One row a family file."""
+    from trimkit.models import families
+
+    served: dict[str, list[str]] = {}
+    about = {}
+    for model_type, family in families():
+        served.setdefault(type(family).__name__, []).append(model_type)
+        about[type(family).__name__] = family
+    rows = [
+        [
+            about[name].title,
+            ", ".join("others" if kind == "*" else f"`{kind}`" for kind in kinds),
+            "yes" if about[name].native else "no",
+            about[name].tested,
+        ]
+        for name, kinds in sorted(served.items(), key=lambda item: ("*" in item[1], item[0]))
+    ]
+    return _text_table(["family", "`config.model_type`", "native relevance", "tested here"], rows)
+
+
+def cli_page() -> str:
+    """``--help`` of the command and of every command below it."""
+    parts = ["# The `trimkit` command\n", "<!-- Written by `make docs` from --help: do not edit. -->\n"]
+    for words, text in _help_pages():
+        parts.append(f"## `{' '.join(words)}`\n\n```text\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def _help_pages() -> Iterator[tuple[list[str], str]]:
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    from trimkit.cli import app
+
+    runner = CliRunner()
+    for words in _command_words(get_command(app), []):
+        text = runner.invoke(app, [*words, "--help"]).stdout
+        yield ["trimkit", *words], "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
+
+
+def _command_words(command: Any, words: list[str]) -> Iterator[list[str]]:
+    yield words
+    for name, child in sorted(getattr(command, "commands", {}).items()):
+        if not child.hidden:
+            yield from _command_words(child, [*words, name])
+
+
+def _text_table(header: list[str], rows: list[list[str]]) -> str:
+    return table(header, rows).replace("---:", "---")
+
+
+def _shown(value: Any) -> str:
+    plain = value.to_plain() if hasattr(value, "to_plain") else value
+    return f'"{plain}"' if isinstance(plain, str) else str(plain)
+
+
+BLOCKS = {"methods": methods, "options": options, "models": models}
+
+
+def main() -> int:
+    """Fill the ``generated:`` blocks and write cli.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page is out of date")
+    check = parser.parse_args().check
+    cli = ROOT / "docs" / "cli.md"
+    filled = [(page, fill(page.read_text(encoding="utf-8"), BLOCKS, "generated")) for page in pages() if page != cli]
+    return update([*filled, (cli, cli_page())], check=check, remedy="make docs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
