@@ -145,7 +145,7 @@ def iqr_select(
 ) -> Tensor:
     """Keep the outliers of the interquartile-range rule, at least ``min_tokens`` and at most ``max_tokens`` an image.
 
-    The rule can never keep a quarter of the tokens or more.
+    The rule can never keep more than a quarter of the tokens.
 
     Returns:
         ``[B, N]`` bool, true where the token is kept.

@@ -180,4 +180,6 @@ def _refuse_packed(position_ids: Tensor, mask: Tensor | None) -> None:
         real = mask.bool()
         if torch.equal(position_ids[real], (mask.long().cumsum(-1) - 1)[real]):
             return
-    raise UnsupportedError("position_ids restart or have gaps (packed sequences): pass one sequence a row, without them")
+    raise UnsupportedError(
+        "position_ids restart or have gaps (packed sequences): pass one sequence a row, without them"
+    )

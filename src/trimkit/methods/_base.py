@@ -88,11 +88,11 @@ class Method(BaseModel):
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         """``[B, N]`` bool: the budget applied to the scores."""
-        limits = {"min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
+        floor, cap = self.min_tokens, self.max_tokens
         if self.budget.kind == "iqr":
-            return F.iqr_select(scores, batch.mask, **limits)
+            return F.iqr_select(scores, batch.mask, min_tokens=floor, max_tokens=cap)
         if self.budget.kind == "top-p":
-            return F.top_p_select(scores, self.budget.value, batch.mask, **limits)
+            return F.top_p_select(scores, self.budget.value, batch.mask, min_tokens=floor, max_tokens=cap)
         return F.count_select(scores, self._patch_counts(batch.mask), batch.mask)
 
     def _patch_counts(self, mask: Tensor) -> Tensor:

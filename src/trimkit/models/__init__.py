@@ -40,7 +40,9 @@ def family_of(model: Any) -> Family:
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type is None:
-        raise UnsupportedError(f"{type(model).__name__} is not a transformers model: pass one loaded by from_pretrained")
+        raise UnsupportedError(
+            f"{type(model).__name__} is not a transformers model: pass one loaded by from_pretrained"
+        )
     family = _registry.find(model_type) or _registry.get("*")
     family.check(model)
     return family

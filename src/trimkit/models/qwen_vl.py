@@ -37,7 +37,7 @@ class QwenVL(Family):
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         given = inputs.get("position_ids")
         if given is not None and given.ndim == 3:
-            return given[-3:]
+            return torch.as_tensor(given[-3:])
         types = inputs.get("mm_token_type_ids")
         if types is None:
             types = (ids == self.image_token_id(model)).to(torch.int32)

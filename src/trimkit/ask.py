@@ -1,0 +1,207 @@
+"""Ask one question about one picture: with reduced image tokens, or reduced and full side by side, fairly timed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trimkit.errors import InputError
+from trimkit.integrations.transformers import Attachment, reduce
+from trimkit.methods import Method, get_method
+from trimkit.models import family_of
+from trimkit.scorers.resolve import resolve_scorer
+from trimkit.types import Report
+
+__all__ = ["Answer", "ask", "build_inputs", "check_question", "compare", "decode"]
+
+_REPEATS = 5
+_REPEAT_SECONDS = 10.0  # slower pairs of runs are timed once: on a large model a repeat costs more than it tells
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and at what cost.
+
+    Attributes:
+        answer: the reply.
+        image_tokens_full, image_tokens_kept: tokens of the picture before and after reduction.
+        seconds: one ``generate`` call from pixels to reply, vision tower and question included.
+        report: per image and per stage; None for the stock model.
+    """
+
+    answer: str
+    image_tokens_full: int
+    image_tokens_kept: int
+    seconds: float
+    report: Report | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """The four keys that ``--json`` prints."""
+        return {
+            "answer": self.answer,
+            "image_tokens_full": self.image_tokens_full,
+            "image_tokens_kept": self.image_tokens_kept,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def ask(
+    model: Any,
+    processor: Any,
+    image: Any,
+    question: str,
+    *,
+    method: str | Method = "trim",
+    max_new_tokens: int = 32,
+    **options: Any,
+) -> Answer:
+    """Answer greedily with reduced image tokens.
+
+    Args:
+        model, processor: as ``trimkit.loading.load_model`` gives them.
+        image: a PIL image, for example from ``trimkit.images.load_image``.
+        question: what to ask; it is also what relevance is measured against.
+        method, options: as ``trimkit.reduce`` takes them.
+        max_new_tokens: length limit of the reply.
+
+    Returns:
+        The answer; ``seconds`` is the one call's, first-call costs included.
+
+    Raises:
+        InputError: the question is empty or too long for the model.
+        TrimkitError: whatever ``trimkit.reduce`` raises.
+    """
+    attachment = _attachment(model, processor, question, get_method(method, **options))
+    inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
+    return _reduced(attachment, processor, inputs, max_new_tokens)
+
+
+def compare(
+    model: Any,
+    processor: Any,
+    image: Any,
+    question: str,
+    *,
+    method: str | Method = "trim",
+    max_new_tokens: int = 32,
+    **options: Any,
+) -> tuple[Answer, Answer]:
+    """Answer with reduced tokens and with the stock model, interleaved; takes and raises what ``ask`` does.
+
+    A first run of each warms up; then up to five of each are timed in turn and the medians taken. No image feature or
+    question embedding is carried from one run to the next.
+
+    Returns:
+        The reduced and the full answer.
+    """
+    attachment = _attachment(model, processor, question, get_method(method, **options))
+    inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
+    arms: tuple[Callable[[], Answer], ...] = (
+        lambda: _reduced(attachment, processor, inputs, max_new_tokens),
+        lambda: _full(model, processor, inputs, max_new_tokens),
+    )
+    first = [run() for run in arms]
+    took = sum(answer.seconds for answer in first)
+    repeats = min(_REPEATS, int(_REPEAT_SECONDS / max(took, 1e-6)))
+    runs = [[run() for run in arms] for _ in range(repeats)] or [first]
+    medians = [statistics.median(pair[arm].seconds for pair in runs) for arm in (0, 1)]
+    return replace(runs[-1][0], seconds=medians[0]), replace(runs[-1][1], seconds=medians[1])
+
+
+def check_question(question: str) -> None:
+    """Refuse a question with nothing in it.
+
+    Raises:
+        InputError: it is empty or blank.
+    """
+    if not question.strip():
+        raise InputError("the question is empty: ask something about the picture")
+
+
+def build_inputs(
+    model: Any, processor: Any, images: Sequence[Any], questions: Sequence[str], *, max_new_tokens: int = 32
+) -> Any:
+    """Model inputs of B one-picture, one-question conversations, left-padded, on the model's device.
+
+    Uses the processor's chat template; without one, LLaVA-1.5's ``USER: ... ASSISTANT:`` form.
+
+    Raises:
+        InputError: a question is empty, holds the image placeholder, or is too long for the model.
+    """
+    token = getattr(processor, "image_token", None)
+    for question in questions:
+        check_question(question)
+        if token and token in question:
+            raise InputError(f"the question holds the image placeholder {token!r}: leave it out, it is added for you")
+    prompts = [_prompt(processor, question) for question in questions]
+    inputs = processor(
+        images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt", verbose=False
+    )
+    _check_length(model, inputs, max_new_tokens)
+    return inputs.to(model.device, model.dtype)
+
+
+def decode(processor: Any, inputs: Any, sequences: Any) -> list[str]:
+    """Replies in ``sequences`` ``[B, L + new]``, which start with the prompts of ``inputs``."""
+    replies = processor.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [reply.strip() for reply in replies]
+
+
+def _prompt(processor: Any, question: str) -> str:
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        turns = [{"role": "user", "content": content}]
+        return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+    return f"USER: {getattr(processor, 'image_token', '<image>')}\n{question} ASSISTANT:"
+
+
+def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is None:
+        return
+    image_token = family_of(model).image_token_id(model)
+    pictures = int((inputs["input_ids"] == image_token).sum(dim=1).max())
+    text = inputs["input_ids"].shape[1] - pictures
+    room = limit - pictures - max_new_tokens
+    if text > room:
+        raise InputError(
+            f"the question takes {text} tokens, but beside {pictures} image tokens and {max_new_tokens} new ones this "
+            f"model has room for {max(room, 0)}: ask in at most about {max(int(room * 0.7), 0)} words"
+        )
+
+
+def _attachment(model: Any, processor: Any, question: str, method: Method) -> Attachment:
+    """A detached attachment whose scorer is loaded already, so that loading is not timed; no images are cached."""
+    scorer = resolve_scorer(None, model, family_of(model).default_clip(model)) if method.needs_relevance else None
+    return reduce(model, processor, method=method, scorer=scorer, query=question, cache_images=0)
+
+
+def _reduced(attachment: Attachment, processor: Any, inputs: Any, max_new_tokens: int) -> Answer:
+    attachment.clear_cache()
+    with attachment:
+        reply, seconds = _generate(attachment.model, processor, inputs, max_new_tokens)
+    report = attachment.report
+    return Answer(reply, report.tokens_before, report.tokens_after, seconds, report)
+
+
+def _full(model: Any, processor: Any, inputs: Any, max_new_tokens: int) -> Answer:
+    reply, seconds = _generate(model, processor, inputs, max_new_tokens)
+    tokens = int((inputs["input_ids"] == family_of(model).image_token_id(model)).sum())
+    return Answer(reply, tokens, tokens, seconds)
+
+
+def _generate(model: Any, processor: Any, inputs: Any, max_new_tokens: int) -> tuple[str, float]:
+    import torch
+
+    def now() -> float:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        return time.perf_counter()
+
+    start = now()
+    sequences = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    seconds = now() - start
+    return decode(processor, inputs, sequences)[0], seconds

@@ -1,0 +1,75 @@
+"""Image features by content, so that a second question on the same picture costs no vision pass. Bounded, thread-safe."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimkit.types import ImageTokens
+
+__all__ = ["FeatureCache", "content_key", "parameter_stamp"]
+
+
+class FeatureCache:
+    """Least-recently-used image features.
+
+    Args:
+        limit: how many images are held; 0 holds none.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._entries: OrderedDict[tuple[str, int], ImageTokens] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str, stamp: int) -> ImageTokens | None:
+        """The features of image ``key`` under weights ``stamp``, or None."""
+        with self._lock:
+            found = self._entries.get((key, stamp))
+            if found is not None:
+                self._entries.move_to_end((key, stamp))
+            return found
+
+    def put(self, key: str, stamp: int, tokens: ImageTokens) -> None:
+        """Hold ``tokens``, detached and on their device; the oldest go."""
+        if self.limit == 0:
+            return
+        # A view would keep the whole batch's features alive.
+        held = ImageTokens(tokens.features.detach().clone(), tokens.grid, tokens.key, tokens.positions)
+        with self._lock:
+            self._entries[key, stamp] = held
+            while len(self._entries) > self.limit:
+                self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+
+
+def content_key(arguments: Mapping[str, Any]) -> str:
+    """Hash of one image's encoder arguments: bytes, shapes and dtypes of its tensors, and the plain values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arguments):
+        value = arguments[name]
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+def parameter_stamp(parameters: Sequence[Tensor]) -> int:
+    """Changes when any of the weights is replaced or updated in place, so that stale features are never served."""
+    return hash(tuple((p.data_ptr(), p.dtype, None if p.is_inference() else p._version) for p in parameters))

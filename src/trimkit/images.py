@@ -1,0 +1,139 @@
+"""Any picture a user may have, as an upright RGB image, or one line that says why not. Pillow's global state stays as it is."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from trimkit.errors import InputError
+
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "load_image"]
+
+MAX_PIXELS = 100_000_000
+"""Default limit on width x height, read from the header before anything is decoded."""
+
+MAX_ASPECT = 200
+"""Limit on the longer side over the shorter one: processors scale the shorter side up, and the longer one with it."""
+
+# Pixel formats only: Pillow would start Ghostscript for an EPS, and stub formats need outside handlers.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000", "ICO", "TGA", "DIB", "PCX")
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(source: str | os.PathLike[str] | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a picture, turn it upright and make it RGB.
+
+    EXIF orientation is applied; transparency is laid on white; palettes, CMYK and the like are converted; 16-bit greyscale
+    is scaled to 8 bits, not clipped, and other deep greyscale by its own range; of an animation the first frame is taken.
+
+    Args:
+        source: a path, or a PIL image (left as it is).
+        max_pixels: refuse more than that many, before decoding.
+
+    Returns:
+        A new RGB image of ``[height, width]`` pixels.
+
+    Raises:
+        InputError: no such file, not an image, damaged, too large, or longer than ``MAX_ASPECT`` times its width.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of (size, EXIF, palettes) is checked or converted here
+        if isinstance(source, Image.Image):
+            return _decode(source, "the picture", max_pixels)
+        path = _existing(source)
+        try:
+            opened = Image.open(path, formats=_formats())
+        except Image.DecompressionBombError:
+            raise InputError(_too_large(str(path), "too large", max_pixels)) from None
+        except PermissionError:
+            raise InputError(f"{path} cannot be read: check the file's permissions") from None
+        except Exception:  # a damaged header fails in as many ways as there are formats
+            raise InputError(f"{path} is not an image, or damaged: give a PNG, JPEG, WebP, GIF or TIFF") from None
+        with opened:
+            return _decode(opened, str(path), max_pixels)
+
+
+def _existing(source: str | os.PathLike[str]) -> Path:
+    text = os.fspath(source)
+    if not text or "\0" in text:
+        raise InputError(f"the image path {text!r} is not a path: give the path of a picture")
+    path = Path(text).expanduser()
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory: give the path of one picture")
+        if not path.exists():
+            raise InputError(f"{path} does not exist: check the path")
+        if path.is_file() and path.stat().st_size == 0:
+            raise InputError(f"{path} is empty: copy or download the picture again")
+    except OSError as error:  # a name that is too long, a directory that may not be entered
+        raise InputError(f"{text[:80]} cannot be read ({error.strerror}): check the path") from None
+    return path
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _too_large(name: str, shown: str, max_pixels: int) -> str:
+    return f"{name} is {shown}, over the limit of {max_pixels / 1e6:g} million pixels: downscale it first"
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InputError(_too_large(name, f"{width}x{height}", max_pixels))
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InputError(f"{name} is {width}x{height}, longer than {MAX_ASPECT}:1: crop it first")
+    try:
+        image.load()
+        return _upright(_to_rgb(image), image)
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, IndexError, ...
+        cause = "" if not str(error) else f" ({' '.join(str(error).split())[:80]})"
+        raise InputError(f"{name} is damaged or cut short{cause}: copy, download or save it again") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep_grey(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """16-bit values over their full range; 32-bit ones and floats over what they span."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = float(values.min()), float(values.max())
+    if image.mode != "F" and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    elif image.mode == "F" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    scaled = (values - low) / max(high - low, 1e-12) * 255
+    return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+
+
+def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
+    """``rgb`` turned as the EXIF data of ``source`` say; broken EXIF data say nothing."""
+    try:
+        turn = _TURNS.get(source.getexif().get(_ORIENTATION, 1))
+    except Exception:  # the tags are optional and nothing else is read from them
+        turn = None
+    upright = rgb.copy() if turn is None else rgb.transpose(turn)
+    upright.info = {}
+    return upright

@@ -1,0 +1,1 @@
+"""Where trimkit meets the libraries that run models. One file a library."""

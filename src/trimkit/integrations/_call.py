@@ -1,0 +1,260 @@
+"""One reduced call: encode the images, choose, project what is kept, shorten the prompt, and time each stage."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimkit.cache import FeatureCache, content_key, parameter_stamp
+from trimkit.errors import ConfigError, InputError
+from trimkit.methods import Method, get_method
+from trimkit.models import ModelInputs, family_of
+from trimkit.query import QueryReader
+from trimkit.reducer import no_scorer, reduced_features, relevance_of, select_tokens
+from trimkit.scorers import Scorer
+from trimkit.scorers.resolve import resolve_scorer
+from trimkit.shrink import ShrinkPlan, Side, image_rows, plan_shrink
+from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, StageSeconds
+
+__all__ = ["Call", "Pipeline"]
+
+
+class Call:
+    """Clock and report of one call. ``slot`` holds the running one per thread."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._prefill_from: float | None = None
+        self._prefilled = False
+        self.inside_generate = False
+        self.seconds = StageSeconds()
+        self.report: Report | None = None
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time inside to ``seconds.<name>``."""
+        start = self._clock()
+        yield
+        setattr(self.seconds, name, getattr(self.seconds, name) + self._clock() - start)
+
+    def start_prefill(self) -> None:
+        if self._prefill_from is None:
+            self._prefill_from = self._clock()
+
+    def end_prefill(self) -> None:
+        if self._prefill_from is not None and not self._prefilled:
+            self.seconds.prefill = self._clock() - self._prefill_from
+            self._prefilled = True
+
+    @staticmethod
+    def slot() -> CallSlot:
+        return CallSlot()
+
+
+class CallSlot:
+    """The call that runs in this thread, if any."""
+
+    def __init__(self) -> None:
+        self._variable: ContextVar[Call | None] = ContextVar("trimkit_call", default=None)
+
+    def get(self) -> Call | None:
+        return self._variable.get()
+
+    def set(self, call: Call | None) -> None:
+        self._variable.set(call)
+
+    @contextlib.contextmanager
+    def use(self, call: Call) -> Iterator[None]:
+        call.inside_generate = True
+        token = self._variable.set(call)
+        try:
+            yield
+        finally:
+            self._variable.reset(token)
+
+
+class Pipeline:
+    """Turns model inputs with pixels into shorter ones with reduced, pre-encoded images.
+
+    Args:
+        model: the model.
+        processor: its processor or None.
+        method, options: as ``trimkit.reduce`` takes them.
+        scorer: likewise; resolved on first use, since a text-free method needs none.
+        cache_images: capacity of the feature cache.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        method: str | Method,
+        scorer: Scorer | nn.Module | str | Path | None,
+        cache_images: int,
+        options: dict[str, Any],
+    ) -> None:
+        if cache_images < 0:
+            raise ConfigError(f"cache_images={cache_images} is negative: give the number of images to hold, 0 for none")
+        self.family = family_of(model)
+        self.method = get_method(method, **options)
+        self.cache = FeatureCache(cache_images)
+        self._model = model
+        self._processor = processor
+        self._scorer_source = scorer
+        self._scorer: Scorer | None = None
+        self._reader: QueryReader | None = None
+        self._image_token_id = self.family.image_token_id(model)
+
+    def clock(self) -> float:
+        """Seconds; waits for a GPU first, so that a stage's time is its own."""
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+        return time.perf_counter()
+
+    def has_images(self, inputs: ModelInputs) -> bool:
+        """Whether there are pixels to encode."""
+        return inputs.get("pixel_values") is not None
+
+    def reduce(
+        self, inputs: ModelInputs, query: str | Sequence[str] | None, call: Call, *, generating: bool
+    ) -> tuple[ModelInputs, ShrinkPlan]:
+        """Shrunk inputs for the stock call, and the plan that made them; the report is left in ``call``."""
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        _refuse_cache(inputs)
+        arguments = self.family.encoder_arguments(self._model, inputs)
+        with call.stage("vision"):
+            images, cached = self._encode(arguments)
+        rows = image_rows(ids, self._image_token_id, [len(image) for image in images])
+        method, scorer = self._resolved()
+        queries = self._queries(ids, rows, query, method)
+        with call.stage("text"):
+            if scorer is not None and hasattr(scorer, "text_embeddings"):
+                scorer.text_embeddings(queries, truncate=getattr(method, "text", "") == "truncate")
+        with call.stage("select"):
+            relevance = relevance_of(images, queries, method, scorer)
+            profile = scorer.profile if scorer is not None else EncoderProfile()
+            selections = select_tokens(images, relevance, queries, method, profile)
+        with call.stage("project"):
+            kept = [reduced_features(image, chosen) for image, chosen in zip(images, selections, strict=True)]
+            projected = self.family.project(self._model, kept)
+        plan = plan_shrink(ids, mask, self._image_token_id, selections, self._side(mask, generating))
+        out = self._shrunk(inputs, arguments, plan, generating)
+        out["mm_encoder_outputs"] = {"image": self.family.encoder_output(projected)}
+        reports = zip(rows, queries, images, selections, cached, strict=True)
+        call.report = Report(method.name, tuple(_image_report(*parts) for parts in reports), call.seconds)
+        return out, plan
+
+    def _encode(self, arguments: ModelInputs) -> tuple[list[ImageTokens], list[bool]]:
+        """Tokens of every image, and which came from the cache."""
+        if self.method.budget.keeps_all or self.method.name == "none":
+            # Encoded in one pass as the stock model does: another batch size may differ in the last bit.
+            images = self.family.encode(self._model, arguments)
+            return images, [False] * len(images)
+        parts = self.family.split(arguments)
+        keys = [content_key(part) for part in parts]
+        stamp = parameter_stamp(self.family.vision_parameters(self._model))
+        found = {} if self._model.training else {key: self.cache.get(key, stamp) for key in keys}
+        missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
+        cached = [key not in missing for key in keys]
+        if missing:
+            whole = arguments if len(missing) == len(parts) else self.family.join(list(missing.values()))
+            for key, tokens in zip(missing, self.family.encode(self._model, whole), strict=True):
+                found[key] = replace(tokens, key=key)
+                if not self._model.training and not tokens.features.requires_grad:
+                    self.cache.put(key, stamp, replace(tokens, key=key))
+        return [held for key in keys if (held := found[key]) is not None], cached
+
+    def _resolved(self) -> tuple[Method, Scorer | None]:
+        """The method with its ``auto`` options filled, and the scorer it needs."""
+        if not self.method.needs_relevance:
+            return self.method, None
+        if self._scorer is None:
+            default = self.family.default_clip(self._model)
+            self._scorer = resolve_scorer(self._scorer_source, self._model, default)
+        if self._scorer is None:
+            raise no_scorer(self.method)
+        return self.method.resolve(self._scorer.profile), self._scorer
+
+    def _queries(
+        self, ids: Tensor, rows: Sequence[int], query: str | Sequence[str] | None, method: Method
+    ) -> list[Any]:
+        """The question of every image; None for each where nothing reads it."""
+        if isinstance(query, str):
+            return [query] * len(rows)
+        if query is not None:
+            if len(query) != len(ids):
+                raise InputError(f"query has {len(query)} entries for {len(ids)} rows: give one a row, or one string")
+            return [query[row] for row in rows]
+        if not method.needs_relevance:
+            return [None] * len(rows)
+        if self._reader is None:
+            if self._processor is None:
+                raise ConfigError(
+                    f"method {method.name!r} reads the question: pass the model's processor, or query='...'"
+                )
+            self._reader = QueryReader(self._processor)
+        texts = {row: self._reader.read(ids[row], self._image_token_id) for row in sorted(set(rows))}
+        return [texts[row] for row in rows]
+
+    def _shrunk(self, inputs: ModelInputs, arguments: ModelInputs, plan: ShrinkPlan, generating: bool) -> ModelInputs:
+        """Inputs without pixels, cut by ``plan``, with positions where the family has its own."""
+        if plan.identity:
+            return {name: value for name, value in inputs.items() if name != "pixel_values"}
+        positions = self.family.positions(self._model, inputs)
+        shrunk = plan.apply(inputs, self._pad_token_id())
+        out = {name: value for name, value in shrunk.items() if name not in arguments}
+        if positions is not None:
+            self.family.place(self._model, out, plan.take(positions, 0), generating=generating)
+        return out
+
+    def _pad_token_id(self) -> int:
+        """Any id serves, since padding is masked; not the image token's, which is counted."""
+        tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        for owner in (self._model.generation_config, self._model.config.get_text_config(), tokenizer):
+            pad = getattr(owner, "pad_token_id", None)
+            if isinstance(pad, int) and pad >= 0 and pad != self._image_token_id:
+                return pad
+        return 0 if self._image_token_id != 0 else 1
+
+    def _side(self, mask: Tensor | None, generating: bool) -> Side:
+        """Where ragged rows are padded: left to generate; else where the batch has its padding, or the tokenizer puts it."""
+        if generating:
+            return "left"
+        if mask is not None and mask.ndim == 2:
+            if bool((mask[:, 0] == 0).any()):
+                return "left"
+            if bool((mask[:, -1] == 0).any()):
+                return "right"
+        tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        return "right" if getattr(tokenizer, "padding_side", "left") == "right" else "left"
+
+
+def _image_report(row: int, query: str | None, image: ImageTokens, chosen: Selection, cached: bool) -> ImageReport:
+    return ImageReport(
+        row=row,
+        query=query,
+        tokens_before=chosen.total,
+        tokens_after=len(chosen),
+        indices=chosen.indices,
+        aggregated=chosen.aggregated,
+        grid=image.grid,
+        scores=chosen.scores,
+        relevance=chosen.relevance,
+        cached=cached,
+    )
+
+
+def _refuse_cache(inputs: ModelInputs) -> None:
+    cache = inputs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise InputError(
+            "new images with a filled past_key_values are not reduced yet: pass the whole conversation without a cache"
+        )

@@ -1,0 +1,230 @@
+"""Attach reduction to one transformers model: stock ``generate`` and ``forward`` then see fewer image tokens.
+
+No model code is patched. ``generate`` is shadowed on the instance, ``forward`` gets hooks; both turn pixels into
+pre-encoded, reduced images (``mm_encoder_outputs``, transformers >= 5.18) beside a prompt that is shortened to match. The
+sequence, the KV cache and the projector's work really shrink. ``detach`` leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from packaging.version import Version
+from torch import Tensor, nn
+
+from trimkit.errors import ConfigError, UnsupportedError
+from trimkit.integrations._call import Call, Pipeline
+from trimkit.integrations._generation import infer_attention_mask, restore_prompt, shift_lengths, wrap_streamer
+from trimkit.methods import Method
+from trimkit.scorers import Scorer
+from trimkit.types import Report
+
+__all__ = ["MINIMUM_TRANSFORMERS", "Attachment", "attach", "reduce"]
+
+MINIMUM_TRANSFORMERS = "5.18"
+
+
+class Attachment:
+    """Reduction on one model instance; a context manager, or ``attach`` and ``detach`` by hand.
+
+    Built by ``trimkit.reduce`` and ``trimkit.attach``, which document the arguments.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        *,
+        method: str | Method = "trim",
+        scorer: Scorer | nn.Module | str | Path | None = None,
+        query: str | Sequence[str] | None = None,
+        cache_images: int = 32,
+        **options: Any,
+    ) -> None:
+        _check_version()
+        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.query = query
+        self._pipeline = Pipeline(self.model, processor, method, scorer, cache_images, options)
+        self._call = Call.slot()
+        self._handles: list[Any] = []
+        self._shadowed: Any = None
+        self._report: Report | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method in use, with its options."""
+        return self._pipeline.method
+
+    @property
+    def attached(self) -> bool:
+        """Whether the model is being reduced now."""
+        return bool(self._handles)
+
+    @property
+    def report(self) -> Report:
+        """What the last call did; of several threads', the one that was planned last.
+
+        Raises:
+            ConfigError: no call with an image has been made yet.
+        """
+        if self._report is None:
+            raise ConfigError("there is no report yet: call the model on an image first")
+        return self._report
+
+    def clear_cache(self) -> None:
+        """Forget cached image features."""
+        self._pipeline.cache.clear()
+
+    def attach(self) -> Attachment:
+        """Start reducing.
+
+        Raises:
+            ConfigError: this model has an attachment already.
+        """
+        if hasattr(getattr(self.model, "generate", None), "__trimkit__"):
+            raise ConfigError("this model is attached already: detach it (or leave its `with` block) first")
+        stock = self.model.generate
+        self._shadowed = self.model.__dict__.get("generate")
+
+        @functools.wraps(stock)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            return self._generate(stock, *args, **kwargs)
+
+        generate.__trimkit__ = self  # type: ignore[attr-defined]
+        self._handles = [
+            self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            self.model.register_forward_hook(self._after_forward, always_call=True),
+        ]
+        self.model.generate = generate
+        return self
+
+    def detach(self) -> None:
+        """Leave the model as it was. Harmless when not attached; a running call ends as it began."""
+        if not self._handles:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self._shadowed is None:
+            del self.model.generate
+        else:
+            self.model.generate = self._shadowed
+
+    def __enter__(self) -> Attachment:
+        return self if self.attached else self.attach()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def _generate(self, stock: Any, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Stock ``generate`` on a shortened prompt; what comes back starts with the prompt as it was given."""
+        query = kwargs.pop("query", None)
+        input_ids = kwargs.pop("input_ids", None)
+        input_ids = inputs if input_ids is None else input_ids
+        if not self._pipeline.has_images(kwargs):
+            if input_ids is not None:
+                kwargs["input_ids"] = input_ids
+            return stock(None, *args, **kwargs)
+        if input_ids is None:
+            raise UnsupportedError("reduction needs input_ids to find the image tokens: pass them with pixel_values")
+        if kwargs.get("attention_mask") is None:
+            kwargs["attention_mask"] = infer_attention_mask(self.model, kwargs.get("generation_config"), input_ids)
+        call = Call(self._pipeline.clock)
+        with torch.no_grad():
+            reduced, plan = self._pipeline.reduce(
+                {**kwargs, "input_ids": input_ids}, self._ask(query), call, generating=True
+            )
+        self._report = call.report
+        dropped = input_ids.shape[1] - plan.length
+        if not plan.identity:
+            shift_lengths(self.model.generation_config, reduced, args, dropped)
+            if reduced.get("streamer") is not None:
+                reduced["streamer"] = wrap_streamer(reduced["streamer"], input_ids)
+        with self._call.use(call):
+            out = stock(None, *args, **reduced)
+        return out if plan.identity else restore_prompt(out, input_ids, plan.length)
+
+    def _before_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        call = self._call.get()
+        if call is not None:  # inside generate: the inputs are shrunk, only the clock is needed
+            call.start_prefill()
+            return None
+        names = list(inspect.signature(type(module).forward).parameters)[1:]
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        query = inputs.pop("query", None)
+        if not self._pipeline.has_images(inputs):
+            return (args, {**kwargs}) if query is None else ((), inputs)
+        if inputs.get("input_ids") is None:
+            raise UnsupportedError("reduction needs input_ids to find the image tokens: pass them with pixel_values")
+        call = Call(self._pipeline.clock)
+        reduced, _ = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
+        self._report = call.report
+        self._call.set(call)
+        call.start_prefill()
+        return (), reduced
+
+    def _after_forward(self, module: nn.Module, args: Any, output: Any) -> None:
+        call = self._call.get()
+        if call is not None:
+            call.end_prefill()
+            if not call.inside_generate:
+                self._call.set(None)
+
+    def _ask(self, query: str | Sequence[str] | None) -> str | Sequence[str] | None:
+        return self.query if query is None else query
+
+
+def reduce(
+    model: Any,
+    processor: Any = None,
+    *,
+    method: str | Method = "trim",
+    scorer: Scorer | nn.Module | str | Path | None = None,
+    query: str | Sequence[str] | None = None,
+    cache_images: int = 32,
+    **options: Any,
+) -> Attachment:
+    """Reduce a model's image tokens within a ``with`` block.
+
+    Args:
+        model: a transformers vision-language model, or a PEFT model around one.
+        processor: its processor; reads the question back from the prompt. Not needed with ``query`` or without text.
+        method: a name from ``trimkit methods`` or a ``Method``.
+        scorer: where text relevance comes from: a ``Scorer``, a ``CLIPModel``, a directory or a hub id. By default what the
+            checkpoint's ``trimkit.json`` names, else the public CLIP that the family's tower was taken from.
+        query: the question (one for all rows, or one a row); by default the last user turn of each prompt. A call may
+            override it: ``model.generate(..., query=[...])``.
+        cache_images: how many images' features are held, by content; 0 holds none.
+        **options: fields of the method, for example ``budget=0.2``.
+
+    Raises:
+        UnknownNameError, ConfigError: the method or its options.
+        UnsupportedError: the model takes no pre-encoded images.
+        ModelError: the scorer's checkpoint (on first use).
+    """
+    return Attachment(model, processor, method=method, scorer=scorer, query=query, cache_images=cache_images, **options)
+
+
+def attach(model: Any, processor: Any = None, **arguments: Any) -> Attachment:
+    """Reduce a model's image tokens until ``detach()``. Takes what ``reduce`` takes."""
+    return Attachment(model, processor, **arguments).attach()
+
+
+def _check_version() -> None:
+    import transformers
+
+    if Version(transformers.__version__).release < Version(MINIMUM_TRANSFORMERS).release:
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} is too old: trimkit needs {MINIMUM_TRANSFORMERS} or newer, where "
+            "models take pre-encoded images; upgrade with `pip install -U transformers`"
+        )

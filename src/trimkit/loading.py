@@ -1,0 +1,135 @@
+"""Load a model with its processor through stock transformers; whatever fails comes out as one line with a remedy."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from trimkit.errors import ConfigError, ModelError, TrimkitError, UnsupportedError
+
+__all__ = ["DTYPES", "load_model"]
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+def load_model(name: str = "demo", device: str = "cpu", dtype: str = "auto") -> tuple[Any, Any]:
+    """Load a vision-language model, in eval mode, and its processor.
+
+    Args:
+        name: ``demo`` for the packaged model, a directory written by ``save_pretrained``, or a hub id ``owner/name``.
+            Weights must be safetensors; no code from the checkpoint is run.
+        device: ``auto`` takes a GPU where there is one, else the CPU; or any torch device.
+        dtype: one of ``DTYPES``; ``auto`` takes what the checkpoint's config says.
+
+    Returns:
+        The model and its processor.
+
+    Raises:
+        ConfigError: device or dtype.
+        ModelError: there is no such checkpoint, or it is damaged or incomplete.
+        UnsupportedError: it is not a vision-language model that transformers knows.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is not known: give one of {', '.join(DTYPES)}")
+    place = _device(device)
+    source, options = _locate(name)
+    try:
+        _check_architecture(name, source, options)
+        model, processor = _read(name, source, dtype, options)
+        return model.to(place).eval(), processor
+    except TrimkitError:
+        raise
+    except Exception as error:  # the readers of configs, tokenizers and tensors fail in ways of their own
+        raise ModelError(_cause(name, error)) from error
+
+
+def _device(device: str) -> Any:
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except Exception:
+        raise ConfigError(f"device {device!r} cannot be used here: give 'cpu' or 'auto'") from None
+    return place
+
+
+def _locate(name: str) -> tuple[str, dict[str, Any]]:
+    """What ``from_pretrained`` is to read, and its options."""
+    if name == "demo":
+        from trimkit.demo import demo_model_path
+
+        return str(demo_model_path()), {}
+    path = Path(name).expanduser()
+    remedy = "give 'demo', a directory that save_pretrained wrote, or a hub id such as 'llava-hf/llava-1.5-7b-hf'"
+    if not name.strip():
+        raise ModelError(f"the model name is empty: {remedy}")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"model directory {name!r} has no config.json: {remedy}")
+        return str(path), {}
+    if path.exists():
+        raise ModelError(f"model {name!r} is a file: {remedy}")
+    if name.count("/") != 1 or name[0] in "./~" or "\\" in name:
+        raise ModelError(f"there is no model directory {name!r}: {remedy}")
+    return name, {} if _hub_resolves() else {"local_files_only": True}
+
+
+def _hub_resolves() -> bool:
+    """False where the hub's name cannot be looked up: transformers would retry for half a minute."""
+    from huggingface_hub import constants
+
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _check_architecture(name: str, source: str, options: dict[str, Any]) -> None:
+    """Refuse other kinds of model before their weights are read."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    model_type = AutoConfig.from_pretrained(source, **options).model_type
+    if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise UnsupportedError(
+            f"model {name!r} ({model_type or 'no model_type'}) is not a vision-language model: give one that answers "
+            "questions about images, such as 'llava-hf/llava-1.5-7b-hf'"
+        )
+
+
+def _read(name: str, source: str, dtype: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor: Any = AutoProcessor.from_pretrained(source, **options)
+    if not hasattr(processor, "image_processor"):
+        raise ModelError(f"model {name!r} has no image processor: add its processor files (preprocessor_config.json)")
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers fills these with random numbers
+        raise ModelError(
+            f"model {name!r} is incomplete: its weights lack {len(missing)} tensors (first: {missing[0]}); "
+            "copy or download it again"
+        )
+    return model, processor
+
+
+def _cause(name: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    cause = lines[0][:200] if lines else type(error).__name__
+    if "couldn't connect" in cause:
+        return (
+            f"model {name!r} is not a directory here, is not in the local cache, and the hub cannot be reached: "
+            "give a directory that save_pretrained wrote, or connect and try again"
+        )
+    return f"cannot load model {name!r} ({cause}): check that it is a complete safetensors checkpoint"

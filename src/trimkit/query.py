@@ -1,0 +1,103 @@
+"""The question of each batch row: what the user says in the last turn, read back from the prompt's token ids.
+
+The chat template itself tells where a user turn begins and ends: it is rendered once around a marker. Prompts written by
+hand in the same format are read the same way; where there is no template, common role markers serve.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from trimkit.errors import InputError
+
+__all__ = ["QueryReader"]
+
+_MARKER = "\u2402trimkit\u2403"
+# Turn headers of the usual formats, for processors without a chat template.
+_USER = re.compile(r"(?<!\w)(?:USER|Human|User|user)\s*:\s*|\[INST\]|<\|im_start\|>user\n|<start_of_turn>user\n")
+_ASSISTANT = re.compile(r"(?:ASSISTANT|Assistant|GPT)\s*:|\[/INST\]|<\|im_end\|>|<end_of_turn>|<\|im_start\|>assistant")
+
+
+class QueryReader:
+    """Reads questions from token ids.
+
+    Args:
+        processor: a processor or tokenizer; its chat template is used where there is one.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._tokenizer = getattr(processor, "tokenizer", processor)
+        if not hasattr(self._tokenizer, "decode"):
+            raise InputError(
+                f"{type(processor).__name__} cannot decode token ids: pass the model's processor or query="
+            )
+        self._head, self._tail = self._turn_bounds(processor)
+        specials = sorted({str(token) for token in self._tokenizer.all_special_tokens}, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, specials))) if specials else None
+
+    def read(self, input_ids: Tensor, image_token_id: int) -> str:
+        """The last user turn of one row.
+
+        Args:
+            input_ids: ``[L]``.
+            image_token_id: placeholders, which are left out.
+
+        Returns:
+            The question without role markers and special tokens; empty where the turn says nothing.
+        """
+        ids = [token for token in input_ids.tolist() if token != image_token_id]
+        text = self._tokenizer.decode(ids, skip_special_tokens=False)
+        body = self._between(text) if self._head or self._tail else self._by_markers(text)
+        if self._special is not None:
+            body = self._special.sub(" ", body)
+        return " ".join(body.split())
+
+    def _between(self, text: str) -> str:
+        """What lies between the template's last user header and the tail that follows it."""
+        start = text.rfind(self._head) if self._head else -1
+        body = text[start + len(self._head) :] if start >= 0 else text
+        stop = body.find(self._tail) if self._tail else -1
+        return body[:stop] if stop >= 0 else body
+
+    def _by_markers(self, text: str) -> str:
+        starts = list(_USER.finditer(text))
+        body = text[starts[-1].end() :] if starts else text
+        stop = _ASSISTANT.search(body)
+        return body[: stop.start()] if stop else body
+
+    def _turn_bounds(self, processor: Any) -> tuple[str, str]:
+        """Text just before and just after a user's words, as the chat template writes it."""
+        template = getattr(processor, "chat_template", None) or getattr(self._tokenizer, "chat_template", None)
+        if not template:
+            return "", ""
+        content: Any = [{"type": "text", "text": _MARKER}]
+        rendered = _render(processor, content) or _render(processor, _MARKER)
+        if not rendered or _MARKER not in rendered:
+            return "", ""
+        before, after = rendered.split(_MARKER, 1)
+        # The header is its last line (or, on one line, what follows the start token); a system prompt stands before it.
+        head = before.rstrip("\n").rsplit("\n", 1)[-1] if "\n" in before.strip() else before
+        bos = getattr(self._tokenizer, "bos_token", None)
+        if bos:
+            head = head.removeprefix(bos)
+        return head.strip(), _first_word(after)
+
+
+def _render(processor: Any, content: Any) -> str:
+    try:
+        return str(
+            processor.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        )
+    except Exception:  # a template may refuse the form; jinja raises many kinds
+        return ""
+
+
+def _first_word(after: str) -> str:
+    """What ends a turn: the first mark after the user's words."""
+    words = after.split()
+    return words[0] if words else ""

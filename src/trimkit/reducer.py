@@ -1,0 +1,101 @@
+"""From image tokens and questions to what is kept: pads images to a batch, scores, selects, gathers features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trimkit.errors import ConfigError
+from trimkit.methods import Method
+from trimkit.scorers import Scorer
+from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
+
+__all__ = ["make_batch", "reduced_features", "select_tokens"]
+
+
+def select_tokens(
+    images: Sequence[ImageTokens],
+    relevance: Sequence[Tensor] | None,
+    queries: Sequence[str | None],
+    method: Method,
+    profile: EncoderProfile,
+) -> list[Selection]:
+    """Choose the tokens of every image.
+
+    Args:
+        images: B images.
+        relevance: B tensors ``[N_i]`` of raw similarity, or None.
+        queries: B questions (or None), which name the draw of a random method.
+        method: resolved against ``profile``.
+        profile: how to read ``relevance``.
+    """
+    if not images:
+        return []
+    with torch.no_grad():
+        return method.select(make_batch(images, relevance, queries, profile))
+
+
+def no_scorer(method: Method) -> ConfigError:
+    """The error of a method that reads the text on a model whose text tower nobody named."""
+    return ConfigError(
+        f"method {method.name!r} needs a text scorer and this model has none that is known: pass scorer= a CLIP "
+        "checkpoint with the text tower of this model's vision tower, or choose a method that does not read the text"
+    )
+
+
+def relevance_of(
+    images: Sequence[ImageTokens], queries: Sequence[str | None], method: Method, scorer: Scorer | None
+) -> list[Tensor] | None:
+    """Raw similarity per image, or None where the method does not read the text.
+
+    Raises:
+        ConfigError: the method reads the text and there is no scorer or no question.
+    """
+    if not method.needs_relevance or not images:
+        return None
+    if scorer is None:
+        raise no_scorer(method)
+    asked = [query for query in queries if query is not None]
+    if len(asked) != len(images):
+        raise ConfigError(f"method {method.name!r} needs a question for every image: pass query= or a processor")
+    with torch.no_grad():
+        truncate = getattr(method, "text", "chunks") == "truncate"
+        return scorer.similarity(images, asked, normalize=method.normalize_relevance, truncate=truncate)
+
+
+def make_batch(
+    images: Sequence[ImageTokens],
+    relevance: Sequence[Tensor] | None,
+    queries: Sequence[str | None],
+    profile: EncoderProfile,
+) -> TokenBatch:
+    """Pad images to one batch."""
+    features = [image.features.detach() for image in images]
+    lengths = torch.tensor([len(image) for image in images])
+    padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+    columns = torch.arange(padded.shape[1], device=padded.device)
+    scores = None
+    if relevance is not None:
+        rows = [row.to(padded.device) for row in relevance]
+        scores = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return TokenBatch(
+        features=padded,
+        mask=columns < lengths.to(padded.device).unsqueeze(1),
+        relevance=scores,
+        profile=profile,
+        grids=tuple(image.grid for image in images),
+        keys=tuple(f"{image.key}|{query or ''}" for image, query in zip(images, queries, strict=True)),
+    )
+
+
+def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
+    """``[k (+1), D]`` kept features in order, the aggregated token last. Gradients flow into the kept ones."""
+    if len(selection) == selection.total and not selection.aggregated:
+        return image.features
+    kept = image.features[selection.indices.to(image.features.device)]
+    if selection.aggregate_feature is None:
+        return kept
+    merged = selection.aggregate_feature.to(kept)
+    return torch.cat([kept, merged.unsqueeze(0)])

@@ -1,0 +1,115 @@
+"""Find the scorer of a model: what the user passed, what the checkpoint names, or what the family knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trimkit.errors import ConfigError, ModelError
+from trimkit.scorers.base import Scorer
+from trimkit.scorers.clip_native import ClipNativeScorer
+from trimkit.types import EncoderProfile
+
+__all__ = ["PROFILE_FILE", "load_clip", "resolve_scorer"]
+
+PROFILE_FILE = "trimkit.json"
+"""Beside a checkpoint's config.json: ``{"clip": dir or hub id, "sign": ±1, "normalize": bool, "temperature": float}``."""
+
+
+def resolve_scorer(
+    scorer: Scorer | nn.Module | str | Path | None, model: Any, default_clip: str | None
+) -> Scorer | None:
+    """Build the scorer for ``model``, or None where nothing is known and nothing was passed.
+
+    Args:
+        scorer: a ``Scorer``; a ``CLIPModel``; a directory or hub id of one; or None for the checkpoint's own
+            ``trimkit.json``, else ``default_clip``.
+        model: the vision-language model.
+        default_clip: hub id that the family knows.
+
+    Raises:
+        ModelError: the CLIP checkpoint cannot be loaded or has no text tower.
+        ConfigError: ``scorer`` is none of these, or ``trimkit.json`` cannot be read.
+    """
+    if isinstance(scorer, Scorer):
+        return scorer
+    name = str(getattr(model.config, "_name_or_path", "") or "")
+    settings = _read_settings(Path(name)) if name and Path(name).is_dir() else {}
+    profile = EncoderProfile(**{key: settings[key] for key in ("sign", "normalize", "temperature") if key in settings})
+    if isinstance(scorer, nn.Module):
+        source = str(getattr(getattr(scorer, "config", None), "_name_or_path", ""))
+        return ClipNativeScorer(scorer, _load_tokenizer(source), profile)
+    if scorer is not None and not isinstance(scorer, (str, Path)):
+        raise ConfigError(f"scorer {scorer!r} is not a Scorer, a CLIPModel, a directory or a hub id")
+    source = str(scorer) if scorer is not None else _named_clip(settings, Path(name)) or default_clip or ""
+    if not source:
+        return None
+    clip = load_clip(source)
+    device, dtype = model.device, torch.float32 if model.device.type == "cpu" else model.dtype
+    return ClipNativeScorer(clip.to(device, dtype), _load_tokenizer(source), profile)
+
+
+def load_clip(source: str) -> nn.Module:
+    """A ``CLIPModel`` whose text tower really was in the checkpoint; its vision layers are dropped.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no text tower.
+    """
+    from transformers import AutoConfig, CLIPModel
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type != "clip":
+            raise ModelError(
+                f"{source!r} is a {config.model_type} checkpoint without a CLIP text tower: pass scorer= a full CLIP "
+                "checkpoint such as 'openai/clip-vit-large-patch14-336', or use a method that does not read the text"
+            )
+        loaded: Any = CLIPModel.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load the CLIP checkpoint {source!r}: {_first_line(error)}") from None
+    clip, info = loaded
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(("text_", "visual_projection")))
+    if missing:
+        raise ModelError(f"{source!r} has no CLIP text tower (no {missing[0]}): pass scorer= a full CLIP checkpoint")
+    clip.vision_model.encoder.layers = nn.ModuleList()
+    tower: nn.Module = clip.eval()
+    return tower
+
+
+def _load_tokenizer(source: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load the tokenizer of the CLIP checkpoint {source!r}: {_first_line(error)}") from None
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    path = directory / PROFILE_FILE
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {_first_line(error)}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} is not a JSON object: expected keys clip, sign, normalize, temperature")
+    return settings
+
+
+def _named_clip(settings: dict[str, Any], directory: Path) -> str | None:
+    """The checkpoint that the settings name: a directory relative to the model, or a hub id."""
+    clip = settings.get("clip")
+    if clip is None:
+        return None
+    local = directory / str(clip)
+    return str(local) if local.is_dir() else str(clip)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

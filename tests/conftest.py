@@ -1,0 +1,36 @@
+"""Options and fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden-dir",
+        type=Path,
+        default=Path(__file__).parent / "golden" / "vectors",
+        help="directory with manifest.json and <case>.safetensors of the released TRIM",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_case" in metafunc.fixturenames:
+        import json
+
+        directory = metafunc.config.getoption("--golden-dir")
+        names = sorted(json.loads((directory / "manifest.json").read_text()))
+        metafunc.parametrize("golden_case", names)
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    """Two threads: reductions over many would differ between machines, and small models are slower with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, 2))
+    yield
+    torch.set_num_threads(before)

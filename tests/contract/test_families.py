@@ -1,0 +1,135 @@
+"""What every family must hold: all kept = stock, reduced = built by hand, a batch = its rows, and a real shrinking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import trimkit
+from tests.contract.families import FAMILIES, IMAGES_PER_ROW, FamilyCase, hand_built
+from tests.tiny import IMAGE_TOKEN, ToyScorer
+
+GENERATE: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
+QUERIES = [f"question {i}" for i in range(len(IMAGES_PER_ROW))]
+REDUCTIONS: dict[str, dict[str, Any]] = {
+    "trim": {"method": "trim", "scorer": ToyScorer(), "query": QUERIES},
+    "random": {"method": "random", "budget": 0.3},
+    "random-no-aggregate": {"method": "random", "budget": 5, "aggregate": "none"},
+}
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def case(request: pytest.FixtureRequest) -> FamilyCase:
+    return FAMILIES[request.param]
+
+
+@pytest.fixture
+def model(case: FamilyCase) -> Any:
+    return case.build()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_keep_all_logits_are_stock(case: FamilyCase, model: Any, side: str) -> None:
+    batch = case.batch(side)
+    with torch.no_grad():
+        expected = model(**batch).logits
+        for reduction in (
+            {"method": "none"},
+            {"method": "random", "budget": 1.0},
+            {"method": "random", "budget": 9999},
+        ):
+            with trimkit.reduce(model, **reduction):
+                assert torch.equal(model(**batch).logits, expected)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_keep_all_tokens_are_stock(case: FamilyCase, model: Any, beams: int) -> None:
+    batch = case.batch("left")
+    expected = model.generate(**batch, **GENERATE, num_beams=beams)
+    with trimkit.reduce(model, method="none"):
+        assert torch.equal(model.generate(**batch, **GENERATE, num_beams=beams), expected)
+
+
+@pytest.mark.parametrize("reduction", sorted(REDUCTIONS))
+def test_reduced_is_hand_built(case: FamilyCase, model: Any, reduction: str) -> None:
+    batch = case.batch("left")
+    with torch.no_grad(), trimkit.reduce(model, **REDUCTIONS[reduction]) as trim:
+        logits = model(**batch).logits
+        report = trim.report
+    assert report.tokens_after < report.tokens_before
+    with torch.no_grad():
+        built = hand_built(case, model, batch, report.images)
+        expected = model(**built).logits
+    real = built["attention_mask"].bool()
+    assert logits.shape == expected.shape
+    torch.testing.assert_close(logits[real], expected[real], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("reduction", sorted(REDUCTIONS))
+def test_a_ragged_batch_is_its_rows(case: FamilyCase, model: Any, reduction: str, beams: int) -> None:
+    batch = case.batch("left")
+    width = batch["input_ids"].shape[1]
+    with trimkit.reduce(model, **REDUCTIONS[reduction]) as trim:
+        together = model.generate(**batch, **GENERATE, num_beams=beams)
+        assert torch.equal(together[:, :width], batch["input_ids"])
+        if reduction == "trim":
+            assert len({image.tokens_after for image in trim.report.images}) > 1, "the batch is not ragged"
+        for row in range(len(IMAGES_PER_ROW)):
+            one = case.single(batch, row)
+            query = [QUERIES[row]] if reduction == "trim" else None
+            alone = model.generate(**one, **GENERATE, num_beams=beams, query=query)[0, one["input_ids"].shape[1] :]
+            answer = together[row, width:]
+            assert answer[: len(alone)].tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_right_padding_is_repaired(case: FamilyCase, model: Any, side: str) -> None:
+    """Ragged rows are padded anew, so that a right-padded batch gives the answers of its rows too."""
+    batch = case.batch(side)
+    with trimkit.reduce(model, method="random", budget=0.3):
+        out = model.generate(**batch, **GENERATE)[:, batch["input_ids"].shape[1] :]
+        left = case.batch("left")
+        expected = model.generate(**left, **GENERATE)[:, left["input_ids"].shape[1] :]
+    assert torch.equal(out, expected)
+
+
+def test_sequence_and_cache_shrink(case: FamilyCase, model: Any) -> None:
+    batch = case.batch("left")
+    arguments = {**GENERATE, "return_dict_in_generate": True}
+    full = model.generate(**batch, **arguments).past_key_values.get_seq_length()
+    with trimkit.reduce(model, method="random", budget=0.25) as trim:
+        out = model.generate(**batch, **arguments)
+        with torch.no_grad():
+            logits = model(**batch).logits
+        dropped = trim.report.tokens_before - trim.report.tokens_after
+    assert dropped > 0
+    assert logits.shape[1] < batch["input_ids"].shape[1]
+    assert out.past_key_values.get_seq_length() - full == logits.shape[1] - batch["input_ids"].shape[1]
+
+
+def test_another_picture_changes_the_logits(case: FamilyCase, model: Any) -> None:
+    batch = case.batch("left")
+    with torch.no_grad(), trimkit.reduce(model, method="random", budget=6):
+        first = model(**batch).logits
+        second = model(**case.other_picture(batch)).logits
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_labels_shrink_with_the_tokens(case: FamilyCase, model: Any) -> None:
+    batch: dict[str, Tensor] = case.batch("right")
+    labels = batch["input_ids"].masked_fill((batch["input_ids"] == IMAGE_TOKEN) | (batch["attention_mask"] == 0), -100)
+    labels[:, 0] = -100  # nothing in the row predicts its first token; left padding would
+    with trimkit.reduce(model, method="random", budget=0.3) as trim:
+        out = model(**batch, labels=labels)
+        out.loss.backward()
+        report = trim.report
+    gradient = model.get_input_embeddings().weight.grad
+    assert gradient is not None
+    assert torch.isfinite(gradient).all()
+    with torch.no_grad():
+        expected = model(**hand_built(case, model, batch, report.images, labels)).loss
+    torch.testing.assert_close(out.loss.detach(), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,335 @@
+"""Attaching and detaching, and every way of calling stock ``generate`` and ``forward`` while attached."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+
+import trimkit
+from tests import tiny
+
+GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
+PER_ROW = [1, 2]
+
+
+@pytest.fixture
+def model() -> Any:
+    return tiny.llava()
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    return tiny.llava_batch(PER_ROW, seed=2)
+
+
+def _is_stock(model: Any) -> bool:
+    return "generate" not in model.__dict__ and not model._forward_pre_hooks and not model._forward_hooks
+
+
+def test_detach_leaves_the_model_as_it_was(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    before = model.generate(**batch, **GREEDY)
+    trim = trimkit.attach(model, method="random", budget=0.2)
+    assert not _is_stock(model)
+    reduced = model.generate(**batch, **GREEDY)
+    trim.detach()
+    trim.detach()
+    assert _is_stock(model)
+    assert torch.equal(model.generate(**batch, **GREEDY), before)
+    assert not torch.equal(reduced, before), "the reduction changes nothing here: the test proves nothing"
+
+
+def test_a_generate_of_the_users_own_comes_back(model: Any) -> None:
+    mine = model.generate
+    model.generate = mine
+    with trimkit.reduce(model, method="none"):
+        assert model.generate is not mine
+    assert model.generate is mine
+
+
+@pytest.mark.parametrize("where", ["scorer", "vision", "language", "prompt"])
+def test_hooks_go_after_an_exception(
+    model: Any, batch: dict[str, torch.Tensor], where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(tiny.ToyScorer):
+        def similarity(self, *args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("planted")
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("planted")
+
+    scorer = Broken() if where == "scorer" else tiny.ToyScorer()
+    if where == "vision":
+        monkeypatch.setattr(model.model.vision_tower, "forward", fail)
+    if where == "language":
+        monkeypatch.setattr(model.model.language_model, "forward", fail)
+    if where == "prompt":
+        batch = {**batch, "input_ids": batch["input_ids"].clamp(max=90)}
+    for call in (lambda: model.generate(**batch, **GREEDY), lambda: model(**batch)):
+        with (
+            pytest.raises(trimkit.InputError if where == "prompt" else RuntimeError),
+            trimkit.reduce(model, method="trim", scorer=scorer, query="what"),
+        ):
+            call()
+        assert _is_stock(model)
+
+
+def test_an_exception_does_not_spoil_the_next_call(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    with trimkit.reduce(model, method="random", budget=0.2) as trim:
+        expected = model.generate(**batch, **GREEDY)
+        stock = model.model.language_model.forward
+        model.model.language_model.forward = lambda *a, **k: 1 / 0
+        for call in (lambda: model.generate(**batch, **GREEDY), lambda: model(**batch)):
+            with pytest.raises(ZeroDivisionError):
+                call()
+        model.model.language_model.forward = stock
+        assert torch.equal(model.generate(**batch, **GREEDY), expected)
+        with torch.no_grad():
+            shrunk = model(**batch).logits.shape[1]
+        assert shrunk < batch["input_ids"].shape[1]
+        assert trim.report.seconds.prefill > 0
+
+
+def test_two_attachments_on_one_model_are_refused(model: Any) -> None:
+    with trimkit.reduce(model, method="none"), pytest.raises(trimkit.ConfigError, match="attached already"):
+        trimkit.attach(model, method="none")
+
+
+def test_two_models_do_not_meet(batch: dict[str, torch.Tensor]) -> None:
+    first, second = tiny.llava(0), tiny.llava(1)
+    stock = second.generate(**batch, **GREEDY)
+    with trimkit.reduce(first, method="random", budget=4):
+        assert torch.equal(second.generate(**batch, **GREEDY), stock)
+        with trimkit.reduce(second, method="random", budget=9) as other:
+            second.generate(**batch, **GREEDY)
+            assert [image.tokens_after for image in other.report.images] == [9, 9, 9]
+        first.generate(**batch, **GREEDY)
+    assert torch.equal(second.generate(**batch, **GREEDY), stock)
+
+
+def test_threads_on_one_model(model: Any) -> None:
+    batches = [tiny.llava_batch([1], seed=seed) for seed in range(4)]
+    with trimkit.reduce(model, method="random", budget=0.3):
+        expected = [model.generate(**one, **GREEDY) for one in batches]
+        got: dict[int, torch.Tensor] = {}
+
+        def work(index: int) -> None:
+            got[index] = model.generate(**batches[index], **GREEDY)
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(torch.equal(got[index], expected[index]) for index in range(4))
+
+
+def test_second_question_costs_no_vision_pass(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    passes = []
+    model.model.vision_tower.register_forward_hook(lambda *a: passes.append(1))
+    with trimkit.reduce(model, method="trim", scorer=tiny.ToyScorer()) as trim:
+        model.generate(**batch, **GREEDY, query="first")
+        assert len(passes) == 1
+        assert not any(image.cached for image in trim.report.images)
+        model.generate(**batch, **GREEDY, query="second question")
+        assert len(passes) == 1
+        assert all(image.cached for image in trim.report.images)
+        mixed = {**batch, "pixel_values": batch["pixel_values"].clone()}
+        mixed["pixel_values"][1] += 0.5
+        with_cache = model.generate(**mixed, **GREEDY, query="first")
+        assert [image.cached for image in trim.report.images] == [True, False, True]
+        trim.clear_cache()
+        assert torch.equal(model.generate(**mixed, **GREEDY, query="first"), with_cache)
+
+
+def test_the_cache_is_bounded_and_forgets_on_new_weights(model: Any) -> None:
+    with trimkit.reduce(model, method="random", budget=4, cache_images=2) as trim:
+        for seed in range(5):
+            model.generate(**tiny.llava_batch([1], seed=seed), **GREEDY)
+        assert len(trim._pipeline.cache) == 2
+        batch = tiny.llava_batch([1], seed=4)
+        model.generate(**batch, **GREEDY)
+        assert trim.report.images[0].cached
+        with torch.no_grad():
+            model.model.vision_tower.embeddings.patch_embedding.weight.add_(0.1)
+        model.generate(**batch, **GREEDY)
+        assert not trim.report.images[0].cached
+    with trimkit.reduce(model, method="random", budget=4, cache_images=0) as trim:
+        model.generate(**batch, **GREEDY)
+        model.generate(**batch, **GREEDY)
+        assert not trim.report.images[0].cached
+
+
+class _Collect(BaseStreamer):
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+        self.ended = False
+
+    def put(self, value: torch.Tensor) -> None:
+        self.seen.append(value.flatten().tolist())
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def test_streaming_shows_the_whole_prompt(model: Any) -> None:
+    one = tiny.llava_batch([1], seed=2)
+    streamer = _Collect()
+    with trimkit.reduce(model, method="random", budget=0.2):
+        out = model.generate(**one, **GREEDY, streamer=streamer)
+    assert streamer.ended
+    assert streamer.seen[0] == one["input_ids"][0].tolist()
+    assert [token for step in streamer.seen for token in step] == out[0].tolist()
+
+
+def test_static_cache_and_sampling_and_many_answers(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    width = batch["input_ids"].shape[1]
+    with trimkit.reduce(model, method="random", budget=0.2):
+        expected = model.generate(**batch, **GREEDY)
+        static = model.generate(**batch, **GREEDY, cache_implementation="static", disable_compile=True)
+        assert torch.equal(static, expected)
+        torch.manual_seed(0)
+        many = model.generate(**batch, max_new_tokens=5, do_sample=True, num_return_sequences=3)
+        assert many.shape[0] == 6
+        assert torch.equal(many[:, :width], batch["input_ids"].repeat_interleave(3, dim=0))
+        beams = model.generate(
+            **batch, **GREEDY, num_beams=4, num_return_sequences=2, return_dict_in_generate=True, output_scores=True
+        )
+        assert torch.equal(beams.sequences[:, :width], batch["input_ids"].repeat_interleave(2, dim=0))
+        assert beams.sequences_scores.shape == (4,)
+
+
+def test_sampling_is_the_hand_built_distribution(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    with trimkit.reduce(model, method="random", budget=0.2):
+        with torch.no_grad():
+            logits = model(**batch).logits[:, -1]
+        torch.manual_seed(3)
+        sampled = model.generate(**batch, max_new_tokens=1, do_sample=True, top_k=0)[:, -1]
+    torch.manual_seed(3)
+    assert torch.equal(sampled, torch.multinomial(torch.softmax(logits, dim=-1), 1).squeeze(1))
+
+
+@pytest.mark.parametrize("form", ["keyword", "config", "defaults"])
+def test_max_length_counts_the_prompt_as_given(model: Any, batch: dict[str, torch.Tensor], form: str) -> None:
+    wanted = batch["input_ids"].shape[1] + 4
+    model.generation_config.eos_token_id = None
+    arguments: dict[str, Any] = {"do_sample": False}
+    if form == "keyword":
+        arguments["max_length"] = wanted
+    elif form == "config":
+        arguments = {"generation_config": GenerationConfig(max_length=wanted, do_sample=False, pad_token_id=0)}
+    else:
+        model.generation_config.max_length = wanted
+    assert model.generate(**batch, **arguments).shape[1] == wanted
+    with trimkit.reduce(model, method="random", budget=0.2):
+        assert model.generate(**batch, **arguments).shape[1] == wanted
+    if form == "config":
+        assert arguments["generation_config"].max_length == wanted
+
+
+def test_text_only_calls_are_stock(model: Any) -> None:
+    text = tiny.llava_batch([0, 0], seed=1)
+    expected = model.generate(**text, **GREEDY)
+    logits = model(**text).logits
+    with trimkit.reduce(model, method="random", budget=0.2):
+        assert torch.equal(model.generate(**text, **GREEDY), expected)
+        assert torch.equal(model.generate(text["input_ids"], attention_mask=text["attention_mask"], **GREEDY), expected)
+        assert torch.equal(model(**text).logits, logits)
+
+
+def test_positional_inputs(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    ids, rest = batch["input_ids"], {k: v for k, v in batch.items() if k != "input_ids"}
+    with trimkit.reduce(model, method="random", budget=0.2), torch.no_grad():
+        assert torch.equal(model.generate(ids, **rest, **GREEDY), model.generate(**batch, **GREEDY))
+        expected = model(**batch).logits
+        assert torch.equal(model(ids, batch["pixel_values"], batch["attention_mask"]).logits, expected)
+
+
+def test_inferred_mask_equals_given(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    unmasked = {name: value for name, value in batch.items() if name != "attention_mask"}
+    with trimkit.reduce(model, method="random", budget=0.2):
+        assert torch.equal(model.generate(**unmasked, **GREEDY), model.generate(**batch, **GREEDY))
+
+
+def test_training_reduces_and_reaches_the_projector(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    model.train()
+    labels = batch["input_ids"].masked_fill(batch["input_ids"] == tiny.IMAGE_TOKEN, -100)
+    with trimkit.reduce(model, method="trim", scorer=tiny.ToyScorer(), query=["a", "b"]) as trim:
+        model(**batch, labels=labels).loss.backward()
+        assert trim.report.tokens_after < trim.report.tokens_before
+    for part in (model.model.multi_modal_projector.linear_1, model.model.vision_tower.embeddings.patch_embedding):
+        assert part.weight.grad is not None
+        assert part.weight.grad.abs().sum() > 0
+
+
+def test_report(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    trim = trimkit.attach(model, method="trim", scorer=tiny.ToyScorer(), query=["left", "right"])
+    with pytest.raises(trimkit.ConfigError, match="no report yet"):
+        _ = trim.report
+    model.generate(**batch, **GREEDY)
+    report = trim.report
+    assert [image.row for image in report.images] == [0, 1, 1]
+    assert [image.query for image in report.images] == ["left", "right", "right"]
+    assert report.tokens_before == 3 * tiny.TOKENS
+    assert 0 < report.removed < 1
+    for image in report.images:
+        assert image.grid == (tiny.SIDE, tiny.SIDE)
+        assert image.tokens_after == len(image.indices) + 1
+        assert image.indices.tolist() == sorted(set(image.indices.tolist()))
+        assert image.relevance is not None
+        assert image.relevance.shape == (tiny.TOKENS,)
+        kept = image.relevance[image.indices]
+        assert kept.min() >= image.relevance.sort(descending=True).values[len(image.indices) - 1]
+    seconds = report.seconds
+    assert min(seconds.vision, seconds.select, seconds.project, seconds.prefill) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"method": "trim"}, trimkit.ConfigError, "needs a text scorer"),
+        ({"method": "trim", "scorer": tiny.ToyScorer()}, trimkit.ConfigError, "pass the model's processor"),
+        ({"method": "trim", "scorer": tiny.ToyScorer(), "query": ["one"]}, trimkit.InputError, "1 entries for 2 rows"),
+        ({"method": "trim", "scorer": 3.5, "query": "q"}, trimkit.ConfigError, "not a Scorer"),
+    ],
+)
+def test_errors_are_one_line(
+    model: Any, batch: dict[str, torch.Tensor], change: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with trimkit.reduce(model, **change), pytest.raises(error, match=words) as caught:
+        model.generate(**batch, **GREEDY)
+    assert "\n" not in str(caught.value)
+
+
+def test_calls_that_cannot_be_reduced(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    with trimkit.reduce(model, method="random", budget=0.2):
+        with pytest.raises(trimkit.UnsupportedError, match="input_ids"):
+            model(inputs_embeds=torch.zeros(1, 4, 32), pixel_values=batch["pixel_values"])
+        packed = torch.arange(batch["input_ids"].shape[1]).remainder(20).expand(2, -1)
+        with pytest.raises(trimkit.UnsupportedError, match="packed"):
+            model(**batch, position_ids=packed)
+        cache = model.generate(**batch, **GREEDY, return_dict_in_generate=True).past_key_values
+        with pytest.raises(trimkit.InputError, match="without a cache"):
+            model.generate(**batch, **GREEDY, past_key_values=cache)
+    with pytest.raises(trimkit.ConfigError, match="negative"):
+        trimkit.attach(model, cache_images=-1)
+    with pytest.raises(trimkit.UnsupportedError, match="not a transformers model"):
+        trimkit.attach(torch.nn.Linear(2, 2))
+
+
+def test_a_text_model_is_refused() -> None:
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM(tiny._text())
+    with pytest.raises(trimkit.UnsupportedError, match="not a vision-language model"):
+        trimkit.attach(model)
+
+
+def test_an_old_transformers_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.__version__", "4.57.1")
+    with pytest.raises(trimkit.UnsupportedError, match="too old"):
+        trimkit.attach(model)
