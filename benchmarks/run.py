@@ -26,12 +26,15 @@ def provenance() -> dict[str, Any]:
     """Versions and hardware. Nothing that names the machine or its user."""
     import torch
 
+    import trimkit
+
+    packages = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")}
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": len(_git("status", "--porcelain", "--untracked-files=no", "--", "src").splitlines()),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("trimkit", "torch", "transformers", "numpy", "pillow")},
+        "packages": {"trimkit": trimkit.__version__, **packages},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -52,7 +55,10 @@ def run_arm(config: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
     line = command_line(config, arm)
     print("trimkit", *line, file=sys.stderr)
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("trimkit")), *line], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", "import trimkit.cli; trimkit.cli.main()", *line],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return {"command": ["trimkit", *line], **json.loads(done.stdout)}
 

@@ -1,0 +1,1 @@
+"""Tests of README, docs and result tables."""

@@ -1,0 +1,97 @@
+"""Result files become tables: what is shown, where it says it comes from, and what stands there before there is a result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import blocks, run, tables
+
+PROVENANCE = {
+    "date": "2026-01-02",
+    "cpu": "A CPU",
+    "threads": 2,
+    "gpu": None,
+    "packages": {"torch": "2.13.0", "transformers": "5.23.0"},
+}
+
+
+def arm(method: str, kept: float, accuracy: float, **extra: Any) -> dict[str, Any]:
+    return {
+        "command": ["trimkit", "eval", "scenes", "--method", method],
+        "method": method,
+        "budget": "iqr",
+        "n": 600,
+        "seed": 3,
+        "accuracy": accuracy,
+        "ci95": [accuracy - 0.02, accuracy + 0.02],
+        "accuracy_by_type": dict.fromkeys(tables.TYPES, accuracy),
+        "image_tokens_full": 576,
+        "image_tokens_kept_mean": kept,
+        **extra,
+    }
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_without_a_result_the_table_says_how_to_get_one(results: Path, name: str) -> None:
+    assert tables.TABLES[name]().startswith("*Not measured yet: `python -m benchmarks.run ")
+
+
+def test_demo_tables(results: Path) -> None:
+    arms = [arm("none", 576, 0.95), arm("trim", 110.4, 0.93), arm("random", 110.4, 0.6), arm("trim-paper", 9, 0.5)]
+    record = {"experiment": "demo_scenes", "provenance": PROVENANCE, "results": arms}
+    (results / "demo_scenes.json").write_text(json.dumps(record), encoding="utf-8")
+    heading, full = tables.heading_table(), tables.demo_table()
+    assert "| `trim` | 110 | 93.0 % |" in heading
+    assert "600 questions on held-out scenes, seed 3" in heading
+    assert "trim-paper" not in heading
+    assert "`trim-paper`" in full
+    for text in (heading, full):
+        assert "`benchmarks/results/demo_scenes.json`, 2026-01-02, A CPU, 2 threads, torch 2.13.0" in text
+        for kind in tables.TYPES:
+            assert kind.replace("_", " ") in text
+
+
+def test_blocks_are_filled_and_the_rest_is_left_alone() -> None:
+    page = "a\n<!-- table:x -->\nold\n<!-- /table:x -->\nb\n<!-- generated:y -->\n<!-- /generated:y -->\n"
+    filled = blocks.fill(page, {"x": lambda: "new"}, "table")
+    assert filled == page.replace("old", "new")
+    assert blocks.fill(filled, {"x": lambda: "new"}, "table") == filled
+
+
+def test_a_block_that_nobody_makes_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        blocks.fill("<!-- table:typo -->\n<!-- /table:typo -->", {}, "table")
+
+
+def test_experiments_are_commands(results: Path) -> None:
+    """Every arm of every config is a line that the CLI accepts."""
+    from typer.main import get_command
+
+    from tests.docs.test_readme import _check_command
+    from trimkit.cli import app
+
+    paths = sorted(run.EXPERIMENTS.glob("*.json"))
+    assert paths
+    for path in paths:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for one in config["arms"]:
+            _check_command(get_command(app), run.command_line(config, one))
+
+
+def test_provenance_names_versions_and_hardware_but_no_machine() -> None:
+    found = run.provenance()
+    assert found["packages"]["torch"]
+    assert found["cores"] >= 1
+    import platform
+
+    assert platform.node() not in json.dumps(found)
