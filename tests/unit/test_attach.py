@@ -213,20 +213,21 @@ def test_sampling_is_the_hand_built_distribution(model: Any, batch: dict[str, to
     assert torch.equal(sampled, torch.multinomial(torch.softmax(logits, dim=-1), 1).squeeze(1))
 
 
-@pytest.mark.parametrize("form", ["keyword", "config", "defaults"])
+@pytest.mark.parametrize("form", ["keyword", "config", "positional", "defaults"])
 def test_max_length_counts_the_prompt_as_given(model: Any, batch: dict[str, torch.Tensor], form: str) -> None:
     wanted = batch["input_ids"].shape[1] + 4
     model.generation_config.eos_token_id = None
     arguments: dict[str, Any] = {"do_sample": False}
     if form == "keyword":
         arguments["max_length"] = wanted
-    elif form == "config":
+    elif form != "defaults":
         arguments = {"generation_config": GenerationConfig(max_length=wanted, do_sample=False, pad_token_id=0)}
     else:
         model.generation_config.max_length = wanted
-    assert model.generate(**batch, **arguments).shape[1] == wanted
+    positional = [batch.pop("input_ids"), arguments.pop("generation_config")] if form == "positional" else []
+    assert model.generate(*positional, **batch, **arguments).shape[1] == wanted
     with trimkit.reduce(model, method="random", budget=0.2):
-        assert model.generate(**batch, **arguments).shape[1] == wanted
+        assert model.generate(*positional, **batch, **arguments).shape[1] == wanted
     if form == "config":
         assert arguments["generation_config"].max_length == wanted
 
@@ -313,8 +314,10 @@ def test_calls_that_cannot_be_reduced(model: Any, batch: dict[str, torch.Tensor]
         with pytest.raises(trimkit.UnsupportedError, match="packed"):
             model(**batch, position_ids=packed)
         cache = model.generate(**batch, **GREEDY, return_dict_in_generate=True).past_key_values
-        with pytest.raises(trimkit.InputError, match="without a cache"):
-            model.generate(**batch, **GREEDY, past_key_values=cache)
+        text_turn = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        for turn in (batch, text_turn):
+            with pytest.raises(trimkit.InputError, match="without a cache"):
+                model.generate(**turn, **GREEDY, past_key_values=cache)
     with pytest.raises(trimkit.ConfigError, match="negative"):
         trimkit.attach(model, cache_images=-1)
     with pytest.raises(trimkit.UnsupportedError, match="not a transformers model"):

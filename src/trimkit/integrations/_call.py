@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from trimkit.scorers.resolve import resolve_scorer
 from trimkit.shrink import ShrinkPlan, Side, image_rows, plan_shrink
 from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, StageSeconds
 
-__all__ = ["Call", "Pipeline"]
+__all__ = ["Call", "CallSlot", "Pipeline"]
 
 
 class Call:
-    """Clock and report of one call. ``slot`` holds the running one per thread."""
+    """Clock and report of one call."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -54,31 +54,21 @@ class Call:
             self.seconds.prefill = self._clock() - self._prefill_from
             self._prefilled = True
 
-    @staticmethod
-    def slot() -> CallSlot:
-        return CallSlot()
 
-
-class CallSlot:
+class CallSlot(threading.local):
     """The call that runs in this thread, if any."""
 
-    def __init__(self) -> None:
-        self._variable: ContextVar[Call | None] = ContextVar("trimkit_call", default=None)
-
-    def get(self) -> Call | None:
-        return self._variable.get()
-
-    def set(self, call: Call | None) -> None:
-        self._variable.set(call)
+    current: Call | None = None
 
     @contextlib.contextmanager
     def use(self, call: Call) -> Iterator[None]:
+        """Hold ``call`` while ``generate`` runs."""
         call.inside_generate = True
-        token = self._variable.set(call)
+        before, self.current = self.current, call
         try:
             yield
         finally:
-            self._variable.reset(token)
+            self.current = before
 
 
 class Pipeline:
@@ -123,12 +113,25 @@ class Pipeline:
         """Whether there are pixels to encode."""
         return inputs.get("pixel_values") is not None
 
+    def refuse_cache(self, inputs: ModelInputs) -> None:
+        """A filled cache holds shortened images, which a prompt with placeholders does not match.
+
+        Raises:
+            InputError: images meet a filled cache.
+        """
+        cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
+        if cache is None or ids is None or cache.get_seq_length() == 0:
+            return
+        if self.has_images(inputs) or bool((ids == self._image_token_id).any()):
+            raise InputError(
+                "images with a filled past_key_values are not reduced yet: pass the whole conversation without a cache"
+            )
+
     def reduce(
         self, inputs: ModelInputs, query: str | Sequence[str] | None, call: Call, *, generating: bool
     ) -> tuple[ModelInputs, ShrinkPlan]:
         """Shrunk inputs for the stock call, and the plan that made them; the report is left in ``call``."""
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-        _refuse_cache(inputs)
         arguments = self.family.encoder_arguments(self._model, inputs)
         with call.stage("vision"):
             images, cached = self._encode(arguments)
@@ -250,11 +253,3 @@ def _image_report(row: int, query: str | None, image: ImageTokens, chosen: Selec
         relevance=chosen.relevance,
         cached=cached,
     )
-
-
-def _refuse_cache(inputs: ModelInputs) -> None:
-    cache = inputs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
-        raise InputError(
-            "new images with a filled past_key_values are not reduced yet: pass the whole conversation without a cache"
-        )

@@ -21,15 +21,15 @@ def infer_attention_mask(model: Any, generation_config: Any, input_ids: Tensor) 
     return input_ids.ne(pad).long()
 
 
-def shift_lengths(defaults: Any, kwargs: dict[str, Any], args: tuple[Any, ...], dropped: int) -> None:
+def shift_lengths(defaults: Any, kwargs: dict[str, Any], dropped: int) -> None:
     """Take the dropped tokens off ``max_length`` and ``min_length``, which count the prompt; changes ``kwargs``."""
-    config = kwargs.get("generation_config") or (args[0] if args else None)
+    config = kwargs.get("generation_config")
     for name, counterpart in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         if kwargs.get(counterpart) is not None or getattr(config, counterpart, None) is not None:
             continue
         if kwargs.get(name) is not None:
             kwargs[name] = max(kwargs[name] - dropped, 0)
-        elif getattr(config, name, None) is not None and "generation_config" in kwargs:
+        elif getattr(config, name, None) is not None:
             config = copy.deepcopy(config)
             setattr(config, name, max(getattr(config, name) - dropped, 0))
             kwargs["generation_config"] = config

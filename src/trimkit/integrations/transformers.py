@@ -19,7 +19,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, UnsupportedError
-from trimkit.integrations._call import Call, Pipeline
+from trimkit.integrations._call import Call, CallSlot, Pipeline
 from trimkit.integrations._generation import infer_attention_mask, restore_prompt, shift_lengths, wrap_streamer
 from trimkit.methods import Method
 from trimkit.scorers import Scorer
@@ -51,7 +51,7 @@ class Attachment:
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.query = query
         self._pipeline = Pipeline(self.model, processor, method, scorer, cache_images, options)
-        self._call = Call.slot()
+        self._slot = CallSlot()
         self._handles: list[Any] = []
         self._shadowed: Any = None
         self._report: Report | None = None
@@ -124,61 +124,64 @@ class Attachment:
     ) -> None:
         self.detach()
 
-    def _generate(self, stock: Any, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def _generate(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``generate`` on a shortened prompt; what comes back starts with the prompt as it was given."""
+        kwargs = {**dict(zip(inspect.signature(stock).parameters, args, strict=False)), **kwargs}
         query = kwargs.pop("query", None)
-        input_ids = kwargs.pop("input_ids", None)
-        input_ids = inputs if input_ids is None else input_ids
+        inputs = kwargs.pop("inputs", None)
+        if inputs is not None and kwargs.get("input_ids") is None:
+            kwargs["input_ids"] = inputs
+        self._pipeline.refuse_cache(kwargs)
         if not self._pipeline.has_images(kwargs):
-            if input_ids is not None:
-                kwargs["input_ids"] = input_ids
-            return stock(None, *args, **kwargs)
-        if input_ids is None:
-            raise UnsupportedError("reduction needs input_ids to find the image tokens: pass them with pixel_values")
+            return stock(**kwargs)
+        input_ids = self._ids(kwargs)
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = infer_attention_mask(self.model, kwargs.get("generation_config"), input_ids)
         call = Call(self._pipeline.clock)
         with torch.no_grad():
-            reduced, plan = self._pipeline.reduce(
-                {**kwargs, "input_ids": input_ids}, self._ask(query), call, generating=True
-            )
+            reduced, plan = self._pipeline.reduce(kwargs, self._ask(query), call, generating=True)
         self._report = call.report
-        dropped = input_ids.shape[1] - plan.length
         if not plan.identity:
-            shift_lengths(self.model.generation_config, reduced, args, dropped)
+            shift_lengths(self.model.generation_config, reduced, input_ids.shape[1] - plan.length)
             if reduced.get("streamer") is not None:
                 reduced["streamer"] = wrap_streamer(reduced["streamer"], input_ids)
-        with self._call.use(call):
-            out = stock(None, *args, **reduced)
+        with self._slot.use(call):
+            out = stock(**reduced)
         return out if plan.identity else restore_prompt(out, input_ids, plan.length)
 
     def _before_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        call = self._call.get()
+        call = self._slot.current
         if call is not None:  # inside generate: the inputs are shrunk, only the clock is needed
             call.start_prefill()
             return None
         names = list(inspect.signature(type(module).forward).parameters)[1:]
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         query = inputs.pop("query", None)
+        self._pipeline.refuse_cache(inputs)
         if not self._pipeline.has_images(inputs):
-            return (args, {**kwargs}) if query is None else ((), inputs)
-        if inputs.get("input_ids") is None:
-            raise UnsupportedError("reduction needs input_ids to find the image tokens: pass them with pixel_values")
+            return None if query is None else ((), inputs)
+        self._ids(inputs)
         call = Call(self._pipeline.clock)
         reduced, _ = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._report = call.report
-        self._call.set(call)
+        self._slot.current = call
         call.start_prefill()
         return (), reduced
 
     def _after_forward(self, module: nn.Module, args: Any, output: Any) -> None:
-        call = self._call.get()
+        call = self._slot.current
         if call is not None:
             call.end_prefill()
             if not call.inside_generate:
-                self._call.set(None)
+                self._slot.current = None
+
+    def _ids(self, inputs: dict[str, Any]) -> Tensor:
+        input_ids = inputs.get("input_ids")
+        if not isinstance(input_ids, Tensor):
+            raise UnsupportedError("reduction needs input_ids to find the image tokens: pass them with pixel_values")
+        return input_ids
 
     def _ask(self, query: str | Sequence[str] | None) -> str | Sequence[str] | None:
         return self.query if query is None else query
