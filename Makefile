@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= out
+SAMPLE ?= scene1
+QUESTION ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-gpu lint format types docs bench eval-demo train-demo clean distclean
@@ -22,7 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)  ## ask the embedded model about a sample picture, with all image tokens and with a fifth of them
-	@$(BIN)/python examples/demo.py --out $(OUT)/overlay.png
+	@mkdir -p $(OUT)
+	$(BIN)/trimkit show $(SAMPLE) $(if $(QUESTION),"$(QUESTION)") -o $(OUT)/overlay.png
 
 test: $(STAMP)  ## the quick tests
 	$(BIN)/python -m pytest

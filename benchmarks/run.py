@@ -8,38 +8,26 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.blocks import ROOT
+from trimkit._provenance import hardware, versions
 
 EXPERIMENTS = ROOT / "benchmarks" / "experiments"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def provenance() -> dict[str, Any]:
-    """Versions and hardware. Nothing that names the machine or its user."""
-    import torch
-
-    import trimkit
-
-    packages = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")}
+    """When, which code, which versions, which hardware. Nothing that names the machine or its user."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
-        "changed_files": len(_git("status", "--porcelain", "--untracked-files=no", "--", "src").splitlines()),
-        "python": platform.python_version(),
-        "packages": {"trimkit": trimkit.__version__, **packages},
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "changed_files": len(_git("status", "--porcelain", "--", "src").splitlines()),
+        "versions": versions(),
+        "hardware": hardware("cpu"),
     }
 
 
@@ -87,15 +75,6 @@ def main() -> int:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
     return done.stdout.strip()
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for row in info.read_text(encoding="utf-8").splitlines():
-            if row.startswith("model name"):
-                return row.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ TYPES = ("existence", "attribute", "counting", "relation", "multiple_choice", "r
 NAMED = ("existence", "attribute", "counting")
 """Question types whose question names what it needs to see."""
 
+ARMS = ("full", "reduced")
+
 Record = dict[str, Any]
 
 
@@ -41,8 +43,9 @@ def pending(name: str) -> str:
 def source(name: str, record: Record) -> str:
     """Where the numbers come from and what they were measured on."""
     at = record["provenance"]
-    packages = ", ".join(f"{key} {at['packages'][key]}" for key in ("torch", "transformers"))
-    where = at["gpu"] or f"{at['cpu']}, {at['threads']} threads"
+    machine, found = at["hardware"], at["versions"]
+    where = f"{machine['cpu']}, {machine['threads']} threads" if machine["device"] == "cpu" else machine["device"]
+    packages = ", ".join(f"{key} {found[key]}" for key in ("torch", "transformers"))
     return f"Source: `benchmarks/results/{name}.json`, {at['date']}, {where}, {packages}."
 
 
@@ -64,8 +67,7 @@ def label(arm: Record) -> str:
 
 def accuracy(arm: Record, kind: str | None = None) -> float:
     """Accuracy over all questions, or over those of one type."""
-    value = arm["accuracy"] if kind is None else arm["accuracy_by_type"][kind]
-    return float(value["accuracy"] if isinstance(value, dict) else value)
+    return float(arm["accuracy"] if kind is None else arm["accuracy_by_type"][kind])
 
 
 def mean_over(arm: Record, kinds: tuple[str, ...]) -> float:
@@ -105,9 +107,7 @@ def demo_table() -> str:
         cells = [label(arm), f"{arm['image_tokens_kept_mean']:.1f} of {arm['image_tokens_full']:.0f}"]
         cells.append(f"{percent(accuracy(arm))} ({interval(arm['ci95'])})")
         for kind in TYPES:
-            value = arm["accuracy_by_type"][kind]
-            bounds = value.get("ci95") if isinstance(value, dict) else arm.get("ci95_by_type", {}).get(kind)
-            cells.append(percent(accuracy(arm, kind)) + (f" ({interval(bounds)})" if bounds else ""))
+            cells.append(f"{percent(accuracy(arm, kind))} ({interval(arm['ci95_by_type'][kind])})")
         rows.append(cells)
     header = ["method", "image tokens", "all types", *[kind.replace("_", " ") for kind in TYPES]]
     first = record["results"][0]
@@ -116,9 +116,31 @@ def demo_table() -> str:
 
 
 def bench_table() -> str:
-    """Prefill time and FLOPs of the full and the reduced call."""
+    """Seconds and FLOPs of the full and the reduced call, and how they compare."""
     record = load("bench_ask")
-    return pending("bench_ask") if record is None else f"{source('bench_ask', record)}"
+    if record is None:
+        return pending("bench_ask")
+    result = record["results"][0]
+    rows = [
+        [
+            title,
+            *[f"{part['seconds'][arm]['median']:.3f} s" for arm in ARMS],
+            f"{part['time_ratio']:.3f}",
+            *[f"{part['flops'][arm] / 1e9:.0f} G" for arm in ARMS],
+            f"{part['flop_ratio']:.3f}",
+            f"{part['time_ratio_over_flop_ratio']:.2f}",
+        ]
+        for title, part in (("prefill of the language model", result["prefill"]), ("whole call", result["whole"]))
+    ]
+    full, kept, config = result["image_tokens_full"], result["image_tokens_kept"], result["config"]
+    header = ["", f"{full} tokens", f"{kept} tokens", "time ratio"]
+    header += [f"FLOPs, {full}", f"FLOPs, {kept}", "FLOP ratio", "time / FLOPs"]
+    note = (
+        f"Random weights, shape `{config['shape']}`, {config['dtype']}, {config['text_tokens']} text tokens, "
+        f"seed {config['seed']}; medians of {config['repeats']} runs, full and reduced in turn. The whole call holds vision "
+        "tower, question, selection, projector and prefill."
+    )
+    return f"{table(header, rows)}\n\n{note} {source('bench_ask', record)}"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,8 @@ from benchmarks import blocks, run, tables
 
 PROVENANCE = {
     "date": "2026-01-02",
-    "cpu": "A CPU",
-    "threads": 2,
-    "gpu": None,
-    "packages": {"torch": "2.13.0", "transformers": "5.23.0"},
+    "hardware": {"device": "cpu", "cpu": "A CPU", "threads": 2},
+    "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
 }
 
 
@@ -29,6 +28,7 @@ def arm(method: str, kept: float, accuracy: float, **extra: Any) -> dict[str, An
         "accuracy": accuracy,
         "ci95": [accuracy - 0.02, accuracy + 0.02],
         "accuracy_by_type": dict.fromkeys(tables.TYPES, accuracy),
+        "ci95_by_type": {kind: [accuracy - 0.05, accuracy + 0.05] for kind in tables.TYPES},
         "image_tokens_full": 576,
         "image_tokens_kept_mean": kept,
         **extra,
@@ -61,6 +61,16 @@ def test_demo_tables(results: Path) -> None:
             assert kind.replace("_", " ") in text
 
 
+def test_bench_table(results: Path) -> None:
+    from trimkit.bench.ask import bench
+
+    record = {"provenance": PROVENANCE, "results": [bench("small", repeats=1)]}
+    (results / "bench_ask.json").write_text(json.dumps(record), encoding="utf-8")
+    shown = tables.bench_table()
+    assert "| prefill of the language model |" in shown
+    assert "100 tokens | 21 tokens" in shown
+
+
 def test_blocks_are_filled_and_the_rest_is_left_alone() -> None:
     page = "a\n<!-- table:x -->\nold\n<!-- /table:x -->\nb\n<!-- generated:y -->\n<!-- /generated:y -->\n"
     filled = blocks.fill(page, {"x": lambda: "new"}, "table")
@@ -90,8 +100,6 @@ def test_experiments_are_commands(results: Path) -> None:
 
 def test_provenance_names_versions_and_hardware_but_no_machine() -> None:
     found = run.provenance()
-    assert found["packages"]["torch"]
-    assert found["cores"] >= 1
-    import platform
-
+    assert found["versions"]["torch"]
+    assert found["hardware"]["cores"] >= 1
     assert platform.node() not in json.dumps(found)
