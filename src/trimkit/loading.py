@@ -107,12 +107,13 @@ def _check_architecture(name: str, source: str, options: dict[str, Any]) -> None
 
 
 def _read(name: str, source: str, dtype: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    import transformers
 
-    processor: Any = AutoProcessor.from_pretrained(source, **options)
+    auto: Any = transformers  # its classes are typed only in part
+    processor = auto.AutoProcessor.from_pretrained(source, **options)
     if not hasattr(processor, "image_processor"):
         raise ModelError(f"model {name!r} has no image processor: add its processor files (preprocessor_config.json)")
-    model, info = AutoModelForImageTextToText.from_pretrained(
+    model, info = auto.AutoModelForImageTextToText.from_pretrained(
         source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
     )
     missing = sorted(info["missing_keys"])

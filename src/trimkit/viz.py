@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from trimkit._files import write_atomically
 from trimkit.errors import InputError
 from trimkit.types import ImageReport
 
-__all__ = ["overlay", "save_picture", "seen_by_model"]
+if TYPE_CHECKING:
+    from trimkit.ask import Answer
+    from trimkit.methods import Method
+
+__all__ = ["answer_overlay", "check_output", "overlay", "save_picture", "seen_by_model"]
 
 Pixels = npt.NDArray[np.float32]
 
@@ -75,12 +79,14 @@ def overlay(
     if grid is None:
         left_title, right = "this model's tokens are not one grid", _note(seen, "no grid to draw on")
     elif report.relevance is None:
-        left_title, right = "kept patches", _note(seen, f"{title or 'this method'} does not read the text")
+        left_title, right = "kept patches", _note(seen, "this method does not read the question")
     else:
         left_title, right = "kept patches", _heat_map(seen, report.relevance.float().cpu().numpy().reshape(grid))
     caption = _caption(2 * seen.width + _MARGIN, question, lines, title)
     header = 30
-    sheet = Image.new("RGB", (2 * seen.width + 3 * _MARGIN, seen.height + header + caption.height + 2 * _MARGIN), _PAPER)
+    sheet = Image.new(
+        "RGB", (2 * seen.width + 3 * _MARGIN, seen.height + header + caption.height + 2 * _MARGIN), _PAPER
+    )
     draw = ImageDraw.Draw(sheet)
     second = seen.width + 2 * _MARGIN
     draw.text((_MARGIN, 12), left_title, font=_font(16), fill=_SOFT)
@@ -91,37 +97,53 @@ def overlay(
     return sheet
 
 
-def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
-    """Write a picture so that a reader sees the old file or the whole new one.
+def answer_overlay(
+    image: Image.Image, processor: Any, question: str, reduced: Answer, full: Answer | None, *, method: Method
+) -> Image.Image:
+    """``overlay`` of an answer of ``trimkit.ask``, with the full model's beside it where there is one.
+
+    Raises:
+        InputError: the answer carries no report of an image.
+    """
+    if reduced.report is None or not reduced.report.images:
+        raise InputError("there is nothing to draw: the answer has no report of an image")
+    lines = [] if full is None else [("full", _cost(full), full.answer)]
+    lines.append((method.name, _cost(reduced), reduced.answer))
+    title = f"method {method.name}, budget {method.budget}"
+    return overlay(image, reduced.report.images[0], processor, question=question, lines=lines, title=title)
+
+
+def check_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Where and in which format a picture is to be written; looks before anything slow is done.
 
     Raises:
         InputError: the extension names no picture format, or the place cannot be written.
     """
     target = Path(path).expanduser()
-    kind = Image.registered_extensions().get(target.suffix.lower())
-    if kind not in ("PNG", "JPEG", "WEBP"):
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(target.suffix.lower())
+    if kind is None:
         raise InputError(f"cannot write {str(target)!r}: the name must end in .png, .jpg or .webp")
     if target.is_dir():
         raise InputError(f"cannot write {str(target)!r}: it is a directory; give a file name in it")
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {str(target)!r}: there is no directory {str(target.parent)!r}; make it first")
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"cannot write {str(target)!r}: its directory is not yours to write; choose another place")
+    return target, kind
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
+    """Write a picture so that a reader sees the old file or the whole new one.
+
+    Raises:
+        InputError: as ``check_output``, or the disk refuses.
+    """
+    target, kind = check_output(path)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                picture.save(file, format=kind)
-            Path(temporary).chmod(0o666 & ~_umask())
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(target, lambda file: picture.save(file, format=kind, quality=92))
     except OSError as error:
-        raise InputError(f"cannot write {str(target)!r} ({error.strerror}): choose another place with -o") from None
+        raise InputError(f"cannot write {str(target)!r} ({error.strerror}): choose another place") from None
     return target
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _fit(picture: Image.Image) -> Image.Image:
@@ -144,7 +166,7 @@ def _dim_dropped(seen: Image.Image, cells: npt.NDArray[np.bool_]) -> Image.Image
     """Dropped cells go grey and dark; a thin line runs where kept and dropped meet."""
     mask = Image.fromarray(cells.astype(np.uint8) * 255).resize(seen.size, Image.Resampling.NEAREST)
     grey = np.asarray(seen.convert("L").convert("RGB"), dtype=np.float32)
-    dimmed = Image.fromarray((grey * 0.28 + 14).astype(np.uint8))
+    dimmed = Image.fromarray((grey * 0.34 + 12).astype(np.uint8))
     out = Image.composite(seen, dimmed, mask)
     draw = ImageDraw.Draw(out)
     xs, ys = _edges(seen.width, cells.shape[1]), _edges(seen.height, cells.shape[0])
@@ -184,21 +206,23 @@ def _caption(width: int, question: str, lines: Sequence[tuple[str, str, str]], t
         draw.text((0, y), line, font=_font(24), fill=_INK)
         y += 32
     if title:
+        y += 4
         draw.text((0, y), title, font=_font(16), fill=_SOFT)
         y += 30
     for number, (what, count, result) in enumerate(lines):
         colour = _ACCENT if number == len(lines) - 1 else _INK
         draw.text((0, y), what, font=_font(18), fill=_SOFT)
-        draw.text((90, y), count, font=_font(18), fill=colour)
-        for line in _wrap(result, _font(18), width - 400, 2):
-            draw.text((400, y), line, font=_font(18), fill=_INK)
+        draw.text((120, y), count, font=_font(18), fill=colour)
+        for line in _wrap(result, _font(18), width - 460, 2):
+            draw.text((460, y), line, font=_font(18), fill=_INK)
             y += 28
     return strip.crop((0, 0, width, y))
 
 
 def _wrap(text: str, font: Any, width: int, most: int) -> list[str]:
     """Lines that fit ``width`` pixels, at most ``most`` of them; what is cut off ends in an ellipsis."""
-    lines, rest = [], text
+    lines: list[str] = []
+    rest = text
     while rest and len(lines) < most:
         cut = len(rest) if font.getlength(rest[:400]) <= width and len(rest) <= 400 else _cut(rest, font, width)
         lines.append(rest[:cut].rstrip())
@@ -218,6 +242,11 @@ def _cut(text: str, font: Any, width: int) -> int:
         fits += 1
     space = text.rfind(" ", 1, fits + 1)
     return space if space > 0 else fits
+
+
+def _cost(answer: Answer) -> str:
+    share = answer.image_tokens_kept / max(answer.image_tokens_full, 1)
+    return f"{answer.image_tokens_kept} image tokens ({share:.0%}), {answer.seconds:.2f} s"
 
 
 def _font(size: int) -> Any:

@@ -1,0 +1,121 @@
+"""The ``trimkit`` command. One file a command; every error is one line on stderr, exit code 2 where the user can mend it.
+
+A module of this package without a leading underscore is a command: ``NAME`` ("ask", or "eval scenes" below a group) and
+``command``, a function that typer reads. Nothing else names it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import pkgutil
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from trimkit.errors import TrimkitError
+
+__all__ = ["app", "main", "run"]
+
+_GROUPS = {"eval": "Measure what a model loses.", "bench": "Measure how fast a model gets."}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from trimkit import __version__
+
+        print(f"trimkit {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; goes first.")] = False,
+) -> None:
+    """Give vision-language models fewer image tokens, and see what that does."""
+
+
+def _build() -> typer.Typer:
+    """The app with every command file of this package."""
+    settings: dict[str, Any] = {
+        "add_completion": False,
+        "pretty_exceptions_enable": False,
+        "rich_markup_mode": None,
+        "no_args_is_help": True,
+    }
+    root = typer.Typer(name="trimkit", callback=_root, **settings)
+    groups: dict[str, typer.Typer] = {}
+    for info in pkgutil.iter_modules(__path__):
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        group, _, name = module.NAME.rpartition(" ")
+        parent = root
+        if group:
+            if group not in groups:
+                groups[group] = typer.Typer(name=group, help=_GROUPS[group], **settings)
+                root.add_typer(groups[group])
+            parent = groups[group]
+        parent.command(name)(module.command)
+    return root
+
+
+app = _build()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code: 0, 1 for a defect, 2 for an error of use, 130 when interrupted."""
+    given = list(arguments)
+    debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
+    try:
+        result = app(args=given or ["--help"], prog_name="trimkit", standalone_mode=False)
+    except KeyboardInterrupt:
+        return 130
+    except typer.Abort:
+        return 130
+    except BrokenPipeError:
+        return _close_stdout()
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _explain(error)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the ``trimkit`` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _explain(error: Exception) -> int:
+    """Print an error as one line; 2 for what the user can mend."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors, whichever click it has
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "trimkit"
+        _complain(f"{error.format_message().rstrip('.')}. See '{path} --help'.")
+        return 2
+    if isinstance(error, TrimkitError):
+        _complain(str(error))
+        return 2
+    if isinstance(error, MemoryError):
+        _complain("out of memory: use a smaller picture, batch or model")
+        return 1
+    _complain(f"unexpected {type(error).__name__}: {error}; 'trimkit --debug ...' shows where")
+    return 1
+
+
+def _complain(message: str) -> None:
+    print(f"trimkit: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _close_stdout() -> int:
+    """The reader of a pipe went away (``trimkit ... | head``): end quietly."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

@@ -1,0 +1,187 @@
+"""What commands share: option declarations, reading of pictures and methods, quiet loading, printing JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trimkit._files import write_atomically
+from trimkit.errors import ConfigError, InputError
+
+__all__ = [
+    "BudgetOption",
+    "DeviceOption",
+    "DtypeOption",
+    "JsonOption",
+    "MaxNewTokensOption",
+    "MethodOption",
+    "ModelOption",
+    "SetOption",
+    "check_json_output",
+    "load",
+    "one_line",
+    "pick_method",
+    "pick_picture",
+    "print_json",
+    "progress",
+    "quiet",
+    "write_json",
+]
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="'demo' (the packaged model), a directory, or a hub id OWNER/NAME.")
+]
+MethodOption = Annotated[str, typer.Option("--method", help="Reduction method; 'trimkit methods' lists them.")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="Image tokens to keep: 'iqr', 'top-p:0.9', a fraction such as 0.2 (1.0 keeps all), or a number such as 121.",
+        show_default="the method's own",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Another option of the method; repeatable.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="'cpu', 'auto' (a GPU where there is one), or cuda:N.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="'auto' (the checkpoint's), 'float32', 'float16' or 'bfloat16'.")
+]
+MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of the reply.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def pick_method(name: str, budget: str | None, settings: Sequence[str] | None) -> Any:
+    """Build the method before anything slow happens.
+
+    Raises:
+        ConfigError: unknown name, bad budget, or a setting that the method does not have.
+    """
+    from trimkit.methods import get_method
+
+    options: dict[str, Any] = {} if budget is None else {"budget": budget}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"--set {setting!r} is not OPTION=VALUE: give for example --set aggregate=none")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return get_method(name, **options)
+
+
+def pick_picture(image: str | None, question: str | None) -> tuple[Any, str]:
+    """The picture, and the question checked: a file's, a packaged sample's by name, or the first sample's.
+
+    Raises:
+        InputError: neither a file nor a sample, a bad picture, or no question.
+    """
+    from trimkit.ask import check_question
+    from trimkit.images import load_image
+
+    sample = _pick_sample(image)
+    if sample is None and question is None:
+        raise InputError("there is no question: write it after the picture, in quotes")
+    text = sample.question if question is None and sample is not None else str(question)
+    check_question(text)
+    return load_image(str(image) if sample is None else sample.path), text
+
+
+def _pick_sample(image: str | None) -> Any:
+    """The packaged sample that ``image`` names (None: the first), or None where it is a path."""
+    from trimkit.demo import sample_images
+
+    if image is not None and not image.startswith("sample:") and (not image or os.path.lexists(image)):
+        return None
+    samples = sample_images()
+    if image is None:
+        return next(iter(samples.values()))
+    name = image.removeprefix("sample:")
+    if name in samples:
+        return samples[name]
+    if image.startswith("sample:"):
+        raise InputError(f"there is no sample {name!r}: the packaged ones are {', '.join(samples)}")
+    return None
+
+
+def load(model: str, device: str, dtype: str) -> tuple[Any, Any]:
+    """``trimkit.loading.load_model``."""
+    from trimkit.loading import load_model
+
+    return load_model(model, device=device, dtype=dtype)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the bars and log lines of the libraries below off the terminal; as before afterwards."""
+    from huggingface_hub import utils as hub
+    from transformers import utils as transformers
+
+    logging: Any = transformers.logging  # typed only in part
+    hub_logging: Any = hub.logging
+    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, without what a terminal would act on."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def check_json_output(path: str) -> Path:
+    """Where a JSON file is to go, before anything slow is done.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    target = Path(path).expanduser()
+    if target.is_dir():
+        raise InputError(f"cannot write {path!r}: it is a directory; give a file name in it")
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise InputError(f"cannot write {path!r}: its directory is missing or not yours to write; choose another place")
+    return target
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write a JSON document, whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(target, lambda file: file.write(text.encode()))
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where that is a terminal; yields what to call with the steps done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda steps: bar.advance(task, steps)
