@@ -1,0 +1,172 @@
+"""Caches what the language model trains on: tower features of many scenes, and for each scene its questions as tokens."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing as mp
+import os
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from recipes.demo.shapes import CACHE, EOS, GRID, PAD, PROJECTION, VISION_WIDTH, build_tokenizer, new_clip
+from recipes.demo.targets import patch_targets, to_patches
+from recipes.demo.train_clip import dense_features, encode_texts, normalise
+from trimkit.demo.items import EVALUATION_NAMESPACE, TRAINING_NAMESPACE, item_rng
+from trimkit.demo.questions import TYPES, Question, sample_question
+from trimkit.demo.render import render
+from trimkit.demo.world import sample_scene
+
+# how often each type is asked about a training scene; the harder ones more often
+PER_SCENE = {"existence": 4, "attribute": 5, "counting": 6, "relation": 8, "reading": 2, "multiple_choice": 7}
+TOTAL = sum(PER_SCENE.values())
+SHORT, LONG = 26, 54  # block lengths: all types but multiple choice fit in SHORT
+FIELDS = ("features", "label", "centre", "ids", "read", "answer", "type", "query")
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> Any:
+    return build_tokenizer(eos=False, max_length=2048)
+
+
+def block_ids(question: Question) -> list[int]:
+    """Everything after the image tokens, answer and end included, exactly as the chat template gives it."""
+    tokenizer = _tokenizer()
+    prompt = tokenizer(f"\n{question.text} ASSISTANT:", add_special_tokens=False)["input_ids"]
+    answer = tokenizer(f" {question.answer}", add_special_tokens=False)["input_ids"]
+    if len(answer) != 1:
+        raise ValueError(f"answer {question.answer!r} is not one token")
+    return [*prompt, *answer, EOS]
+
+
+@dataclass
+class Rows:
+    """One scene's inputs: picture patches, patch labels, object centre flags, and its question blocks."""
+
+    patches: npt.NDArray[np.uint8]
+    label: npt.NDArray[np.int16]
+    centre: npt.NDArray[np.bool_]
+    ids: npt.NDArray[np.int16]
+    read: npt.NDArray[np.int16]
+    type: npt.NDArray[np.int8]
+    texts: list[str]
+
+
+def _questions(scene: Any, rng: np.random.Generator, plan: dict[str, int]) -> list[Question]:
+    found = []
+    for kind, times in plan.items():
+        for _ in range(times):
+            try:
+                found.append(sample_question(scene, rng, kind))
+            except ValueError:  # no sign to read, say: ask what is hardest instead
+                found.append(sample_question(scene, rng, "counting" if rng.random() < 0.5 else None))
+    return found
+
+
+def make_rows(args: tuple[int, int, int]) -> Rows:
+    namespace, seed, index = args
+    rng = item_rng(namespace, seed, index)
+    scene = sample_scene(rng, sign=bool(rng.random() < 0.6))
+    targets = patch_targets(scene)
+    ids = np.full((TOTAL, LONG), PAD, np.int16)
+    read = np.zeros(TOTAL, np.int16)
+    kinds = np.zeros(TOTAL, np.int8)
+    texts = []
+    for i, question in enumerate(_questions(scene, rng, PER_SCENE)):
+        if namespace == TRAINING_NAMESPACE and rng.random() < 0.04:
+            question = Question(question.text.lower(), question.answer, question.type, question.boxes) \
+                if question.type != "multiple_choice" else question  # fmt: skip
+        block = block_ids(question)[:LONG]
+        ids[i, : len(block)] = block
+        read[i] = len(block) - 3
+        kinds[i] = TYPES.index(question.type)
+        texts.append(question.text)
+    return Rows(to_patches(render(scene)), targets.label, targets.centre > 0, ids, read, kinds, texts)
+
+
+def build(path: Path, namespace: int, seed: int, start: int, count: int, batch: int = 16) -> None:
+    """Write `count` scenes' arrays to path; features as fp16 on disk, the rest in one archive."""
+    clip = new_clip()
+    clip.load_state_dict(torch.load(CACHE / "clip.pt", weights_only=True))
+    clip.set_attn_implementation("matmul")
+    clip.eval()
+    # the exported weights are fp16: features come from those
+    clip.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in clip.state_dict().items()})
+    tokenizer = build_tokenizer(eos=True, max_length=77)
+    path.mkdir(parents=True, exist_ok=True)
+    features = np.lib.format.open_memmap(
+        path / "features.npy", mode="w+", dtype=np.float16, shape=(count, GRID * GRID, VISION_WIDTH)
+    )
+    query = np.zeros((count, TOTAL, PROJECTION), np.float16)
+    rows: list[Rows] = []
+    began = time.time()
+    with mp.get_context("spawn").Pool(2, initializer=os.nice, initargs=(3,)) as pool, torch.no_grad():
+        pending: list[Rows] = []
+        for made in pool.imap(make_rows, [(namespace, seed, start + i) for i in range(count)], chunksize=8):
+            pending.append(made)
+            if len(pending) == batch or len(rows) + len(pending) == count:
+                here = slice(len(rows), len(rows) + len(pending))
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    texts = [t for r in pending for t in r.texts]
+                    query[here] = encode_texts(clip, tokenizer, texts).float().view(len(pending), TOTAL, -1).numpy()
+                    patches = normalise(torch.from_numpy(np.stack([r.patches for r in pending])))
+                    features[here] = dense_features(clip, patches, (0, 0)).float().numpy()
+                for r in pending:
+                    r.patches = np.empty(0, np.uint8)
+                    r.texts = []
+                rows += pending
+                pending = []
+                if len(rows) % 640 == 0:
+                    print(f"{len(rows)} scenes, {time.time() - began:.0f} s", flush=True)
+    features.flush()
+    arrays = {k: np.stack([getattr(r, k) for r in rows]) for k in ("label", "centre", "ids", "read", "type")}
+    np.savez(path / "rest.npz", query=query, **arrays)
+
+
+@dataclass
+class Cache:
+    """The arrays of `build`, as tensors; features stay on disk (memory-mapped)."""
+
+    features: npt.NDArray[np.float16]
+    label: Tensor
+    centre: Tensor
+    ids: Tensor
+    read: Tensor
+    type: Tensor
+    query: Tensor
+
+    @classmethod
+    def load(cls, path: Path) -> Cache:
+        rest = np.load(path / "rest.npz")
+        arrays = {k: torch.from_numpy(rest[k]) for k in ("label", "centre", "ids", "read", "type", "query")}
+        return cls(features=np.load(path / "features.npy", mmap_mode="r"), **arrays)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def gather_features(self, scenes: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self.features[scenes].astype(np.float32))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", type=int, default=10000)
+    parser.add_argument("--held-out", type=int, default=256)
+    parser.add_argument("--name", default="lm")
+    parser.add_argument("--seed", type=int, default=100)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    if args.held_out:
+        build(CACHE / f"{args.name}_heldout", EVALUATION_NAMESPACE, 0, 10_000, args.held_out)
+    build(CACHE / f"{args.name}_train", TRAINING_NAMESPACE, args.seed, 0, args.train)
+
+
+if __name__ == "__main__":
+    main()
