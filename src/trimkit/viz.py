@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from trimkit._files import write_atomically
+from trimkit._text import one_line
 from trimkit.errors import InputError
 from trimkit.types import ImageReport
 
@@ -179,9 +180,9 @@ def _dim_dropped(seen: Image.Image, cells: npt.NDArray[np.bool_]) -> Image.Image
 
 def _heat_map(seen: Image.Image, relevance: npt.NDArray[np.float32]) -> Image.Image:
     """Relevance between its 2nd and 99.5th percentile as colour, over the picture in faint grey."""
-    finite = np.nan_to_num(relevance, nan=float(np.nanmin(relevance)), posinf=0.0, neginf=0.0)
-    low, high = np.percentile(finite, (2, 99.5))
-    level = np.clip((finite - low) / max(float(high - low), 1e-12), 0, 1)
+    known = relevance[np.isfinite(relevance)]
+    low, high = np.percentile(known, (2, 99.5)) if known.size else (0.0, 0.0)
+    level = np.clip((np.where(np.isfinite(relevance), relevance, low) - low) / max(float(high - low), 1e-12), 0, 1)
     smooth = Image.fromarray((level * 255).astype(np.uint8)).resize(seen.size, Image.Resampling.BICUBIC)
     at = np.asarray(smooth, dtype=np.float32) / 255
     stops = np.linspace(0, 1, len(_HEAT))
@@ -202,7 +203,7 @@ def _caption(width: int, question: str, lines: Sequence[tuple[str, str, str]], t
     strip = Image.new("RGB", (width, 2000), _PAPER)
     draw = ImageDraw.Draw(strip)
     y = 8
-    for line in _wrap(" ".join(question.split()), _font(24), width, _QUESTION_LINES):
+    for line in _wrap(one_line(question), _font(24), width, _QUESTION_LINES):
         draw.text((0, y), line, font=_font(24), fill=_INK)
         y += 32
     if title:
@@ -213,7 +214,7 @@ def _caption(width: int, question: str, lines: Sequence[tuple[str, str, str]], t
         colour = _ACCENT if number == len(lines) - 1 else _INK
         draw.text((0, y), what, font=_font(18), fill=_SOFT)
         draw.text((120, y), count, font=_font(18), fill=colour)
-        for line in _wrap(result, _font(18), width - 460, 2):
+        for line in _wrap(one_line(result), _font(18), width - 460, 2):
             draw.text((460, y), line, font=_font(18), fill=_INK)
             y += 28
     return strip.crop((0, 0, width, y))

@@ -181,4 +181,4 @@ def test_pillows_global_state_is_left_alone(tmp_path: Path) -> None:
             with pytest.raises(InputError):
                 load_image(_bad(kind, folder))
     assert not caught
-    assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES) == before
+    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)

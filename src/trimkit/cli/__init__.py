@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trimkit._text import one_line
 from trimkit.errors import TrimkitError
 
 __all__ = ["app", "main", "run"]
@@ -110,7 +111,7 @@ def _explain(error: Exception) -> int:
 
 
 def _complain(message: str) -> None:
-    print(f"trimkit: {' '.join(message.split())}", file=sys.stderr)
+    print(f"trimkit: {one_line(message)}", file=sys.stderr)
 
 
 def _close_stdout() -> int:

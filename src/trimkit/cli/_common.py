@@ -27,7 +27,6 @@ __all__ = [
     "SetOption",
     "check_json_output",
     "load",
-    "one_line",
     "pick_method",
     "pick_picture",
     "print_json",
@@ -142,11 +141,6 @@ def quiet() -> Iterator[None]:
         hub_logging.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def one_line(text: str) -> str:
-    """``text`` on one line, without what a terminal would act on."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
 
 
 def print_json(value: Any) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trimkit._text import one_line
 from trimkit.cli import _common as common
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def command(
     if as_json:
         common.print_json({**reduced.to_plain(), **({} if full is None else {"full": full.to_plain()})})
         return
-    print(f"question  {common.one_line(text)}")
+    print(f"question  {one_line(text)}")
     print(f"{method:<9} {describe(reduced)}")
     if full is not None:
         print(f"{'full':<9} {describe(full)}")
@@ -58,7 +59,7 @@ def command(
 
 def describe(answer: Answer) -> str:
     """Reply, tokens and seconds on one line."""
-    reply = common.one_line(answer.answer) or "(nothing)"
+    reply = one_line(answer.answer) or "(nothing)"
     counts = f"{answer.image_tokens_kept} of {answer.image_tokens_full} image tokens"
     return f"{reply}   [{counts}, {answer.seconds:.3f} s]"
 

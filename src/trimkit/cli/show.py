@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trimkit._text import one_line
 from trimkit.cli import _common as common
 from trimkit.cli.ask import describe
 
@@ -49,7 +50,7 @@ def command(
     if as_json:
         common.print_json({"path": str(path), **reduced.to_plain(), "full": full.to_plain()})
         return
-    print(f"question  {common.one_line(text)}")
+    print(f"question  {one_line(text)}")
     print(f"{method:<9} {describe(reduced)}")
     print(f"{'full':<9} {describe(full)}")
     print(f"picture   {path}")
