@@ -1,0 +1,108 @@
+"""What every registered method keeps to, whatever it ranks by. A new method file is tested here without being named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from trimkit.methods import Method, method_classes
+from trimkit.types import EncoderProfile, Selection, TokenBatch
+
+LENGTHS = (36, 1, 20, 7)
+WIDTH = 8
+BUDGETS = ("iqr", "top-p:0.6", 0.2, 5)
+CLASSES = dict(method_classes())
+
+
+def rows(lengths: tuple[int, ...] = LENGTHS) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Features and relevance of images of several sizes."""
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(n, WIDTH, generator=generator), 3 * torch.randn(n, generator=generator)) for n in lengths]
+
+
+def batch_of(images: list[tuple[torch.Tensor, torch.Tensor]], keys: list[str]) -> TokenBatch:
+    pad = torch.nn.utils.rnn.pad_sequence
+    lengths = torch.tensor([len(features) for features, _ in images])
+    features = pad([features for features, _ in images], batch_first=True)
+    return TokenBatch(
+        features=features,
+        mask=torch.arange(features.shape[1]) < lengths.unsqueeze(1),
+        relevance=pad([relevance for _, relevance in images], batch_first=True),
+        profile=EncoderProfile(sign=1),
+        grids=(None,) * len(images),
+        keys=tuple(keys),
+    )
+
+
+def build(name: str, **options: Any) -> Method:
+    return CLASSES[name](**options).resolve(EncoderProfile(sign=1))
+
+
+def same(a: Selection, b: Selection) -> bool:
+    features = (a.aggregate_feature, b.aggregate_feature)
+    return torch.equal(a.indices, b.indices) and (
+        features == (None, None) or torch.allclose(*[f for f in features if f is not None])
+    )
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_row_does_not_depend_on_the_others(name: str, budget: Any) -> None:
+    if name == "trim-released" and budget == "iqr":
+        pytest.skip("the released code takes quartiles over the batch")
+    images, keys = rows(), ["a", "b", "c", "d"]
+    method = build(name, budget=budget)
+    together = method.select(batch_of(images, keys))
+    for row, image in enumerate(images):
+        assert same(together[row], method.select(batch_of([image], [keys[row]]))[0])
+        assert same(together[row], method.select(batch_of(images, keys))[row])
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_selections_are_sound(name: str, budget: Any) -> None:
+    for length, chosen in zip(LENGTHS, build(name, budget=budget).select(batch_of(rows(), list("abcd"))), strict=True):
+        assert chosen.total == length
+        assert torch.equal(chosen.indices, chosen.indices.unique())  # ascending, each once
+        assert chosen.indices.numel() == 0 or 0 <= int(chosen.indices[0]) <= int(chosen.indices[-1]) < length
+        assert 1 <= len(chosen) <= length
+        assert chosen.aggregated == (chosen.aggregate_feature is not None)
+        if chosen.aggregate_feature is not None:
+            assert chosen.aggregate_feature.shape == (WIDTH,)
+            assert chosen.aggregate_feature.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("budget", [1.0, 1000])
+def test_a_budget_for_all_keeps_all(name: str, budget: Any) -> None:
+    for length, chosen in zip(LENGTHS, build(name, budget=budget).select(batch_of(rows(), list("abcd"))), strict=True):
+        assert chosen.indices.tolist() == list(range(length))
+        assert not chosen.aggregated
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - {"none", "trim-released"}))
+@pytest.mark.parametrize("budget", [1, 2, 5, 0.2, 0.5])
+def test_a_fixed_budget_is_met_exactly(name: str, budget: Any) -> None:
+    """``none`` keeps all by definition; the released code's aggregated token comes on top."""
+    method = build(name, budget=budget)
+    for length, chosen in zip(LENGTHS, method.select(batch_of(rows(), list("abcd"))), strict=True):
+        assert len(chosen) == method.budget.tokens(length)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), -float("inf")])
+def test_relevance_that_says_nothing_is_survived(name: str, value: float) -> None:
+    images = [(features, torch.full_like(relevance, value)) for features, relevance in rows()]
+    for chosen in build(name, budget=5).select(batch_of(images, list("abcd"))):
+        assert 1 <= len(chosen) <= chosen.total
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_method_says_what_it_is(name: str) -> None:
+    cls = CLASSES[name]
+    assert cls.name == name
+    assert cls.summary
+    assert (cls.__doc__ or "").strip()
+    assert CLASSES[name].model_validate(cls().model_dump(mode="json")) == cls()
