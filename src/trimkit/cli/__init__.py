@@ -75,6 +75,7 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
     try:
         result = app(args=given or ["--help"], prog_name="trimkit", standalone_mode=False)
+        sys.stdout.flush()  # here a closed pipe can still be answered
     except KeyboardInterrupt:
         return 130
     except typer.Abort:
