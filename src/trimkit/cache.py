@@ -44,7 +44,7 @@ class FeatureCache:
         if self.limit == 0:
             return
         # A view would keep the whole batch's features alive.
-        held = ImageTokens(tokens.features.detach().clone(), tokens.grid, tokens.key, tokens.positions)
+        held = ImageTokens(tokens.features.detach().clone(), tokens.grid, tokens.key)
         with self._lock:
             self._entries[key, stamp] = held
             while len(self._entries) > self.limit:

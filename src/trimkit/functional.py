@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 Scope = Literal["image", "batch"]
-Aggregation = Literal["mean", "weighted", "none"]
 
 
 def patch_embeddings(

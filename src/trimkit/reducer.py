@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trimkit import functional as F
 from trimkit.errors import ConfigError
 from trimkit.methods import Method
 from trimkit.scorers import Scorer
@@ -91,11 +92,15 @@ def make_batch(
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
-    """``[k (+1), D]`` kept features in order, the aggregated token last. Gradients flow into the kept ones."""
-    if len(selection) == selection.total and not selection.aggregated:
-        return image.features
-    kept = image.features[selection.indices.to(image.features.device)]
-    if selection.aggregate_feature is None:
+    """``[k (+1), D]`` kept features in order, the aggregated token last. Gradients flow into both."""
+    features = image.features
+    if selection.keeps_all:
+        return features
+    indices = selection.indices.to(features.device)
+    kept = features[indices]
+    if not selection.aggregated:
         return kept
-    merged = selection.aggregate_feature.to(kept)
-    return torch.cat([kept, merged.unsqueeze(0)])
+    keep = torch.zeros(1, len(image), dtype=torch.bool, device=features.device)
+    keep[0, indices] = True
+    weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)
+    return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, weights=weights)])

@@ -29,7 +29,7 @@ class ShrinkPlan:
 
     Attributes:
         sources: ``[B, L']`` int64, -1 on padding.
-        identity: nothing is dropped, so that nothing need be touched.
+        identity: every token stays in its place, so that nothing need be touched.
     """
 
     sources: Tensor
@@ -117,7 +117,7 @@ def plan_shrink(
         side: where padding goes.
     """
     width = input_ids.shape[1]
-    if all(len(selection) == selection.total for selection in selections):
+    if all(selection.keeps_all for selection in selections):
         columns = torch.arange(width, device=input_ids.device).expand(input_ids.shape[0], -1)
         return ShrinkPlan(sources=columns, identity=True)
     rows = image_rows(input_ids, image_token_id, [selection.total for selection in selections])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -33,13 +32,11 @@ class ImageTokens:
         features: ``[N, D]``.
         grid: rows and columns of the token grid, or None where the tokens are not one grid.
         key: content hash of the image, stable across calls; seeds random methods and caches.
-        positions: what else the family needs to put the tokens back (opaque to methods).
     """
 
     features: Tensor
     grid: tuple[int, int] | None = None
     key: str = ""
-    positions: Any = None
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
@@ -76,7 +73,7 @@ class Selection:
         aggregated: True where one token stands in for all that was dropped; it comes last.
         scores: ``[N]`` what the method ranked by (higher = keep), or None.
         relevance: ``[N]`` signed text relevance, or None.
-        aggregate_feature: ``[D]`` the aggregated token, or None.
+        weights: ``[N]`` shares of the dropped tokens in the aggregated one, or None for their plain mean.
     """
 
     indices: Tensor
@@ -84,7 +81,12 @@ class Selection:
     aggregated: bool = False
     scores: Tensor | None = None
     relevance: Tensor | None = None
-    aggregate_feature: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the image's tokens stay just as they are."""
+        return not self.aggregated and int(self.indices.numel()) == self.total
 
     def __len__(self) -> int:
         """Tokens the language model sees for this image."""

@@ -17,6 +17,7 @@ QUERIES = [f"question {i}" for i in range(len(IMAGES_PER_ROW))]
 REDUCTIONS: dict[str, dict[str, Any]] = {
     "trim": {"method": "trim", "scorer": ToyScorer(), "query": QUERIES},
     "random": {"method": "random", "budget": 0.3},
+    "all-but-two": {"method": "random", "budget": 15},
     "random-no-aggregate": {"method": "random", "budget": 5, "aggregate": "none"},
 }
 

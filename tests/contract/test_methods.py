@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from trimkit.methods import Method, method_classes
-from trimkit.types import EncoderProfile, Selection, TokenBatch
+from trimkit.reducer import reduced_features
+from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 
 LENGTHS = (36, 1, 20, 7)
 WIDTH = 8
@@ -41,10 +42,10 @@ def build(name: str, **options: Any) -> Method:
 
 
 def same(a: Selection, b: Selection) -> bool:
-    features = (a.aggregate_feature, b.aggregate_feature)
-    return torch.equal(a.indices, b.indices) and (
-        features == (None, None) or torch.allclose(*[f for f in features if f is not None])
-    )
+    if (a.weights is None) != (b.weights is None):
+        return False
+    weights = a.weights is None or b.weights is None or torch.allclose(a.weights, b.weights)
+    return torch.equal(a.indices, b.indices) and a.aggregated == b.aggregated and weights
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -68,10 +69,28 @@ def test_selections_are_sound(name: str, budget: Any) -> None:
         assert torch.equal(chosen.indices, chosen.indices.unique())  # ascending, each once
         assert chosen.indices.numel() == 0 or 0 <= int(chosen.indices[0]) <= int(chosen.indices[-1]) < length
         assert 1 <= len(chosen) <= length
-        assert chosen.aggregated == (chosen.aggregate_feature is not None)
-        if chosen.aggregate_feature is not None:
-            assert chosen.aggregate_feature.shape == (WIDTH,)
-            assert chosen.aggregate_feature.isfinite().all()
+        assert chosen.weights is None or chosen.weights.shape == (length,)
+
+
+@pytest.mark.parametrize("name", sorted(set(CLASSES) - {"none"}))
+@pytest.mark.parametrize("aggregate", ["mean", "weighted", "none"])
+def test_what_is_dropped_becomes_one_token(name: str, aggregate: str) -> None:
+    chosen = build(name, budget=5, aggregate=aggregate).select(batch_of(rows(), list("abcd")))[0]
+    features = rows()[0][0]
+    image = ImageTokens(features=features.requires_grad_())
+    tokens = reduced_features(image, chosen)
+    assert len(tokens) == len(chosen)
+    assert torch.equal(tokens[: chosen.indices.numel()], features[chosen.indices])
+    assert chosen.aggregated == (aggregate != "none")
+    if chosen.aggregated:
+        rest = torch.ones(len(features), dtype=torch.bool)
+        rest[chosen.indices] = False
+        shares = torch.ones(len(features)) if chosen.weights is None else chosen.weights
+        expected = (features[rest] * shares[rest, None]).sum(0) / shares[rest].sum()
+        torch.testing.assert_close(tokens[-1], expected)
+        (gradient,) = torch.autograd.grad(tokens[-1].sum(), image.features)
+        assert (gradient[rest].abs().sum(dim=1) > 0).all()
+        assert (gradient[~rest] == 0).all()
 
 
 @pytest.mark.parametrize("name", CLASSES)

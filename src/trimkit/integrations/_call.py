@@ -103,6 +103,13 @@ class Pipeline:
         self._reader: QueryReader | None = None
         self._image_token_id = self.family.image_token_id(model)
 
+    def clear_caches(self) -> None:
+        """Forget image features, and what a scorer holds of questions."""
+        self.cache.clear()
+        for owner in (self._scorer, self._scorer_source):
+            if hasattr(owner, "clear_cache"):
+                owner.clear_cache()
+
     def clock(self) -> float:
         """Seconds; waits for a GPU first, so that a stage's time is its own."""
         if self._model.device.type == "cuda":

@@ -78,8 +78,8 @@ class Attachment:
         return self._report
 
     def clear_cache(self) -> None:
-        """Forget cached image features."""
-        self._pipeline.cache.clear()
+        """Forget cached image features and question embeddings."""
+        self._pipeline.clear_caches()
 
     def attach(self) -> Attachment:
         """Start reducing.

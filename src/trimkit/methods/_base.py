@@ -79,10 +79,11 @@ class Method(BaseModel):
             return keep_all(batch)
         scores = self.scores(batch)
         keep = self.keep(scores, batch)
-        merged = self._aggregate(scores, keep, batch)
+        if self.aggregate == "weighted" and bool((scores < 0).any()):
+            raise ConfigError(f"method {self.name!r} has negative scores: use aggregate='mean' or 'none'")
         relevance = self.signed_relevance(batch)
         return [
-            self._pack(row, total, keep, scores, relevance, merged)
+            self._pack(keep[row, :total], scores[row, :total], None if relevance is None else relevance[row, :total])
             for row, total in enumerate(batch.mask.sum(dim=1).tolist())
         ]
 
@@ -108,24 +109,14 @@ class Method(BaseModel):
         """Whether there is something to aggregate and the budget has room for the token."""
         return kept < (self.budget.tokens(total) if self.budget.kind in ("ratio", "count") else total)
 
-    def _aggregate(self, scores: Tensor, keep: Tensor, batch: TokenBatch) -> Tensor | None:
-        if self.aggregate == "none":
-            return None
-        weights = scores if self.aggregate == "weighted" else None
-        if weights is not None and bool((weights < 0).any()):
-            raise ConfigError(f"method {self.name!r} has negative scores: use aggregate='mean' or 'none'")
-        return F.aggregate(batch.features, keep, batch.mask, weights)
-
-    def _pack(
-        self, row: int, total: int, keep: Tensor, scores: Tensor, relevance: Tensor | None, merged: Tensor | None
-    ) -> Selection:
-        indices = keep[row].nonzero().squeeze(1)
-        aggregated = merged is not None and self._fits(indices.numel(), total)
+    def _pack(self, keep: Tensor, scores: Tensor, relevance: Tensor | None) -> Selection:
+        """The selection of one image from its ``[N]`` rows."""
+        indices = keep.nonzero().squeeze(1)
         return Selection(
             indices=indices,
-            total=total,
-            aggregated=aggregated,
-            scores=scores[row, :total],
-            relevance=None if relevance is None else relevance[row, :total],
-            aggregate_feature=merged[row] if aggregated and merged is not None else None,
+            total=len(keep),
+            aggregated=self.aggregate != "none" and self._fits(indices.numel(), len(keep)),
+            scores=scores,
+            relevance=relevance,
+            weights=scores if self.aggregate == "weighted" else None,
         )

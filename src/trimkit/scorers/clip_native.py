@@ -56,6 +56,10 @@ class ClipNativeScorer:
         """Width of the patch features this scorer reads."""
         return int(self._post_layernorm.weight.shape[0])
 
+    def clear_cache(self) -> None:
+        """Forget question embeddings."""
+        self._cache.clear()
+
     def similarity(
         self, images: Sequence[ImageTokens], queries: Sequence[str], *, normalize: bool = False, truncate: bool = False
     ) -> list[Tensor]:
