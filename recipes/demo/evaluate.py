@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from recipes.demo.lm_batches import iqr_keep
 from recipes.demo.shapes import IMAGE, MODEL_DIR, PAD, PROMPT, ROOT
-from recipes.demo.train_lm import iqr_keep
 from trimkit.demo.items import sample_item
 from trimkit.demo.questions import TYPES, Question, grade
 

@@ -37,7 +37,7 @@ def export(target: Path = MODEL_DIR) -> None:
     torch.manual_seed(0)
     clip, llava = new_clip(), new_llava()
     _load(clip, CACHE / "clip.pt")
-    _load(llava, CACHE / "llava.pt")
+    _load(llava, CACHE / "llava_main.pt")
     llava.model.vision_tower.load_state_dict(
         {k.removeprefix("vision_model."): v for k, v in clip.vision_model.state_dict().items()}
         if not any(k.startswith("vision_model.") for k in llava.model.vision_tower.state_dict())

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import LlamaConfig, LlavaForConditionalGeneration
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 BLOCKED = -1e4  # added to attention scores of what must not be seen; finite, so that padding rows stay finite
 
@@ -57,44 +58,149 @@ class _Layout:
         return list(flat.split(sizes))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, layout: _Layout, heads: int) -> Tensor:
-    """Attention on flat [tokens, width] queries, keys, values; returns the same flat shape."""
-    width = q.shape[-1] // heads
-    scale = width**-0.5
-    qs, ks, vs = layout.split(q), layout.split(k), layout.split(v)
+def _heads(x: Tensor, shape: tuple[int, ...], heads: int) -> Tensor:
+    """Flat [tokens, width] as [b, heads, ..., d] for tokens laid out as `shape` = (b, ...)."""
+    x = x.view(*shape, heads, x.shape[-1] // heads)
+    return x.movedim(-2, 1)
 
-    def prefix_view(x: Tensor) -> Tensor:
-        return x.view(layout.batch, layout.prefix, heads, width).transpose(1, 2)
 
-    kp, vp = prefix_view(ks[0]), prefix_view(vs[0])
-    scores = torch.matmul(prefix_view(qs[0]) * scale, kp.transpose(-1, -2))
-    scores = scores + (_causal(layout.prefix) + layout.pad).to(scores.dtype)
-    out = [torch.matmul(scores.softmax(-1), vp).transpose(1, 2).reshape(-1, heads * width)]
-    for i, (count, length) in enumerate(layout.groups, start=1):
-        shape = (layout.batch, count, length, heads, width)
-        qb, kb, vb = (x.view(shape).permute(0, 3, 1, 2, 4) for x in (qs[i] * scale, ks[i], vs[i]))  # b h q l d
-        flat = qb.reshape(layout.batch, heads, count * length, width)
-        over_prefix = torch.matmul(flat, kp.transpose(-1, -2)) + layout.pad.to(flat.dtype)
-        over_block = torch.matmul(qb, kb.transpose(-1, -2)) + _causal(length).to(flat.dtype)
-        over_prefix = over_prefix.view(layout.batch, heads, count, length, layout.prefix)
-        weights = torch.cat([over_prefix, over_block], dim=-1).softmax(-1)
-        from_prefix = torch.matmul(weights[..., : layout.prefix].flatten(2, 3), vp).view_as(qb)
-        mixed = from_prefix + torch.matmul(weights[..., layout.prefix :], vb)
-        out.append(mixed.permute(0, 2, 3, 1, 4).reshape(-1, heads * width))
-    return torch.cat(out)
+def _attend_prefix(q: Tensor, k: Tensor, v: Tensor, pad: Tensor) -> Tensor:
+    """Causal attention within the prefix, [b, h, p, d] each; returns [tokens, width]."""
+    scores = torch.matmul(q, k.transpose(-1, -2))
+    scores = scores + (_causal(k.shape[2]) + pad).to(scores.dtype)
+    return torch.matmul(scores.softmax(-1), v).transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _attend_block(
+    q: Tensor, own: tuple[Tensor, Tensor], prefix: tuple[Tensor, Tensor], pad: Tensor, mask: Tensor
+) -> Tensor:
+    """Attention of block queries [b, h, n, m, d] over the prefix [b, h, p, d] and their own block [b, h, n, l, d]."""
+    flat = q.flatten(2, 3)
+    over_prefix = torch.matmul(flat, prefix[0].transpose(-1, -2)) + pad.to(flat.dtype)
+    over_block = torch.matmul(q, own[0].transpose(-1, -2)) + mask.to(flat.dtype)
+    size = over_prefix.shape[-1]
+    weights = torch.cat([over_prefix.view(*over_block.shape[:-1], size), over_block], dim=-1).softmax(-1)
+    from_prefix = torch.matmul(weights[..., :size].flatten(2, 3), prefix[1]).view_as(q)
+    mixed = from_prefix + torch.matmul(weights[..., size:], own[1])
+    return mixed.movedim(1, -2).flatten(-2)  # b n m width
+
+
+@dataclass
+class Watch:
+    """A training aid: in the first layers some heads of a token that names something should look at that thing's patches.
+
+    label [b, p] is the class of each prefix token (0 none), token_class [vocab] the class a token names (0 none). What is
+    named but not in the picture should look at the first token. Without this the matching is found only after very long.
+    """
+
+    label: Tensor
+    token_class: Tensor
+    losses: list[Tensor]
+    first_word: int  # classes from here on are words on signs
+    layers: int = 4  # the first half of them matches names, the second half gathers them
+    heads: int = 4
+    limit: int = 800
+
+    def add(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, ids: Tensor) -> None:
+        """q and own keys [b, h, n, l, d], prefix keys [b, h, p, d], ids [b, n, l]."""
+        q, own, prefix = q[:, : self.heads], own[:, : self.heads], prefix[:, : self.heads]
+        classes = self.token_class[ids]
+        row, block, place = classes.nonzero()[: self.limit].unbind(1)
+        over_prefix = (torch.matmul(q.flatten(2, 3), prefix.transpose(-1, -2)) + pad.to(q.dtype)).view(*q.shape[:4], -1)
+        over_block = torch.matmul(q, own.transpose(-1, -2)) + _causal(ids.shape[2]).to(q.dtype)
+        scores = torch.cat([over_prefix[row, :, block, place], over_block[row, :, block, place]], dim=-1).float()
+        wanted = self.label[row] == classes[row, block, place][:, None]
+        wanted[:, 0] = ~wanted.any(dim=1)
+        hit = over_prefix[row, :, block, place].float().masked_fill(~wanted[:, None], -1e9).logsumexp(-1)
+        self.losses.append((scores.logsumexp(-1) - hit).mean())
+
+    def add_read(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks) -> None:
+        """Later layers: the token that answers should look at the names in its question, or else at the sign."""
+        q, own, prefix = q[:, : self.heads], own[:, : self.heads], prefix[:, : self.heads]
+        at = group.read[:, None, :, None, None].expand(-1, self.heads, -1, 1, q.shape[-1])
+        asking = q.gather(3, at)  # b h n 1 d
+        over_prefix = (torch.matmul(asking[:, :, :, 0], prefix.transpose(-1, -2)) + pad.to(q.dtype)).float()
+        over_block = torch.matmul(asking, own.transpose(-1, -2))[:, :, :, 0].float()
+        past = torch.arange(group.ids.shape[2]) <= group.read[..., None]  # b n l
+        over_block = over_block.masked_fill(~past[:, None], -1e9)
+        named = (self.token_class[group.ids] > 0) & past
+        sign = (self.label >= self.first_word)[:, None, :] & ~named.any(-1, keepdim=True)
+        wanted = torch.cat([sign, named], dim=-1)
+        scores = torch.cat([over_prefix, over_block], dim=-1)
+        hit = scores.masked_fill(~wanted[:, None], -1e9).logsumexp(-1)
+        some = wanted.any(-1)[:, None].expand_as(hit)
+        self.losses.append((scores.logsumexp(-1) - hit)[some].mean())
+
+
+class _Layers:
+    """Runs decoder layers on one flat token axis laid out by a _Layout."""
+
+    def __init__(self, config: LlamaConfig, layout: _Layout, positions: Tensor) -> None:
+        self.heads, self.width, self.eps = config.num_attention_heads, config.head_dim, config.rms_norm_eps
+        self.layout = layout
+        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
+        self.turns = [
+            t[:, None, :].to(dtype) for t in _rope(positions, self.width, config.rope_parameters["rope_theta"])
+        ]
+        self.shapes = [(layout.batch, layout.prefix), *((layout.batch, q, length) for q, length in layout.groups)]
+
+    def _parts(self, flat: Tensor) -> list[Tensor]:
+        return [_heads(x, shape, self.heads) for x, shape in zip(self.layout.split(flat), self.shapes, strict=True)]
+
+    def _turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return _rotate(x.view(-1, self.heads, self.width), cos, sin).flatten(1)
+
+    def whole(
+        self, number: int, layer: LlamaDecoderLayer, x: Tensor, groups: list[Blocks], watch: Watch | None
+    ) -> Tensor:
+        attention = layer.self_attn
+        y = _norm(x, layer.input_layernorm.weight, self.eps)
+        qs = self._parts(self._turn(attention.q_proj(y), *self.turns) * self.width**-0.5)
+        ks = self._parts(self._turn(attention.k_proj(y), *self.turns))
+        vs = self._parts(attention.v_proj(y))
+        out = [_attend_prefix(qs[0], ks[0], vs[0], self.layout.pad)]
+        for group, q, k, v in zip(groups, qs[1:], ks[1:], vs[1:], strict=True):
+            if watch is not None and number < watch.layers // 2:
+                watch.add(q, k, ks[0], self.layout.pad, group.ids)
+            elif watch is not None and number < watch.layers:
+                watch.add_read(q, k, ks[0], self.layout.pad, group)
+            mixed = _attend_block(q, (k, v), (ks[0], vs[0]), self.layout.pad, _causal(k.shape[3]))
+            out.append(mixed.flatten(0, 2))
+        x = x + attention.o_proj(torch.cat(out))
+        return x + layer.mlp(_norm(x, layer.post_attention_layernorm.weight, self.eps))
+
+    def reading(self, layer: LlamaDecoderLayer, x: Tensor, groups: list[Blocks]) -> list[Tensor]:
+        """The last layer, only at the tokens that are read: [b, q, 2, width] for each group."""
+        attention = layer.self_attn
+        y = _norm(x, layer.input_layernorm.weight, self.eps)
+        ks = self._parts(self._turn(attention.k_proj(y), *self.turns))
+        vs = self._parts(attention.v_proj(y))
+        splits = [self.layout.split(t)[1:] for t in (x, y, *(t[:, 0] for t in self.turns))]
+        out = []
+        for i, group in enumerate(groups):
+            at = torch.stack([group.read, group.read + 1], dim=-1)
+            rows = torch.arange(at[..., 0].numel())[:, None] * group.ids.shape[2] + at.flatten(0, 1)
+            here, normed, cos, sin = (s[i][rows.flatten()] for s in splits)
+            q = self._turn(attention.q_proj(normed), cos[:, None], sin[:, None]) * self.width**-0.5
+            later = torch.arange(group.ids.shape[2]) > at[..., None]  # b q 2 l
+            mask = later[:, None].float() * BLOCKED
+            mixed = _attend_block(
+                _heads(q, tuple(at.shape), self.heads), (ks[i + 1], vs[i + 1]), (ks[0], vs[0]), self.layout.pad, mask
+            )
+            here = here + attention.o_proj(mixed.flatten(0, 2))
+            here = here + layer.mlp(_norm(here, layer.post_attention_layernorm.weight, self.eps))
+            out.append(here.view(*at.shape, -1))
+        return out
 
 
 def answer_states(
-    model: LlavaForConditionalGeneration, prefix: Tensor, real: Tensor, groups: list[Blocks]
+    model: LlavaForConditionalGeneration, prefix: Tensor, real: Tensor, groups: list[Blocks], watch: Watch | None = None
 ) -> list[Tensor]:
     """Final hidden states [b, q, 2, width] at each block's last prompt token and at the token after it.
 
     prefix [b, p, width] is left-padded, real [b, p] marks what is no padding.
     """
     language = model.model.language_model
-    config = language.config
-    heads, eps, width = config.num_attention_heads, config.rms_norm_eps, config.head_dim
-    theta = config.rope_parameters["rope_theta"]
     lengths = real.sum(dim=1)
     layout = _Layout(
         batch=len(prefix),
@@ -107,20 +213,9 @@ def answer_states(
     for group in groups:
         positions.append((lengths[:, None, None] + torch.arange(group.ids.shape[2])).expand_as(group.ids).flatten())
         flat.append(language.embed_tokens(group.ids).flatten(0, 2))
+    layers = _Layers(language.config, layout, torch.cat(positions))
     x = torch.cat(flat)
-    cos, sin = (t[:, None, :].to(torch.bfloat16) if torch.is_autocast_enabled("cpu") else t[:, None, :]
-                for t in _rope(torch.cat(positions), width, theta))  # fmt: skip
-    for layer in language.layers:
-        y = _norm(x, layer.input_layernorm.weight, eps)
-        attention = layer.self_attn
-        q, k = (_rotate(p(y).view(-1, heads, width), cos, sin).flatten(1) for p in (attention.q_proj, attention.k_proj))
-        x = x + attention.o_proj(_attend(q, k, attention.v_proj(y), layout, heads))
-        x = x + layer.mlp(_norm(x, layer.post_attention_layernorm.weight, eps))
-    states = []
-    for group, part in zip(groups, layout.split(x)[1:], strict=True):
-        part = part.view(*group.ids.shape, -1)
-        at = torch.stack([group.read, group.read + 1], dim=-1)
-        states.append(
-            _norm(part.gather(2, at[..., None].expand(-1, -1, -1, part.shape[-1])), language.norm.weight, eps)
-        )
-    return states
+    for i, layer in enumerate(language.layers[:-1]):
+        x = layers.whole(i, layer, x, groups, watch)
+    read = layers.reading(language.layers[-1], x, groups)
+    return [_norm(states, language.norm.weight, language.config.rms_norm_eps) for states in read]
