@@ -34,7 +34,9 @@ def provenance() -> dict[str, Any]:
 def command_line(config: dict[str, Any], arm: dict[str, Any]) -> list[str]:
     """The arguments of one arm, without the interpreter; a list is an option given several times."""
     options = {**config.get("arguments", {}), **arm}
-    values = [(name, item) for name, value in options.items() for item in (value if isinstance(value, list) else [value])]
+    values = [
+        (name, item) for name, value in options.items() for item in (value if isinstance(value, list) else [value])
+    ]
     flags = [part for name, value in values for part in (f"--{name.replace('_', '-')}", str(value))]
     return [*config["command"], *flags, "--json"]
 

@@ -42,6 +42,7 @@ as many patches, drawn at random, same extra token. Full data: `benchmarks/resul
 {table}
 
 Answers kept by TRIM, as a share of the accuracy with all tokens: {shares}.
+{weak}
 
 ## How it was made
 `python -m recipes.demo.build` (see `recipes/demo`), hours on two CPU cores, no pretrained weights and no data but
@@ -81,11 +82,19 @@ def card(report: dict[str, Any]) -> str:
         profile=f"`{json.dumps(report['config']['profile'])}`",
         table=table(report),
         shares=shares,
+        weak=weak(report),
         vlayers=VISION_LAYERS,
         vwidth=VISION_WIDTH,
         llayers=LM_LAYERS,
         lwidth=LM_WIDTH,
     )
+
+
+def weak(report: dict[str, Any]) -> str:
+    """One sentence that names the types of question this model is bad at."""
+    full = report["results"]["none"]
+    below = [kind.replace("_", " ") for kind, found in full.items() if kind != "overall" and found["accuracy"] < 0.8]
+    return f"Weak, below 80 % even with all tokens: {', '.join(below)}." if below else "No type is below 80 %."
 
 
 def main() -> None:

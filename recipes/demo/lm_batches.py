@@ -145,16 +145,22 @@ class Sampler:
     def __init__(self, task: Task, cache: Cache, seed: int) -> None:
         self.task, self.cache = task, cache
         self.rng = np.random.default_rng(seed)
+        self.allowed: tuple[str, ...] = TYPES
+        self.prefer: dict[str, float] = {}  # type -> how much sooner than others it is drawn, 0 to 1
 
     def blocks(self, scenes: np.ndarray, short: int, long: int) -> tuple[list[Blocks], Tensor]:
         """`short` ordinary and `long` multiple-choice questions a scene; also which ones (short then long)."""
         kinds = self.cache.type[scenes].numpy()
-        shuffled = self.rng.random(kinds.shape)
+        shuffled = self.rng.random(kinds.shape) - np.array([self.prefer.get(kind, 0.0) for kind in TYPES])[kinds]
+        allowed = np.isin(kinds, [TYPES.index(kind) for kind in self.allowed])
+        choice = kinds == CHOICE
         groups, picked = [], []
-        for count, wanted, length in ((short, kinds != CHOICE, SHORT), (long, kinds == CHOICE, LONG)):
+        for count, fitting, length in ((short, ~choice, SHORT), (long, choice, LONG)):
             if count == 0:
                 continue
-            chosen = torch.from_numpy(np.argsort(np.where(wanted, shuffled, 2.0), axis=1)[:, :count].copy())
+            # first what is allowed, then what at least fits the length
+            rank = np.where(fitting & (allowed | choice), shuffled, np.where(fitting, 5.0, 9.0))
+            chosen = torch.from_numpy(np.argsort(rank, axis=1)[:, :count].copy())
             at = torch.from_numpy(scenes)[:, None]
             ids = self.cache.ids[at, chosen].long()
             read = self.cache.read[at, chosen].long()

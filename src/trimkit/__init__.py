@@ -1,8 +1,8 @@
 """trimkit makes vision-language models faster by giving them fewer image tokens.
 
-with trimkit.reduce(model, processor, method="trim") as trim:
-out = model.generate(**inputs, max_new_tokens=32)   # stock generate
-print(trim.report.tokens_before, "->", trim.report.tokens_after)
+>>> with trimkit.reduce(model, processor, method="trim") as trim:
+...     out = model.generate(**inputs, max_new_tokens=32)  # stock generate
+>>> print(trim.report.tokens_before, "->", trim.report.tokens_after)
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ def write_atomically(target: Path, write: Callable[[IO[bytes]], object]) -> None
     Raises:
         OSError: the directory or the disk refuses.
     """
+    target = target.resolve()  # a link stays, what it points to is replaced
+    if target.exists() and not target.is_file():
+        raise FileExistsError(f"{target} is not a regular file")
     handle, name = tempfile.mkstemp(prefix=".trimkit-", suffix=target.suffix, dir=target.parent)
     temporary = Path(name)
     try:

@@ -18,7 +18,7 @@ from trimkit.types import Report
 __all__ = ["Answer", "ask", "build_inputs", "check_question", "compare", "decode"]
 
 _REPEATS = 5
-_REPEAT_SECONDS = 10.0  # slower pairs of runs are timed once: on a large model a repeat costs more than it tells
+_REPEAT_SECONDS = 10.0  # slower pairs of runs are timed once after the warm-up: a repeat costs more than it tells
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def compare(
     )
     first = [run() for run in arms]
     took = sum(answer.seconds for answer in first)
-    repeats = min(_REPEATS, int(_REPEAT_SECONDS / max(took, 1e-6)))
-    runs = [[run() for run in arms] for _ in range(repeats)] or [first]
+    repeats = min(_REPEATS, max(int(_REPEAT_SECONDS / max(took, 1e-6)), 1))
+    runs = [[run() for run in arms] for _ in range(repeats)]
     medians = [statistics.median(pair[arm].seconds for pair in runs) for arm in (0, 1)]
     return replace(runs[-1][0], seconds=medians[0]), replace(runs[-1][1], seconds=medians[1])
 

@@ -27,6 +27,17 @@ class Budget:
     kind: Literal["iqr", "top-p", "ratio", "count"]
     value: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse what keeps nothing, or more than all.
+
+        Raises:
+            ConfigError: a fraction or mass outside (0, 1], or a count below 1.
+        """
+        if self.kind in ("ratio", "top-p") and not (math.isfinite(self.value) and 0.0 < self.value <= 1.0):
+            raise ConfigError(f"budget {self.value!r} is outside (0, 1]: {_REMEDY}")
+        if self.kind == "count" and self.value < 1:
+            raise ConfigError(f"budget {self.value!r} keeps nothing: {_REMEDY}")
+
     @property
     def keeps_all(self) -> bool:
         """True where nothing can be dropped whatever the image."""
@@ -47,7 +58,7 @@ class Budget:
         if self.kind == "iqr":
             return "iqr"
         if self.kind == "top-p":
-            return f"top-p:{self.value:g}"
+            return f"top-p:{float(self.value)!r}"
         return str(int(self.value)) if self.kind == "count" else repr(float(self.value))
 
     def to_plain(self) -> str | float | int:
@@ -70,9 +81,9 @@ def parse_budget(value: object) -> Budget:
     if isinstance(value, bool) or value is None:
         raise ConfigError(f"budget {value!r} is not a budget: {_REMEDY}")
     if isinstance(value, int):
-        return _count(value, value)
+        return Budget("count", value)
     if isinstance(value, float):
-        return _fraction("ratio", value, value)
+        return Budget("ratio", value)
     if isinstance(value, str):
         return _parse_text(value.strip())
     raise ConfigError(f"budget {value!r} is not a budget: {_REMEDY}")
@@ -87,24 +98,12 @@ def _parse_text(text: str) -> Budget:
         kind, number = "top-p", text[len("top-p:") :]
     try:
         if kind == "ratio" and number.lstrip("+-").isdigit():
-            return _count(int(number), text)
-        return _fraction(kind, float(number), text)
+            return Budget("count", int(number))
+        return Budget(kind, float(number))
     except (ValueError, OverflowError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"budget {text!r} is not a budget: {_REMEDY}") from None
-
-
-def _count(number: int, shown: object) -> Budget:
-    if number < 1:
-        raise ConfigError(f"budget {shown!r} keeps nothing: {_REMEDY}")
-    return Budget("count", number)
-
-
-def _fraction(kind: Literal["ratio", "top-p"], number: float, shown: object) -> Budget:
-    if not (math.isfinite(number) and 0.0 < number <= 1.0):
-        raise ConfigError(f"budget {shown!r} is outside (0, 1]: {_REMEDY}")
-    return Budget(kind, number)
 
 
 def _validate(value: Any) -> Budget:

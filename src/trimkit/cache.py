@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimkit.types import ImageTokens
 
-__all__ = ["FeatureCache", "content_key", "parameter_stamp"]
+__all__ = ["FeatureCache", "content_key", "encoder_stamp"]
 
 
 class FeatureCache:
@@ -70,6 +70,17 @@ def content_key(arguments: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def parameter_stamp(parameters: Sequence[Tensor]) -> int:
-    """Changes when any of the weights is replaced or updated in place, so that stale features are never served."""
-    return hash(tuple((p.data_ptr(), p.dtype, None if p.is_inference() else p._version) for p in parameters))
+def encoder_stamp(modules: Iterable[nn.Module]) -> int:
+    """Changes when weights of these modules are replaced or updated in place, or adapters on them are switched.
+
+    Writes through ``Tensor.data`` leave no trace that could be read without looking at every value: after those the cache has
+    to be cleared by hand.
+    """
+    state: list[object] = []
+    layer: Any
+    for layer in modules:
+        for p in layer.parameters(recurse=False):
+            state.append((p.data_ptr(), p.dtype, None if p.is_inference() else p._version))
+        if hasattr(layer, "merged_adapters"):  # a PEFT layer
+            state.append((tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters))
+    return hash(tuple(state))

@@ -6,6 +6,7 @@ the dtype of the features, because quartiles over hundreds of half-precision pro
 
 What is defined beyond the paper:
 
+* all scores outliers: cannot be, at most a quarter lies above Q3;
 * no score is an outlier (or all are equal): the ``min_tokens`` highest are kept, ties going to the lower index;
 * NaN ranks below everything and +inf equals the largest finite value, so that neither poisons the softmax; a row
   without one finite value counts as all-equal;
@@ -31,6 +32,7 @@ __all__ = [
     "limit_counts",
     "patch_embeddings",
     "relevance_to_scores",
+    "sanitize",
     "top_p_select",
 ]
 
@@ -87,7 +89,9 @@ def relevance_to_scores(
     Returns:
         ``[B, N]`` scores that sum to 1 a row (0 on masked tokens, and everywhere in a row without tokens).
     """
-    logits = sanitize(relevance, mask) * sign
+    if relevance.shape[-1] == 0:
+        return relevance.to(_score_dtype(relevance))
+    logits = sanitize(relevance * sign, mask)
     if temperature != 1.0:
         logits = logits / temperature
     if mask is None:
@@ -124,14 +128,15 @@ def iqr_count(scores: Tensor, mask: Tensor | None = None, *, scope: Scope = "ima
     Returns:
         ``[B]`` int64 counts.
     """
-    scores = scores.to(torch.float64)
+    device = scores.device
+    scores, mask = _exact(scores), None if mask is None else _exact(mask, torch.bool)
     real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
     if scope == "batch":
         flat, ratio_mask = scores[real].unsqueeze(0), real.sum(dim=1)
         outliers = int((flat > _iqr_fence(flat, torch.ones_like(flat, dtype=torch.bool))).sum())
         ratio = outliers / max(flat.numel(), 1)
-        return torch.tensor([int(int(n) * ratio) for n in ratio_mask], dtype=torch.int64, device=scores.device)
-    return ((scores > _iqr_fence(scores, real)) & real).sum(dim=1)
+        return torch.tensor([int(int(n) * ratio) for n in ratio_mask], dtype=torch.int64, device=device)
+    return ((scores > _iqr_fence(scores, real)) & real).sum(dim=1).to(device)
 
 
 def iqr_select(
@@ -189,11 +194,11 @@ def top_p_select(
         ``[B, N]`` bool.
     """
     real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
-    mass = sanitize(scores, real).to(torch.float64).masked_fill(~real, 0.0)
+    mass = _exact(sanitize(scores, real).masked_fill(~real, 0.0))
     mass = torch.sort(mass, dim=-1, descending=True).values
     total = mass.sum(dim=-1, keepdim=True)
     before = mass.cumsum(dim=-1) - mass
-    counts = (before < p * total - 1e-12).sum(dim=1)
+    counts = (before < p * total - 1e-12).sum(dim=1).to(scores.device)
     return count_select(scores, limit_counts(counts, min_tokens=min_tokens, max_tokens=max_tokens), mask)
 
 
@@ -247,6 +252,11 @@ def _quantile(ordered: Tensor, counts: Tensor, q: float) -> Tensor:
     low, high = ordered.gather(1, lower).squeeze(1), ordered.gather(1, upper).squeeze(1)
     # Interpolating inf with itself would be NaN: a row without tokens keeps +inf, above which nothing lies.
     return torch.where(low == high, low, low + (high - low) * (position - position.floor()))
+
+
+def _exact(tensor: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """In float64, where comparisons are not a matter of rounding; on the CPU where a device has none (MPS)."""
+    return tensor.to("cpu" if tensor.device.type == "mps" else tensor.device, dtype)
 
 
 def _score_dtype(tensor: Tensor) -> torch.dtype:

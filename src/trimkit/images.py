@@ -77,7 +77,9 @@ def _existing(source: str | os.PathLike[str]) -> Path:
             raise InputError(f"{path} is a directory: give the path of one picture")
         if not path.exists():
             raise InputError(f"{path} does not exist: check the path")
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_file():
+            raise InputError(f"{path} is not a regular file: give the path of a picture")
+        if path.stat().st_size == 0:
             raise InputError(f"{path} is empty: copy or download the picture again")
     except OSError as error:  # a name that is too long, a directory that may not be entered
         raise InputError(f"{text[:80]} cannot be read ({error.strerror}): check the path") from None

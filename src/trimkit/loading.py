@@ -98,7 +98,7 @@ def _check_architecture(name: str, source: str, options: dict[str, Any]) -> None
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    model_type = AutoConfig.from_pretrained(source, **options).model_type
+    model_type = AutoConfig.from_pretrained(source, trust_remote_code=False, **options).model_type
     if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise UnsupportedError(
             f"model {name!r} ({model_type or 'no model_type'}) is not a vision-language model: give one that answers "
@@ -110,11 +110,11 @@ def _read(name: str, source: str, dtype: str, options: dict[str, Any]) -> tuple[
     import transformers
 
     auto: Any = transformers  # its classes are typed only in part
-    processor = auto.AutoProcessor.from_pretrained(source, **options)
+    processor = auto.AutoProcessor.from_pretrained(source, trust_remote_code=False, **options)
     if not hasattr(processor, "image_processor"):
         raise ModelError(f"model {name!r} has no image processor: add its processor files (preprocessor_config.json)")
     model, info = auto.AutoModelForImageTextToText.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
     missing = sorted(info["missing_keys"])
     if missing:  # transformers fills these with random numbers

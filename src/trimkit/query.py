@@ -7,6 +7,7 @@ hand in the same format are read the same way; where there is no template, commo
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -73,28 +74,41 @@ class QueryReader:
         template = getattr(processor, "chat_template", None) or getattr(self._tokenizer, "chat_template", None)
         if not template:
             return "", ""
-        content: Any = [{"type": "text", "text": _MARKER}]
-        rendered = _render(processor, content) or _render(processor, _MARKER)
-        if not rendered or _MARKER not in rendered:
+        alone, later = _render(processor, [_MARKER]), _render(processor, ["A", "B", _MARKER])
+        if _MARKER not in alone:
             return "", ""
-        before, after = rendered.split(_MARKER, 1)
-        # The header is its last line (or, on one line, what follows the start token); a system prompt stands before it.
-        head = before.rstrip("\n").rsplit("\n", 1)[-1] if "\n" in before.strip() else before
-        bos = getattr(self._tokenizer, "bos_token", None)
-        if bos:
-            head = head.removeprefix(bos)
-        return head.strip(), _first_word(after)
+        before, after = alone.split(_MARKER, 1)
+        if _MARKER in later:  # what stands before a first and a later turn alike is the header; a system prompt is not
+            before = _common_end(self._plain(before), self._plain(later.split(_MARKER, 1)[0]))
+        # Chat formats put the header on a line of its own; what precedes ended something else.
+        head = before.rstrip("\n").rsplit("\n", 1)[-1] if before.strip() else before
+        return self._plain(head).strip(), _first_word(after)
+
+    def _plain(self, text: str) -> str:
+        """Without start and end tokens, which stand before some turns only."""
+        for name in ("bos_token", "eos_token"):
+            token = getattr(self._tokenizer, name, None)
+            text = text.replace(token, "\n") if token and not text.rstrip().endswith(token) else text
+        return text
 
 
-def _render(processor: Any, content: Any) -> str:
-    try:
-        return str(
-            processor.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        )
-    except Exception:  # a template may refuse the form; jinja raises many kinds
-        return ""
+def _common_end(a: str, b: str) -> str:
+    count = 0
+    while count < min(len(a), len(b)) and a[-1 - count] == b[-1 - count]:
+        count += 1
+    return a[len(a) - count :]
+
+
+def _render(processor: Any, texts: Sequence[str]) -> str:
+    """A conversation of turns by user and assistant in turn; empty where the template refuses."""
+    roles = ("user", "assistant")
+    for wrap in (lambda text: [{"type": "text", "text": text}], lambda text: text):
+        turns = [{"role": roles[i % 2], "content": wrap(text)} for i, text in enumerate(texts)]
+        try:
+            return str(processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except Exception:  # a template may refuse the form; jinja raises many kinds
+            continue
+    return ""
 
 
 def _first_word(after: str) -> str:

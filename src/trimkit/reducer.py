@@ -13,7 +13,7 @@ from trimkit.methods import Method
 from trimkit.scorers import Scorer
 from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 
-__all__ = ["make_batch", "reduced_features", "select_tokens"]
+__all__ = ["make_batch", "no_scorer", "reduced_features", "relevance_of", "select_tokens"]
 
 
 def select_tokens(
@@ -29,7 +29,7 @@ def select_tokens(
         images: B images.
         relevance: B tensors ``[N_i]`` of raw similarity, or None.
         queries: B questions (or None), which name the draw of a random method.
-        method: resolved against ``profile``.
+        method: what chooses.
         profile: how to read ``relevance``.
     """
     if not images:
@@ -63,7 +63,7 @@ def relevance_of(
         raise ConfigError(f"method {method.name!r} needs a question for every image: pass query= or a processor")
     with torch.no_grad():
         truncate = getattr(method, "text", "chunks") == "truncate"
-        return scorer.similarity(images, asked, normalize=method.normalize_relevance, truncate=truncate)
+        return scorer.similarity(images, asked, normalize=method.normalize_relevance(scorer.profile), truncate=truncate)
 
 
 def make_batch(

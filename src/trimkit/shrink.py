@@ -105,6 +105,8 @@ def plan_shrink(
     image_token_id: int,
     selections: Sequence[Selection],
     side: Side,
+    *,
+    keep_end: bool = False,
 ) -> ShrinkPlan:
     """Plan which columns stay.
 
@@ -115,6 +117,8 @@ def plan_shrink(
         input_ids, attention_mask: ``[B, L]``.
         selections: one an image, in order of the placeholders.
         side: where padding goes.
+        keep_end: with ``side="left"``, leave padding behind a row's text where it is, so that the last columns of all rows
+            stay the last ones.
     """
     width = input_ids.shape[1]
     if all(selection.keeps_all for selection in selections):
@@ -126,6 +130,7 @@ def plan_shrink(
     for row in range(len(ids)):
         mine = [selection for selection, at in zip(selections, rows, strict=True) if at == row]
         start, stop = (0, width) if mask is None else _real_span(mask[row])
+        stop = width if keep_end and side == "left" else stop
         sources.append(_row_sources(ids[row], image_token_id, mine, start, stop))
     return ShrinkPlan(sources=_pad(sources, side).to(input_ids.device), identity=False)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from trimkit.errors import ConfigError
+
 __all__ = ["EncoderProfile", "ImageReport", "ImageTokens", "Report", "Selection", "StageSeconds", "TokenBatch"]
 
 
@@ -22,6 +24,20 @@ class EncoderProfile:
     sign: int = -1
     normalize: bool = False
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ConfigError: a sign other than 1 and -1, or a temperature that is not a positive number.
+        """
+        if isinstance(self.sign, bool) or self.sign not in (1, -1):
+            raise ConfigError(f"encoder profile: sign {self.sign!r} is not 1 or -1")
+        if not isinstance(self.normalize, bool):
+            raise ConfigError(f"encoder profile: normalize {self.normalize!r} is not true or false")
+        number = isinstance(self.temperature, (int, float)) and not isinstance(self.temperature, bool)
+        if not (number and 0.0 < self.temperature < float("inf")):
+            raise ConfigError(f"encoder profile: temperature {self.temperature!r} is not a positive number")
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,15 @@ def _rows(counts: list[list[int]], seed: int, around: tuple[list[int], list[int]
 
 
 _NEXT_SIZES = [[24, 48], [40, 24], [48, 48], [24, 24]]
+_NEXT_TILES = [3, 3, 5, 3]  # the rest of a picture's five tiles is padding
 
 
 def _next_batch(side: str) -> dict[str, Tensor]:
     model = tiny.llava_next()
     sizes = torch.tensor(_NEXT_SIZES)
     pixels = torch.randn(4, 5, 3, 24, 24, generator=torch.Generator().manual_seed(3))
+    for picture, tiles in zip(pixels, _NEXT_TILES, strict=True):
+        picture[tiles:] = 0.0
     with torch.no_grad():
         features = model.model.get_image_features(pixels, sizes, return_dict=True).pooler_output
     lengths = [len(image) for image in features]
@@ -108,6 +111,7 @@ def _cut_row(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
             "image_grid_thw": grids[first : first + count],
         }
     images = {name: batch[name][first : first + count] for name in ("pixel_values", "image_sizes")}
+    images["pixel_values"] = images["pixel_values"][:, : max(_NEXT_TILES[first : first + count])]
     return {**out, **images}
 
 

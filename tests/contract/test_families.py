@@ -134,3 +134,29 @@ def test_labels_shrink_with_the_tokens(case: FamilyCase, model: Any) -> None:
     with torch.no_grad():
         expected = model(**hand_built(case, model, batch, report.images, labels)).loss
     torch.testing.assert_close(out.loss.detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_decoding_goes_on_as_from_the_hand_built_prompt(case: FamilyCase, model: Any) -> None:
+    """Prefill and every step after it, against stock ``generate`` on embeddings and positions made by hand."""
+    batch = case.batch("left")
+    with trimkit.reduce(model, method="random", budget=0.3) as trim:
+        out = model.generate(**batch, **GENERATE)[:, batch["input_ids"].shape[1] :]
+        images = trim.report.images
+    with torch.no_grad():
+        built = hand_built(case, model, batch, images)
+        if case.positions:
+            text = (built["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+            built["position_ids"] = torch.cat([text.unsqueeze(0), built["position_ids"]])
+        expected = model.generate(**built, **GENERATE)
+    assert out.tolist() == expected.tolist()
+
+
+def test_padding_at_both_ends_keeps_the_last_columns_last(case: FamilyCase, model: Any) -> None:
+    """Prompts padded on the left, completions on the right, as in preference training."""
+    batch = case.batch("left")
+    along = [name for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in batch]
+    padded = {**batch, **{name: torch.nn.functional.pad(batch[name], (0, 3)) for name in along}}
+    with torch.no_grad(), trimkit.reduce(model, method="random", budget=0.3):
+        expected = model(**batch).logits[:, -4:]
+        got = model(**padded).logits[:, -7:-3]
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)

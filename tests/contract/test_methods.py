@@ -38,7 +38,7 @@ def batch_of(images: list[tuple[torch.Tensor, torch.Tensor]], keys: list[str]) -
 
 
 def build(name: str, **options: Any) -> Method:
-    return CLASSES[name](**options).resolve(EncoderProfile(sign=1))
+    return CLASSES[name](**options)
 
 
 def same(a: Selection, b: Selection) -> bool:

@@ -33,7 +33,7 @@ def _reduce(case: dict[str, Any], name: str) -> tuple[list[Any], list[torch.Tens
     method = get_method(name, budget=budget)
     profile = EncoderProfile()
     queries = [None] * len(images)
-    selections = select_tokens(images, list(_relevance(case)), queries, method.resolve(profile), profile)
+    selections = select_tokens(images, list(_relevance(case)), queries, method, profile)
     return selections, [reduced_features(i, s) for i, s in zip(images, selections, strict=True)]
 
 

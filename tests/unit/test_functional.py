@@ -81,6 +81,7 @@ def test_one_token_and_no_token() -> None:
     assert keep[0].sum() == 1
     assert keep[1].sum() == 0
     assert F.iqr_select(torch.zeros(0, 5)).shape == (0, 5)
+    assert F.relevance_to_scores(torch.zeros(1, 0)).shape == (1, 0)
 
 
 def test_count_beyond_the_image_keeps_all_of_it() -> None:
@@ -111,6 +112,10 @@ def test_nan_is_never_preferred() -> None:
     for sign in (1, -1):
         scores = F.relevance_to_scores(values, sign=sign)
         assert torch.isfinite(scores).all()
+        assert scores[0, 7] == scores.min()
+        assert not F.count_select(scores, 38)[0, 7]
+    values[0, 7] = INF
+    assert F.relevance_to_scores(values, sign=1)[0, 7] == F.relevance_to_scores(values, sign=1).max()
 
 
 def test_sanitize_leaves_finite_values_alone() -> None:

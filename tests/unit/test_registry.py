@@ -66,5 +66,5 @@ def test_near_names_are_offered() -> None:
 def test_families_are_found_by_model_type() -> None:
     assert {"*", "llava", "qwen2_5_vl"} <= set(dict(families()))
     assert type(family_of(tiny.llava())).__name__ == "Llava"
-    assert type(family_of(tiny.llava_next())).__name__ == "Generic"
+    assert type(family_of(tiny.llava_next())).__name__ == "LlavaNext"
     assert type(family_of(tiny.qwen2_5_vl())).__name__ == "QwenVL"

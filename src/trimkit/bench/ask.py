@@ -68,6 +68,10 @@ def bench(
     prefill = _pair(_prefill(model, tokens + text_tokens), _prefill(model, keep + text_tokens), repeats, advance)
     whole = _pair(_stock(model, inputs), _trimmed(attachment, inputs, stages), repeats, advance)
     whole["stage_seconds"] = {name: statistics.median(run[name] for run in stages[-repeats:]) for name in stages[-1]}
+    if (kept := attachment.report.tokens_after) != keep:
+        raise ConfigError(
+            f"the attached call kept {kept} image tokens, not the {keep} that were timed: give another --keep"
+        )
     config = {"shape": shape, "keep": keep, "text_tokens": text_tokens, "repeats": repeats, "seed": seed}
     return {
         "image_tokens_full": tokens,

@@ -121,7 +121,7 @@ def load(model: str, device: str, dtype: str) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the bars and log lines of the libraries below off the terminal; as before afterwards."""
+    """Keep the log lines of the libraries below off the terminal, and their bars out of pipes; as before afterwards."""
     from huggingface_hub import utils as hub
     from transformers import utils as transformers
 
@@ -131,7 +131,8 @@ def quiet() -> Iterator[None]:
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     hub_logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if not sys.stderr.isatty():  # on a terminal, the bars of a long download or load are wanted
+        logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimkit.cache import FeatureCache, content_key, parameter_stamp
-from trimkit.errors import ConfigError, InputError
+from trimkit.cache import FeatureCache, content_key, encoder_stamp
+from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.methods import Method, get_method
 from trimkit.models import ModelInputs, family_of
 from trimkit.query import QueryReader
@@ -32,9 +32,7 @@ class Call:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._prefill_from: float | None = None
         self._prefilled = False
-        self.inside_generate = False
         self.seconds = StageSeconds()
         self.report: Report | None = None
 
@@ -45,25 +43,25 @@ class Call:
         yield
         setattr(self.seconds, name, getattr(self.seconds, name) + self._clock() - start)
 
-    def start_prefill(self) -> None:
-        if self._prefill_from is None:
-            self._prefill_from = self._clock()
-
-    def end_prefill(self) -> None:
-        if self._prefill_from is not None and not self._prefilled:
-            self.seconds.prefill = self._clock() - self._prefill_from
-            self._prefilled = True
+    @contextlib.contextmanager
+    def prefill(self) -> Iterator[None]:
+        """Time the first forward pass; later ones pass through."""
+        if self._prefilled:
+            yield
+            return
+        self._prefilled = True
+        with self.stage("prefill"):
+            yield
 
 
 class CallSlot(threading.local):
-    """The call that runs in this thread, if any."""
+    """The ``generate`` call that runs in this thread, if any."""
 
     current: Call | None = None
 
     @contextlib.contextmanager
     def use(self, call: Call) -> Iterator[None]:
         """Hold ``call`` while ``generate`` runs."""
-        call.inside_generate = True
         before, self.current = self.current, call
         try:
             yield
@@ -106,7 +104,8 @@ class Pipeline:
     def clear_caches(self) -> None:
         """Forget image features, and what a scorer holds of questions."""
         self.cache.clear()
-        for owner in (self._scorer, self._scorer_source):
+        owners: tuple[Any, ...] = (self._scorer, self._scorer_source)
+        for owner in owners:
             if hasattr(owner, "clear_cache"):
                 owner.clear_cache()
 
@@ -118,13 +117,14 @@ class Pipeline:
 
     def has_images(self, inputs: ModelInputs) -> bool:
         """Whether there are pixels to encode."""
-        return inputs.get("pixel_values") is not None
+        pixels = inputs.get("pixel_values")
+        return pixels is not None and len(pixels) > 0
 
     def refuse_cache(self, inputs: ModelInputs) -> None:
-        """A filled cache holds shortened images, which a prompt with placeholders does not match.
+        """A filled cache holds shortened images: a prompt with placeholders, or a mask as long as it, does not match.
 
         Raises:
-            InputError: images meet a filled cache.
+            InputError: images, or a mask that is longer than what is cached and given, meet a filled cache.
         """
         cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
         if cache is None or ids is None or cache.get_seq_length() == 0:
@@ -132,6 +132,14 @@ class Pipeline:
         if self.has_images(inputs) or bool((ids == self._image_token_id).any()):
             raise InputError(
                 "images with a filled past_key_values are not reduced yet: pass the whole conversation without a cache"
+            )
+        mask = inputs.get("attention_mask")
+        if mask is None or mask.ndim != 2 or getattr(cache, "is_compileable", False):
+            return
+        if mask.shape[1] > (length := int(cache.get_seq_length()) + ids.shape[1]):
+            raise InputError(
+                f"attention_mask has {mask.shape[1]} columns but cache and input_ids hold {length} shortened ones: cut it to "
+                "the length of the logits that the first call gave"
             )
 
     def reduce(
@@ -143,7 +151,7 @@ class Pipeline:
         with call.stage("vision"):
             images, cached = self._encode(arguments)
         rows = image_rows(ids, self._image_token_id, [len(image) for image in images])
-        method, scorer = self._resolved()
+        method, scorer = self.method, self._text_scorer()
         queries = self._queries(ids, rows, query, method)
         with call.stage("text"):
             if scorer is not None and hasattr(scorer, "text_embeddings"):
@@ -155,43 +163,56 @@ class Pipeline:
         with call.stage("project"):
             kept = [reduced_features(image, chosen) for image, chosen in zip(images, selections, strict=True)]
             projected = self.family.project(self._model, kept)
-        plan = plan_shrink(ids, mask, self._image_token_id, selections, self._side(mask, generating))
+        plan = plan_shrink(
+            ids, mask, self._image_token_id, selections, self._side(mask, generating), keep_end=not generating
+        )
+        if not plan.identity and isinstance(inputs.get("logits_to_keep"), Tensor):
+            raise UnsupportedError(
+                "logits_to_keep counts columns that are cut: pass a number of last ones, not indices"
+            )
         out = self._shrunk(inputs, arguments, plan, generating)
-        out["mm_encoder_outputs"] = {"image": self.family.encoder_output(projected)}
+        given = inputs.get("mm_encoder_outputs") or {}
+        out["mm_encoder_outputs"] = {**given, "image": self.family.encoder_output(projected)}
         reports = zip(rows, queries, images, selections, cached, strict=True)
         call.report = Report(method.name, tuple(_image_report(*parts) for parts in reports), call.seconds)
         return out, plan
 
     def _encode(self, arguments: ModelInputs) -> tuple[list[ImageTokens], list[bool]]:
         """Tokens of every image, and which came from the cache."""
-        if self.method.budget.keeps_all or self.method.name == "none":
+        if self.method.keeps_all:
             # Encoded in one pass as the stock model does: another batch size may differ in the last bit.
             images = self.family.encode(self._model, arguments)
             return images, [False] * len(images)
-        parts = self.family.split(arguments)
+        parts = self.family.split(self._model, arguments)
         keys = [content_key(part) for part in parts]
-        stamp = parameter_stamp(self.family.vision_parameters(self._model))
-        found = {} if self._model.training else {key: self.cache.get(key, stamp) for key in keys}
+        # With gradients on, features must carry theirs: nothing is taken from the cache.
+        usable = not (self._model.training or torch.is_grad_enabled())
+        stamp = encoder_stamp(self.family.encoder_modules(self._model)) if usable else 0
+        found = {key: self.cache.get(key, stamp) for key in keys} if usable else {}
         missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
         cached = [key not in missing for key in keys]
         if missing:
             whole = arguments if len(missing) == len(parts) else self.family.join(list(missing.values()))
             for key, tokens in zip(missing, self.family.encode(self._model, whole), strict=True):
                 found[key] = replace(tokens, key=key)
-                if not self._model.training and not tokens.features.requires_grad:
+                if usable:
                     self.cache.put(key, stamp, replace(tokens, key=key))
         return [held for key in keys if (held := found[key]) is not None], cached
 
-    def _resolved(self) -> tuple[Method, Scorer | None]:
-        """The method with its ``auto`` options filled, and the scorer it needs."""
+    def _text_scorer(self) -> Scorer | None:
+        """The scorer, where the method needs one; found on first use.
+
+        Raises:
+            ConfigError: none is known.
+        """
         if not self.method.needs_relevance:
-            return self.method, None
+            return None
         if self._scorer is None:
             default = self.family.default_clip(self._model)
             self._scorer = resolve_scorer(self._scorer_source, self._model, default)
         if self._scorer is None:
             raise no_scorer(self.method)
-        return self.method.resolve(self._scorer.profile), self._scorer
+        return self._scorer
 
     def _queries(
         self, ids: Tensor, rows: Sequence[int], query: str | Sequence[str] | None, method: Method
@@ -200,6 +221,8 @@ class Pipeline:
         if isinstance(query, str):
             return [query] * len(rows)
         if query is not None:
+            if not all(isinstance(each, str) for each in query):
+                raise InputError("query holds something that is not text: give one question a row, or one for all")
             if len(query) != len(ids):
                 raise InputError(f"query has {len(query)} entries for {len(ids)} rows: give one a row, or one string")
             return [query[row] for row in rows]

@@ -1,4 +1,4 @@
-"""What ``generate`` needs around a shortened prompt: lengths that count it, a streamer and an output that show it whole."""
+"""What ``generate`` needs around a shortened prompt: lengths that count it; callables and an output that see it whole."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["infer_attention_mask", "restore_prompt", "shift_lengths", "wrap_streamer"]
+__all__ = ["infer_attention_mask", "restore_prompt", "shift_lengths", "show_whole_prompt"]
 
 
-def infer_attention_mask(model: Any, generation_config: Any, input_ids: Tensor) -> Tensor | None:
+def infer_attention_mask(defaults: Any, kwargs: dict[str, Any]) -> Tensor | None:
     """The mask that ``generate`` would infer: padding tokens, where they cannot be mistaken for the end; else None."""
-    config = generation_config if generation_config is not None else model.generation_config
-    pad, eos = config.pad_token_id, config.eos_token_id
+    input_ids: Tensor = kwargs["input_ids"]
+    pad, eos = (_setting(defaults, kwargs, name) for name in ("pad_token_id", "eos_token_id"))
     ends = eos if isinstance(eos, (list, tuple)) else [eos]
     if pad is None or pad in ends or not bool((input_ids == pad).any()):
         return None
@@ -23,18 +23,24 @@ def infer_attention_mask(model: Any, generation_config: Any, input_ids: Tensor) 
 
 def shift_lengths(defaults: Any, kwargs: dict[str, Any], dropped: int) -> None:
     """Take the dropped tokens off ``max_length`` and ``min_length``, which count the prompt; changes ``kwargs``."""
-    config = kwargs.get("generation_config")
     for name, counterpart in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        if kwargs.get(counterpart) is not None or getattr(config, counterpart, None) is not None:
+        value = _setting(defaults, kwargs, name)
+        if value is None or _setting(defaults, kwargs, counterpart) is not None:
             continue
-        if kwargs.get(name) is not None:
-            kwargs[name] = max(kwargs[name] - dropped, 0)
-        elif getattr(config, name, None) is not None:
-            config = copy.deepcopy(config)
-            setattr(config, name, max(getattr(config, name) - dropped, 0))
-            kwargs["generation_config"] = config
-        elif config is None and getattr(defaults, name, None) is not None:
-            kwargs[name] = max(getattr(defaults, name) - dropped, 0)
+        shifted, config = max(value - dropped, 0), kwargs.get("generation_config")
+        if config is None or kwargs.get(name) is not None:
+            kwargs[name] = shifted
+        else:
+            kwargs["generation_config"] = copy.deepcopy(config)
+            setattr(kwargs["generation_config"], name, shifted)
+
+
+def _setting(defaults: Any, kwargs: dict[str, Any], name: str) -> Any:
+    """What ``generate`` takes: its keyword, else the config passed, else the model's default."""
+    for value in (kwargs.get(name), getattr(kwargs.get("generation_config"), name, None)):
+        if value is not None:
+            return value
+    return getattr(defaults, name, None)
 
 
 def restore_prompt(out: Any, input_ids: Tensor, shrunk_length: int) -> Any:
@@ -45,17 +51,66 @@ def restore_prompt(out: Any, input_ids: Tensor, shrunk_length: int) -> Any:
         input_ids: ``[B, L]``.
         shrunk_length: L'.
     """
-    sequences = out if isinstance(out, Tensor) else out.sequences
-    prompts = input_ids.to(sequences.device).repeat_interleave(len(sequences) // len(input_ids), dim=0)
-    whole = torch.cat([prompts, sequences[:, shrunk_length:]], dim=1)
+    prompt = _WholePrompt(input_ids, shrunk_length)
     if isinstance(out, Tensor):
-        return whole
-    out.sequences = whole
+        return prompt(out)
+    out.sequences = prompt(out.sequences)
     return out
 
 
-def wrap_streamer(streamer: Any, input_ids: Tensor) -> Any:
-    """A streamer that is shown the prompt as given instead of the shortened one."""
+def show_whole_prompt(kwargs: dict[str, Any], input_ids: Tensor, shrunk_length: int) -> None:
+    """Let the user's streamer, criteria and processors see the prompt as given; changes ``kwargs``."""
+    prompt = _WholePrompt(input_ids, shrunk_length)
+    if kwargs.get("streamer") is not None:
+        kwargs["streamer"] = _streamer(kwargs["streamer"], input_ids)
+    if kwargs.get("stopping_criteria"):
+        kwargs["stopping_criteria"] = type(kwargs["stopping_criteria"])(
+            _criterion(each, prompt) for each in kwargs["stopping_criteria"]
+        )
+    if kwargs.get("logits_processor"):
+        kwargs["logits_processor"] = type(kwargs["logits_processor"])(
+            _processor(each, prompt) for each in kwargs["logits_processor"]
+        )
+    if kwargs.get("prefix_allowed_tokens_fn") is not None:
+        allowed = kwargs["prefix_allowed_tokens_fn"]
+        kwargs["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(row, prompt.of_row(row, ids))
+
+
+class _WholePrompt:
+    """Swaps the shortened prompt at the head of sequences for the one given."""
+
+    def __init__(self, input_ids: Tensor, shrunk_length: int) -> None:
+        self._ids, self._length = input_ids, shrunk_length
+
+    def __call__(self, sequences: Tensor) -> Tensor:
+        prompts = self._ids.to(sequences.device).repeat_interleave(len(sequences) // len(self._ids), dim=0)
+        return torch.cat([prompts, sequences[:, self._length :]], dim=1)
+
+    def of_row(self, row: int, sequence: Tensor) -> Tensor:
+        return torch.cat([self._ids[row].to(sequence.device), sequence[self._length :]])
+
+
+def _criterion(inner: Any, prompt: _WholePrompt) -> Any:
+    from transformers import StoppingCriteria
+
+    class OnWholePrompt(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            return inner(prompt(input_ids), scores, **kwargs)
+
+    return OnWholePrompt()
+
+
+def _processor(inner: Any, prompt: _WholePrompt) -> Any:
+    from transformers import LogitsProcessor
+
+    class OnWholePrompt(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            return inner(prompt(input_ids), scores)
+
+    return OnWholePrompt()
+
+
+def _streamer(streamer: Any, input_ids: Tensor) -> Any:
     from transformers.generation.streamers import BaseStreamer
 
     class WholePrompt(BaseStreamer):

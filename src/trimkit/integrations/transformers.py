@@ -1,13 +1,12 @@
 """Attach reduction to one transformers model: stock ``generate`` and ``forward`` then see fewer image tokens.
 
-No model code is patched. ``generate`` is shadowed on the instance, ``forward`` gets hooks; both turn pixels into
-pre-encoded, reduced images (``mm_encoder_outputs``, transformers >= 5.18) beside a prompt that is shortened to match. The
-sequence, the KV cache and the projector's work really shrink. ``detach`` leaves the model as it was.
+No model code is patched. ``generate`` and ``forward`` are shadowed on the instance; the shadows turn pixels into pre-encoded,
+reduced images (``mm_encoder_outputs``, transformers >= 5.18) beside a prompt that is shortened to match, and call the stock
+methods. The sequence, the KV cache and the projector's work really shrink. ``detach`` leaves the model as it was.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.integrations._call import Call, CallSlot, Pipeline
-from trimkit.integrations._generation import infer_attention_mask, restore_prompt, shift_lengths, wrap_streamer
+from trimkit.integrations._generation import infer_attention_mask, restore_prompt, shift_lengths, show_whole_prompt
+from trimkit.integrations._shadow import Shadow
 from trimkit.methods import Method
 from trimkit.scorers import Scorer
 from trimkit.types import Report
@@ -48,12 +48,13 @@ class Attachment:
         **options: Any,
     ) -> None:
         _check_version()
+        if hasattr(model, "_orig_mod"):
+            raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.query = query
         self._pipeline = Pipeline(self.model, processor, method, scorer, cache_images, options)
         self._slot = CallSlot()
-        self._handles: list[Any] = []
-        self._shadowed: Any = None
+        self._shadows: dict[str, Shadow] = {}
         self._report: Report | None = None
 
     @property
@@ -64,7 +65,7 @@ class Attachment:
     @property
     def attached(self) -> bool:
         """Whether the model is being reduced now."""
-        return bool(self._handles)
+        return bool(self._shadows)
 
     @property
     def report(self) -> Report:
@@ -87,34 +88,16 @@ class Attachment:
         Raises:
             ConfigError: this model has an attachment already.
         """
-        if hasattr(getattr(self.model, "generate", None), "__trimkit__"):
+        if isinstance(getattr(self.model, "generate", None), Shadow):
             raise ConfigError("this model is attached already: detach it (or leave its `with` block) first")
-        stock = self.model.generate
-        self._shadowed = self.model.__dict__.get("generate")
-
-        @functools.wraps(stock)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            return self._generate(stock, *args, **kwargs)
-
-        generate.__trimkit__ = self  # type: ignore[attr-defined]
-        self._handles = [
-            self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            self.model.register_forward_hook(self._after_forward, always_call=True),
-        ]
-        self.model.generate = generate
+        for name, handler in (("generate", self._generate), ("forward", self._forward)):
+            self._shadows[name] = Shadow(self.model, name, handler)
         return self
 
     def detach(self) -> None:
         """Leave the model as it was. Harmless when not attached; a running call ends as it began."""
-        if not self._handles:
-            return
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        if self._shadowed is None:
-            del self.model.generate
-        else:
-            self.model.generate = self._shadowed
+        while self._shadows:
+            self._shadows.popitem()[1].remove()
 
     def __enter__(self) -> Attachment:
         return self if self.attached else self.attach()
@@ -132,55 +115,45 @@ class Attachment:
         if inputs is not None and kwargs.get("input_ids") is None:
             kwargs["input_ids"] = inputs
         self._pipeline.refuse_cache(kwargs)
+        call = Call(self._pipeline.clock)
         if not self._pipeline.has_images(kwargs):
-            return stock(**kwargs)
+            with self._slot.use(call):
+                return stock(**kwargs)
         input_ids = self._ids(kwargs)
         if kwargs.get("attention_mask") is None:
-            kwargs["attention_mask"] = infer_attention_mask(self.model, kwargs.get("generation_config"), input_ids)
-        call = Call(self._pipeline.clock)
+            kwargs["attention_mask"] = infer_attention_mask(self.model.generation_config, kwargs)
         with torch.no_grad():
             reduced, plan = self._pipeline.reduce(kwargs, self._ask(query), call, generating=True)
         self._report = call.report
         if not plan.identity:
             shift_lengths(self.model.generation_config, reduced, input_ids.shape[1] - plan.length)
-            if reduced.get("streamer") is not None:
-                reduced["streamer"] = wrap_streamer(reduced["streamer"], input_ids)
+            show_whole_prompt(reduced, input_ids, plan.length)
         with self._slot.use(call):
             out = stock(**reduced)
         return out if plan.identity else restore_prompt(out, input_ids, plan.length)
 
-    def _before_forward(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _forward(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
+        """Stock ``forward`` on shortened inputs; logits have the shortened length."""
         call = self._slot.current
         if call is not None:  # inside generate: the inputs are shrunk, only the clock is needed
-            call.start_prefill()
-            return None
-        names = list(inspect.signature(type(module).forward).parameters)[1:]
-        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+            with call.prefill():
+                return stock(*args, **kwargs)
+        inputs = {**dict(zip(inspect.signature(stock).parameters, args, strict=False)), **kwargs}
         query = inputs.pop("query", None)
         self._pipeline.refuse_cache(inputs)
         if not self._pipeline.has_images(inputs):
-            return None if query is None else ((), inputs)
+            return stock(**inputs)
         self._ids(inputs)
         call = Call(self._pipeline.clock)
         reduced, _ = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._report = call.report
-        self._slot.current = call
-        call.start_prefill()
-        return (), reduced
-
-    def _after_forward(self, module: nn.Module, args: Any, output: Any) -> None:
-        call = self._slot.current
-        if call is not None:
-            call.end_prefill()
-            if not call.inside_generate:
-                self._slot.current = None
+        with call.prefill():
+            return stock(**reduced)
 
     def _ids(self, inputs: dict[str, Any]) -> Tensor:
         input_ids = inputs.get("input_ids")
-        if not isinstance(input_ids, Tensor):
-            raise UnsupportedError("reduction needs input_ids to find the image tokens: pass them with pixel_values")
+        if not isinstance(input_ids, Tensor) or inputs.get("inputs_embeds") is not None:
+            raise UnsupportedError("reduction finds the image tokens in input_ids: pass them, without inputs_embeds")
         return input_ids
 
     def _ask(self, query: str | Sequence[str] | None) -> str | Sequence[str] | None:
@@ -207,7 +180,8 @@ def reduce(
             checkpoint's ``trimkit.json`` names, else the public CLIP that the family's tower was taken from.
         query: the question (one for all rows, or one a row); by default the last user turn of each prompt. A call may
             override it: ``model.generate(..., query=[...])``.
-        cache_images: how many images' features are held, by content; 0 holds none.
+        cache_images: how many images' features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each in half
+            precision); 0 holds none. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:

@@ -55,27 +55,27 @@ class Method(BaseModel):
         """``[B, N]`` float scores, higher = keep."""
         raise NotImplementedError
 
-    def resolve(self, profile: EncoderProfile) -> Method:
-        """This method with every ``auto`` option filled from the encoder's profile."""
-        return self
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is dropped whatever the image."""
+        return self.budget.keeps_all
 
     @property
     def needs_relevance(self) -> bool:
         """Whether this method, with its options, reads the text at all."""
-        return self.uses_text and not self.budget.keeps_all
+        return self.uses_text and not self.keeps_all
 
-    @property
-    def normalize_relevance(self) -> bool:
-        """Whether the scorer is to give cosines instead of dot products (after ``resolve``)."""
-        return False
+    def normalize_relevance(self, profile: EncoderProfile) -> bool:
+        """Whether the scorer is to give cosines instead of dot products."""
+        return profile.normalize
 
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
         """``[B, N]`` relevance with the encoder's sign applied, higher = more relevant; for reports and pictures."""
-        return None if batch.relevance is None else F.sanitize(batch.relevance, batch.mask) * batch.profile.sign
+        return None if batch.relevance is None else F.sanitize(batch.relevance * batch.profile.sign, batch.mask)
 
     def select(self, batch: TokenBatch) -> list[Selection]:
         """Choose the tokens of every image of a batch; a row's result does not depend on the other rows."""
-        if self.budget.keeps_all:
+        if self.keeps_all:
             return keep_all(batch)
         scores = self.scores(batch)
         keep = self.keep(scores, batch)

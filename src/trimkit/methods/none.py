@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from trimkit.budget import Budget, BudgetField
-from trimkit.methods._base import Method, keep_all
-from trimkit.types import Selection, TokenBatch
+from trimkit.methods._base import Method
+from trimkit.types import TokenBatch
 
 __all__ = ["KeepAll"]
 
@@ -21,8 +21,9 @@ class KeepAll(Method):
 
     budget: BudgetField = Budget("ratio", 1.0)
 
+    @property
+    def keeps_all(self) -> bool:
+        return True
+
     def scores(self, batch: TokenBatch) -> Tensor:
         return batch.mask.float()
-
-    def select(self, batch: TokenBatch) -> list[Selection]:
-        return keep_all(batch)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -40,28 +41,18 @@ class Trim(Method):
     aggregate: Literal["mean", "weighted", "none"] = "mean"
     text: Literal["chunks", "truncate"] = "chunks"
 
-    def model_post_init(self, _: object) -> None:
+    def model_post_init(self, context: object) -> None:
         """Refuse a temperature that is not a positive number."""
         if self.temperature != "auto" and not 0.0 < self.temperature < float("inf"):
             raise ConfigError(f"temperature {self.temperature!r} is not positive: give a number such as 1.0 or 'auto'")
 
-    def resolve(self, profile: EncoderProfile) -> Trim:
-        return self.model_copy(
-            update={
-                "sign": profile.sign if self.sign == "auto" else self.sign,
-                "normalize": profile.normalize if self.normalize == "auto" else self.normalize,
-                "temperature": profile.temperature if self.temperature == "auto" else self.temperature,
-            }
-        )
-
-    @property
-    def normalize_relevance(self) -> bool:
-        return self.normalize is True
+    def normalize_relevance(self, profile: EncoderProfile) -> bool:
+        return profile.normalize if self.normalize == "auto" else self.normalize
 
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
         if batch.relevance is None:
             return None
-        return F.sanitize(batch.relevance, batch.mask) * self._resolved_sign(batch)
+        return F.sanitize(batch.relevance * self._resolved_sign(batch), batch.mask)
 
     def scores(self, batch: TokenBatch) -> Tensor:
         if batch.relevance is None:
@@ -102,6 +93,12 @@ class TrimReleased(Trim):
     temperature: Literal["auto"] | float = 1.0
     text: Literal["chunks", "truncate"] = "truncate"
 
+    def model_post_init(self, context: object) -> None:
+        """Refuse limits that the released code does not have."""
+        super().model_post_init(context)
+        if self.budget.kind == "iqr" and (self.min_tokens, self.max_tokens) != (1, None):
+            raise ConfigError(f"method {self.name!r} has no floor and no cap: leave min_tokens and max_tokens out")
+
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         if self.budget.kind == "iqr":
             return F.count_select(scores, F.iqr_count(scores, batch.mask, scope="batch"), batch.mask)
@@ -110,8 +107,8 @@ class TrimReleased(Trim):
     def _patch_counts(self, mask: Tensor) -> Tensor:
         totals = mask.sum(dim=1)
         if self.budget.kind == "count":
-            return totals.clamp(max=int(self.budget.value))
-        return (totals.double() * self.budget.value).long()
+            return torch.tensor([min(int(self.budget.value), total) for total in totals.tolist()], device=mask.device)
+        return torch.tensor([int(total * self.budget.value) for total in totals.tolist()], device=mask.device)
 
     def _fits(self, kept: int, total: int) -> bool:
         return kept < total

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimkit.errors import UnsupportedError
 from trimkit.types import ImageTokens
@@ -50,6 +50,11 @@ class Family:
                 "sequence (cross-attention), or transformers is older than 5.18"
             )
 
+        if type(self).positions is Family.positions and hasattr(self.base(model), "get_rope_index"):
+            raise UnsupportedError(f"{name} has 3-D positions (M-RoPE), which this family is not covered for yet")
+        if getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", None):
+            raise UnsupportedError(f"{name} feeds vision features into several layers: this family is not covered yet")
+
     def base(self, model: Any) -> Any:
         """The module that owns ``get_image_features``."""
         return model.base_model
@@ -71,7 +76,7 @@ class Family:
         accepted = inspect.signature(self.base(model).get_image_features).parameters
         return {name: inputs[name] for name in accepted if name != "kwargs" and inputs.get(name) is not None}
 
-    def split(self, arguments: ModelInputs) -> list[ModelInputs]:
+    def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         """Encoder arguments of every single image, for the cache. Rows of the first dimension are images."""
         count = len(arguments["pixel_values"])
         return [{name: _row(value, i, count) for name, value in arguments.items()} for i in range(count)]
@@ -90,7 +95,7 @@ class Family:
         """Tokens of every image, in order."""
         output = self.base(model).get_image_features(**arguments, return_dict=True)
         features = output.pooler_output
-        if isinstance(features, Tensor) and features.ndim != 3:
+        if isinstance(features, Tensor):
             raise UnsupportedError(
                 f"{type(model).__name__} gives the features of all images as one tensor: this family is not covered yet"
             )
@@ -113,9 +118,9 @@ class Family:
     def place(self, model: Any, inputs: ModelInputs, positions: Tensor, *, generating: bool) -> None:
         """Put gathered ``positions`` ``[axes, B, L']`` into the shrunk ``inputs``."""
 
-    def vision_parameters(self, model: Any) -> list[Tensor]:
-        """Parameters whose change makes cached features stale."""
-        return [p for name, p in model.named_parameters() if "language_model" not in name and "lm_head" not in name]
+    def encoder_modules(self, model: Any) -> list[nn.Module]:
+        """Modules whose change makes cached features stale."""
+        return [m for name, m in model.named_modules() if "language_model" not in name and "lm_head" not in name]
 
     def default_clip(self, model: Any) -> str | None:
         """Hub id of the CLIP checkpoint that the tower was taken from, where it is known."""

@@ -14,4 +14,4 @@ class Generic(Family):
 
     model_types: ClassVar[tuple[str, ...]] = ("*",)
     title: ClassVar[str] = "any model whose forward takes mm_encoder_outputs and gives features per image"
-    tested: ClassVar[str] = "llava_next: keep-all, hand-built"
+    tested: ClassVar[str] = "LLaVA-NeXT through the base class"

@@ -20,7 +20,7 @@ class QwenVL(Family):
     title: ClassVar[str] = "Qwen2-VL, Qwen2.5-VL"
     tested: ClassVar[str] = "qwen2_5_vl: keep-all, hand-built"
 
-    def split(self, arguments: ModelInputs) -> list[ModelInputs]:
+    def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         grids = arguments["image_grid_thw"]
         pixels = arguments["pixel_values"].split(grids.prod(dim=-1).tolist())
         return [
@@ -40,13 +40,14 @@ class QwenVL(Family):
             return torch.as_tensor(given[-3:])
         types = inputs.get("mm_token_type_ids")
         if types is None:
-            types = (ids == self.image_token_id(model)).to(torch.int32)
+            types = (ids == self.image_token_id(model)).int() + 2 * (ids == model.config.video_token_id).int()
         positions, _ = self.base(model).get_rope_index(
             ids,
             mm_token_type_ids=types,
             image_grid_thw=inputs.get("image_grid_thw"),
             video_grid_thw=inputs.get("video_grid_thw"),
             attention_mask=mask,
+            **{name: inputs[name] for name in ("second_per_grid_ts",) if inputs.get(name) is not None},
         )
         return positions  # type: ignore[no-any-return]
 
@@ -54,7 +55,7 @@ class QwenVL(Family):
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         real = torch.ones_like(ids) if mask is None else mask.long()
         text = (real.cumsum(dim=-1) - 1).clamp(min=0)
-        # Decoding goes on from the largest position, which shrinking leaves where it was.
+        # Decoding goes on from the largest position that is left.
         lengths = real.sum(dim=-1, keepdim=True)
         largest = positions.amax(dim=0).masked_fill(real == 0, 0).amax(dim=-1, keepdim=True)
         self.base(model).rope_deltas = largest + 1 - lengths

@@ -6,6 +6,7 @@ checkpoint that the tower was taken from; the vision layers of that checkpoint a
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -50,6 +51,7 @@ class ClipNativeScorer:
         self._visual_projection = module.visual_projection
         self._max_length = int(module.config.text_config.max_position_embeddings)
         self._cache: OrderedDict[tuple[str, bool], Tensor] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def feature_size(self) -> int:
@@ -58,7 +60,8 @@ class ClipNativeScorer:
 
     def clear_cache(self) -> None:
         """Forget question embeddings."""
-        self._cache.clear()
+        with self._lock:
+            self._cache.clear()
 
     def similarity(
         self, images: Sequence[ImageTokens], queries: Sequence[str], *, normalize: bool = False, truncate: bool = False
@@ -70,7 +73,9 @@ class ClipNativeScorer:
         """
         texts = self.text_embeddings(queries, truncate=truncate)
         return [
-            F.clip_relevance(self._patches(image).unsqueeze(0), text.unsqueeze(0), normalize=normalize)[0]
+            F.clip_relevance(
+                self._patches(image).unsqueeze(0), text.to(image.features.device).unsqueeze(0), normalize=normalize
+            )[0]
             for image, text in zip(images, texts, strict=True)
         ]
 
@@ -104,9 +109,10 @@ class ClipNativeScorer:
 
     def _embed(self, query: str, truncate: bool) -> Tensor:
         key = (query, truncate)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
         chunks = self._chunks(query, truncate)
         device = self._text_projection.weight.device
         # One chunk at a time: no padding, so an embedding does not depend on what else is asked.
@@ -117,9 +123,10 @@ class ClipNativeScorer:
         weights = torch.tensor([float(len(ids) - 2) for ids in chunks], device=device).clamp(min=1.0)
         stacked = torch.stack(embeddings).float()
         text = stacked[0] if len(chunks) == 1 else (stacked * weights.unsqueeze(1)).sum(0) / weights.sum()
-        self._cache[key] = text
-        if len(self._cache) > _TEXT_CACHE:
-            self._cache.popitem(last=False)
+        with self._lock:
+            self._cache[key] = text
+            if len(self._cache) > _TEXT_CACHE:
+                self._cache.popitem(last=False)
         return text
 
     def _chunks(self, query: str, truncate: bool) -> list[list[int]]:

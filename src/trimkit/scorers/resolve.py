@@ -39,9 +39,13 @@ def resolve_scorer(
         return scorer
     name = str(getattr(model.config, "_name_or_path", "") or "")
     settings = _read_settings(Path(name)) if name and Path(name).is_dir() else {}
-    profile = EncoderProfile(**{key: settings[key] for key in ("sign", "normalize", "temperature") if key in settings})
+    profile = EncoderProfile(**{key: value for key, value in settings.items() if key != "clip"})
     if isinstance(scorer, nn.Module):
         source = str(getattr(getattr(scorer, "config", None), "_name_or_path", ""))
+        if not source:
+            raise ConfigError(
+                "this CLIPModel does not know its tokenizer: pass scorer=ClipNativeScorer(clip, tokenizer)"
+            )
         return ClipNativeScorer(scorer, _load_tokenizer(source), profile)
     if scorer is not None and not isinstance(scorer, (str, Path)):
         raise ConfigError(f"scorer {scorer!r} is not a Scorer, a CLIPModel, a directory or a hub id")
@@ -62,19 +66,27 @@ def load_clip(source: str) -> nn.Module:
     from transformers import AutoConfig, CLIPModel
 
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type != "clip":
             raise ModelError(
                 f"{source!r} is a {config.model_type} checkpoint without a CLIP text tower: pass scorer= a full CLIP "
                 "checkpoint such as 'openai/clip-vit-large-patch14-336', or use a method that does not read the text"
             )
         loaded: Any = CLIPModel.from_pretrained(source, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load the CLIP checkpoint {source!r}: {_first_line(error)}") from None
+    except ModelError:
+        raise
+    except Exception as error:  # the readers of configs and tensors fail in ways of their own
+        raise ModelError(
+            f"cannot load the CLIP checkpoint {source!r} ({_first_line(error)}): pass scorer= a complete CLIP checkpoint, or "
+            "use a method that does not read the text"
+        ) from None
     clip, info = loaded
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(("text_", "visual_projection")))
+    needed = ("text_", "visual_projection", "vision_model.post_layernorm")
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(needed))
     if missing:
-        raise ModelError(f"{source!r} has no CLIP text tower (no {missing[0]}): pass scorer= a full CLIP checkpoint")
+        raise ModelError(
+            f"{source!r} has no CLIP text tower, or half of one (no {missing[0]}): pass scorer= a full CLIP checkpoint"
+        )
     clip.vision_model.encoder.layers = nn.ModuleList()
     tower: nn.Module = clip.eval()
     return tower
@@ -84,9 +96,11 @@ def _load_tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load the tokenizer of the CLIP checkpoint {source!r}: {_first_line(error)}") from None
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"cannot load the tokenizer of the CLIP checkpoint {source!r} ({_first_line(error)}): add its tokenizer files"
+        ) from None
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:
@@ -99,6 +113,9 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {_first_line(error)}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} is not a JSON object: expected keys clip, sign, normalize, temperature")
+    unknown = sorted(set(settings) - {"clip", "sign", "normalize", "temperature"})
+    if unknown:
+        raise ConfigError(f"{path} has an unknown key {unknown[0]!r}: known are clip, sign, normalize, temperature")
     return settings
 
 
