@@ -115,6 +115,21 @@ def demo_table() -> str:
     return f"{table(header, rows)}\n\n{note} {source('demo_scenes', record)}"
 
 
+def default_table() -> str:
+    """What each choice in ``trim`` is worth on the demo model."""
+    record = load("trim_default")
+    if record is None:
+        return pending("trim_default")
+    rows = []
+    for arm, asked in zip(record["results"], record["config"]["arms"], strict=True):
+        named = f"{percent(mean_over(arm, NAMED))}"
+        total = f"{percent(accuracy(arm))} ({interval(arm['ci95'])})"
+        rows.append([f"`{' '.join(asked['set'])}`", f"{arm['image_tokens_kept_mean']:.0f}", named, total])
+    first = record["results"][0]
+    header = ["options of `trim`", "image tokens", "existence, attribute, counting", "all types (95 %)"]
+    return f"{table(header, rows)}\n\n{first['n']} questions, seed {first['seed']}. {source('trim_default', record)}"
+
+
 def bench_table() -> str:
     """Seconds and FLOPs of the full and the reduced call, and how they compare."""
     record = load("bench_ask")
@@ -146,6 +161,7 @@ def bench_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "demo": heading_table,
     "demo-full": demo_table,
+    "default": default_table,
     "bench": bench_table,
 }
 

@@ -22,7 +22,8 @@ __all__ = ["Trim", "TrimPaper", "TrimReleased"]
 class Trim(Method):
     """TRIM as we run it: quartiles per image, and the sign, normalisation and temperature of the encoder at hand.
 
-    A score is the softmax over the image's patches of ``sign * similarity / temperature``.
+    A score is the softmax over the image's patches of ``sign * similarity / temperature``. The defaults were chosen on the demo
+    model (``benchmarks/results/trim_default.json``); for OpenAI's CLIP the profile holds what the released code does.
 
     Options:
         sign, normalize, temperature: ``auto`` takes the encoder's profile (``trimkit.types.EncoderProfile``).
