@@ -23,6 +23,7 @@ VOCABULARY = 100
 PAD = 0
 SIDE = 6  # patches a side
 TOKENS = SIDE * SIDE
+GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
 
 
 def _vision() -> CLIPVisionConfig:

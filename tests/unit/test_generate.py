@@ -11,19 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import trimkit
 from tests import tiny
-
-GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
-PER_ROW = [1, 2]
-
-
-@pytest.fixture
-def model() -> Any:
-    return tiny.llava()
-
-
-@pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    return tiny.llava_batch(PER_ROW, seed=2)
+from tests.tiny import GREEDY
 
 
 class _Collect(BaseStreamer):
