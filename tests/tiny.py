@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -14,6 +14,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
@@ -64,11 +65,7 @@ def llava(seed: int = 0) -> LlavaForConditionalGeneration:
         vision_feature_select_strategy="default",
         pad_token_id=PAD,
     )
-    model = LlavaForConditionalGeneration(config).eval()
-    model.generation_config.pad_token_id = PAD
-    model.generation_config.eos_token_id = 2
-    _widen(model)
-    return model
+    return _ready(LlavaForConditionalGeneration(config))
 
 
 def llava_next(seed: int = 0) -> LlavaNextForConditionalGeneration:
@@ -82,11 +79,7 @@ def llava_next(seed: int = 0) -> LlavaNextForConditionalGeneration:
         vision_feature_select_strategy="default",
         pad_token_id=PAD,
     )
-    model = LlavaNextForConditionalGeneration(config).eval()
-    model.generation_config.pad_token_id = PAD
-    model.generation_config.eos_token_id = 2
-    _widen(model)
-    return model
+    return _ready(LlavaNextForConditionalGeneration(config))
 
 
 def qwen2_5_vl(seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
@@ -122,11 +115,7 @@ def qwen2_5_vl(seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
         vision_start_token_id=97,
         vision_end_token_id=96,
     )
-    model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    model.generation_config.pad_token_id = PAD
-    model.generation_config.eos_token_id = 2
-    _widen(model)
-    return model
+    return _ready(Qwen2_5_VLForConditionalGeneration(config))
 
 
 def clip(seed: int = 0) -> CLIPModel:
@@ -148,12 +137,19 @@ def clip(seed: int = 0) -> CLIPModel:
     return CLIPModel(config).eval()
 
 
-def _widen(model: Any) -> None:
-    """Larger weights: with the default 0.02 every picture gives the same answer, and tests could not fail."""
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def _ready(model: Model) -> Model:
+    """In eval mode, with its end and padding tokens, and wider weights: with 0.02 every picture gives the same answer."""
+    model.eval()
+    model.generation_config.pad_token_id = PAD
+    model.generation_config.eos_token_id = 2
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0.0, parameter.shape[-1] ** -0.5 * 1.5)
+    return model
 
 
 def pixels(count: int, seed: int = 0) -> torch.Tensor:

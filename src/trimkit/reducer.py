@@ -62,8 +62,8 @@ def relevance_of(
     if len(asked) != len(images):
         raise ConfigError(f"method {method.name!r} needs a question for every image: pass query= or a processor")
     with torch.no_grad():
-        truncate = getattr(method, "text", "chunks") == "truncate"
-        return scorer.similarity(images, asked, normalize=method.normalize_relevance(scorer.profile), truncate=truncate)
+        cosine = method.normalize_relevance(scorer.profile)
+        return scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
 
 
 def make_batch(

@@ -96,6 +96,7 @@ class Pipeline:
         self.cache = FeatureCache(cache_images)
         self._model = model
         self._processor = processor
+        self._tokenizer = getattr(processor, "tokenizer", processor)
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
         self._reader: QueryReader | None = None
@@ -155,7 +156,7 @@ class Pipeline:
         queries = self._queries(ids, rows, query, method)
         with call.stage("text"):
             if scorer is not None and hasattr(scorer, "text_embeddings"):
-                scorer.text_embeddings(queries, truncate=getattr(method, "text", "") == "truncate")
+                scorer.text_embeddings(queries, truncate=method.truncates_text)
         with call.stage("select"):
             relevance = relevance_of(images, queries, method, scorer)
             profile = scorer.profile if scorer is not None else EncoderProfile()
@@ -250,8 +251,7 @@ class Pipeline:
 
     def _pad_token_id(self) -> int:
         """Any id serves, since padding is masked; not the image token's, which is counted."""
-        tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        for owner in (self._model.generation_config, self._model.config.get_text_config(), tokenizer):
+        for owner in (self._model.generation_config, self._model.config.get_text_config(), self._tokenizer):
             pad = getattr(owner, "pad_token_id", None)
             if isinstance(pad, int) and pad >= 0 and pad != self._image_token_id:
                 return pad
@@ -266,8 +266,7 @@ class Pipeline:
                 return "left"
             if bool((mask[:, -1] == 0).any()):
                 return "right"
-        tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        return "right" if getattr(tokenizer, "padding_side", "left") == "right" else "left"
+        return "right" if getattr(self._tokenizer, "padding_side", "left") == "right" else "left"
 
 
 def _image_report(row: int, query: str | None, image: ImageTokens, chosen: Selection, cached: bool) -> ImageReport:

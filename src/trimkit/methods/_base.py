@@ -69,6 +69,11 @@ class Method(BaseModel):
         """Whether the scorer is to give cosines instead of dot products."""
         return profile.normalize
 
+    @property
+    def truncates_text(self) -> bool:
+        """Whether a question beyond the text tower's length is cut instead of read in chunks."""
+        return False
+
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
         """``[B, N]`` relevance with the encoder's sign applied, higher = more relevant; for reports and pictures."""
         return None if batch.relevance is None else F.sanitize(batch.relevance * batch.profile.sign, batch.mask)

@@ -47,6 +47,10 @@ class Trim(Method):
         if self.temperature != "auto" and not 0.0 < self.temperature < float("inf"):
             raise ConfigError(f"temperature {self.temperature!r} is not positive: give a number such as 1.0 or 'auto'")
 
+    @property
+    def truncates_text(self) -> bool:
+        return self.text == "truncate"
+
     def normalize_relevance(self, profile: EncoderProfile) -> bool:
         return profile.normalize if self.normalize == "auto" else self.normalize
 
