@@ -56,12 +56,16 @@ def models() -> str:
         [
             about[name].title,
             ", ".join("others" if kind == "*" else f"`{kind}`" for kind in kinds),
-            "yes" if about[name].native else "no",
+            "its own tower" if about[name].native else "an external scorer",
+            "yes" if about[name].batch else "untested",
+            "yes" if about[name].training else "untested",
             about[name].tested,
         ]
         for name, kinds in sorted(served.items(), key=lambda item: ("*" in item[1], item[0]))
     ]
-    return _text_table(["family", "`config.model_type`", "native relevance", "tested here"], rows)
+    return _text_table(
+        ["family", "`config.model_type`", "relevance from", "ragged batches", "training", "tested here"], rows
+    )
 
 
 def cli_page() -> str:

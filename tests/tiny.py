@@ -65,7 +65,7 @@ def llava(seed: int = 0) -> LlavaForConditionalGeneration:
         vision_feature_select_strategy="default",
         pad_token_id=PAD,
     )
-    return _ready(LlavaForConditionalGeneration(config))
+    return ready(LlavaForConditionalGeneration(config))
 
 
 def llava_next(seed: int = 0) -> LlavaNextForConditionalGeneration:
@@ -79,7 +79,7 @@ def llava_next(seed: int = 0) -> LlavaNextForConditionalGeneration:
         vision_feature_select_strategy="default",
         pad_token_id=PAD,
     )
-    return _ready(LlavaNextForConditionalGeneration(config))
+    return ready(LlavaNextForConditionalGeneration(config))
 
 
 def qwen2_5_vl(seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
@@ -115,7 +115,7 @@ def qwen2_5_vl(seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
         vision_start_token_id=97,
         vision_end_token_id=96,
     )
-    return _ready(Qwen2_5_VLForConditionalGeneration(config))
+    return ready(Qwen2_5_VLForConditionalGeneration(config))
 
 
 def clip(seed: int = 0) -> CLIPModel:
@@ -140,7 +140,7 @@ def clip(seed: int = 0) -> CLIPModel:
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def _ready(model: Model) -> Model:
+def ready(model: Model) -> Model:
     """In eval mode, with its end and padding tokens, and wider weights: with 0.02 every picture gives the same answer."""
     model.eval()
     model.generation_config.pad_token_id = PAD

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from recipes.demo.lm_data import LONG, SHORT, Cache
+from recipes.demo.lm_data import LONG, SHORT, Cache, load_clip
+from recipes.demo.lm_facts import TAPS, Facts, Probes, Words, fact_losses, facts_of, looked_at, wave_loss, words_of
 from recipes.demo.lm_forward import Blocks, Watch, answer_states
-from recipes.demo.shapes import BOS, CACHE, GRID, build_tokenizer, new_clip, new_llava
+from recipes.demo.shapes import BOS, GRID, build_tokenizer, new_llava
 from recipes.demo.targets import CLASSES
-from recipes.demo.train_clip import Heads
 from trimkit.demo.questions import TYPES
 from trimkit.demo.world import COLOURS, NAMES, PLURALS
 
@@ -32,22 +32,16 @@ class Task:
     head: Tensor  # the prompt's tokens before the image
     names: Tensor  # class -> token of its name (words: of the word)
     plurals: Tensor
-    token_class: Tensor  # token -> class it names, 0 none
     colours: Tensor  # tokens of the colours, and of the words that stand for right, left, below, above, one
     places: Tensor
-    teacher: Heads  # the tower's helper heads say what the dense loss should find
+    words: Words
+    probes: Probes
 
 
 def new_task(seed: int) -> Task:
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(eos=False, max_length=2048)
-    clip = new_clip()
-    clip.load_state_dict(torch.load(CACHE / "clip.pt", weights_only=True))
-    clip.requires_grad_(False)
-
-    teacher = Heads()
-    teacher.load_state_dict(torch.load(CACHE / "clip_heads.pt", weights_only=True))
-    teacher.requires_grad_(False)
+    clip = load_clip().requires_grad_(False)
 
     def token(text: str) -> int:
         ids = tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
@@ -55,23 +49,17 @@ def new_task(seed: int) -> Task:
             raise ValueError(f"{text!r} is not one token")
         return int(ids[0])
 
-    model = new_llava()
-    names = torch.tensor([token(c) for c in CLASSES[1:]])
-    plurals = torch.tensor([token(PLURALS.get(c, c)) for c in CLASSES[1:]])
-    token_class = torch.zeros(model.config.text_config.vocab_size, dtype=torch.long)
-    token_class[plurals] = torch.arange(1, len(CLASSES))
-    token_class[names] = torch.arange(1, len(CLASSES))
     return Task(
-        model=model,
+        model=new_llava(),
         post_norm=clip.vision_model.post_layernorm,
         projection=clip.visual_projection,
         head=torch.tensor([BOS, *tokenizer("USER: ", add_special_tokens=False)["input_ids"]]),
-        names=names,
-        plurals=plurals,
-        token_class=token_class,
+        names=torch.tensor([token(c) for c in CLASSES[1:]]),
+        plurals=torch.tensor([token(PLURALS.get(c, c)) for c in CLASSES[1:]]),
         colours=torch.tensor([token(c) for c in COLOURS]),
         places=torch.tensor([token(w) for w in ("right", "left", "below", "above", "one")]),
-        teacher=teacher,
+        words=words_of(tokenizer),
+        probes=Probes(),
     )
 
 
@@ -113,26 +101,57 @@ def _with_head(task: Task, image: Tensor, real: Tensor) -> tuple[Tensor, Tensor]
 
 
 @dataclass
+class Patches:
+    """What image tokens are, [b, k] each and centre of the owner [b, k, 2]; see PatchTargets and Cache."""
+
+    label: Tensor
+    colour: Tensor
+    part: Tensor
+    place: Tensor
+
+
+@dataclass
 class Batch:
-    """Raw image features [b, k, d] with padding marks, patch labels (or None), and question blocks with answers."""
+    """Raw image features [b, k, d] with padding marks, what they are (or None), question blocks with answers, and facts."""
 
     features: Tensor
     real: Tensor
-    label: Tensor | None
+    patches: Patches | None
     groups: list[Blocks]
+    facts: Facts | None = None
 
 
-def run(task: Task, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits [n, vocab] at answers and at ends, the projected image tokens, and the matching loss (0 without labels)."""
+@dataclass
+class Outcome:
+    """Logits [n, vocab] at answers and at ends, the projected image tokens, and the training aids' losses."""
+
+    answer: Tensor
+    end: Tensor
+    image: Tensor
+    aids: dict[str, Tensor]
+
+
+def run(task: Task, batch: Batch) -> Outcome:
     image = task.model.model.multi_modal_projector(batch.features)
     prefix, real = _with_head(task, image, batch.real)
     watch = None
-    if batch.label is not None:
-        watch = Watch(F.pad(batch.label.clamp(min=0), (len(task.head), 0)), task.token_class, [], 1 + len(NAMES))
-    states = torch.cat([s.flatten(0, 1) for s in answer_states(task.model, prefix, real, batch.groups, watch)])
-    logits = task.model.lm_head(states)
-    match = torch.stack(watch.losses).mean() if watch is not None else torch.zeros(())
-    return logits[:, 0].float(), logits[:, 1].float(), image, match
+    if batch.patches is not None:
+        label, hue = (F.pad(t.clamp(min=0), (len(task.head), 0)) for t in (batch.patches.label, batch.patches.colour))
+        part = F.pad(batch.patches.part, (len(task.head), 0))
+        looked = [looked_at(task.words, group) for group in batch.groups]
+        watch = Watch(label, hue, part, task.words.named, task.words.hue, looked, 1 + len(NAMES), [])
+    taps = TAPS if batch.facts is not None else ()
+    read, tapped = answer_states(task.model, prefix, real, batch.groups, watch, taps)
+    logits = task.model.lm_head(torch.cat([s.flatten(0, 1) for s in read]))
+    aids = {}
+    if watch is not None:
+        aids = {"match": torch.stack(watch.losses).mean()}
+    if batch.facts is not None:
+        aids |= fact_losses(task.probes, task.words, batch.facts, batch.groups, tapped)
+    if batch.facts is not None and batch.patches is not None:
+        states = tapped[0][0][:, len(task.head) :]
+        aids["patch_waves"] = wave_loss(task.probes, states, batch.patches.label, batch.patches.place)
+    return Outcome(logits[:, 0].float(), logits[:, 1].float(), image, aids)
 
 
 def answers(groups: list[Blocks]) -> Tensor:
@@ -172,22 +191,32 @@ class Sampler:
     def scenes(self, count: int) -> np.ndarray:
         return np.sort(self.rng.choice(len(self.cache), size=count, replace=False))
 
+    def _patches(self, scenes: np.ndarray, chosen: Tensor | None = None) -> Patches:
+        whole = (self.cache.label, self.cache.colour, self.cache.part, self.cache.place)
+        label, colour, part, place = (t[scenes] for t in whole)
+        if chosen is not None:
+            label, colour, part = (t.gather(1, chosen) for t in (label, colour, part))
+            place = place.gather(1, chosen[..., None].expand(-1, -1, 2))
+        return Patches(label.long(), colour.long(), part, place.float())
+
     def subset(self, count: int, tokens: int, short: int, long: int) -> Batch:
-        """Few tokens: every object's centre patch, then object patches, then any, `tokens` in all."""
+        """Few tokens: every object's centre patch, then object patches, then any, `tokens` in all (0: all of the objects')."""
         scenes = self.scenes(count)
         features, label = self.cache.gather_features(scenes), self.cache.label[scenes].long()
+        tokens = tokens or int((label > 0).sum(dim=1).max()) + 24
         rank = torch.rand(label.shape) + (label > 0).float() + 2.0 * self.cache.centre[scenes].float()
         chosen = rank.topk(tokens, dim=1).indices.sort(dim=1).values
         groups, _ = self.blocks(scenes, short, long)
         rows = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
-        return Batch(rows, torch.ones_like(chosen, dtype=torch.bool), label.gather(1, chosen), groups)
+        real = torch.ones_like(chosen, dtype=torch.bool)
+        return Batch(rows, real, self._patches(scenes, chosen), groups, facts_of(self.cache, scenes))
 
     def full(self, count: int, short: int, long: int) -> Batch:
         scenes = self.scenes(count)
         groups, _ = self.blocks(scenes, short, long)
         features = self.cache.gather_features(scenes)
         real = torch.ones(features.shape[:2], dtype=torch.bool)
-        return Batch(features, real, self.cache.label[scenes].long(), groups)
+        return Batch(features, real, self._patches(scenes), groups, facts_of(self.cache, scenes))
 
     def trim(self, count: int, each: int, choice: bool) -> Batch:
         """Each question with its own reduced picture: the IQR rule mostly, now and then a relevance or random share."""
@@ -200,7 +229,7 @@ class Sampler:
         group = groups[0]
         flat = Blocks(group.ids.flatten(0, 1)[:, None], group.read.flatten()[:, None])
         rows, real = reduced_prefix(features.repeat_interleave(each, dim=0), keep.flatten(0, 1))
-        return Batch(rows, real, None, [flat])
+        return Batch(rows, real, None, [flat], facts_of(self.cache, scenes).repeat(each))
 
     def _keep(self, scores: Tensor) -> Tensor:
         draw = self.rng.random()

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from transformers import CLIPModel
 
-from recipes.demo.shapes import CACHE, EOS, GRID, PAD, PROJECTION, VISION_WIDTH, build_tokenizer, new_clip
+from recipes.demo.shapes import CACHE, EOS, GRID, MODEL_DIR, PAD, PROJECTION, VISION_WIDTH, build_tokenizer, new_clip
 from recipes.demo.targets import patch_targets, to_patches
 from recipes.demo.train_clip import dense_features, encode_texts, normalise
 from trimkit.demo.items import EVALUATION_NAMESPACE, TRAINING_NAMESPACE, item_rng
@@ -28,7 +29,8 @@ from trimkit.demo.world import sample_scene
 PER_SCENE = {"existence": 4, "attribute": 5, "counting": 6, "relation": 8, "reading": 2, "multiple_choice": 7}
 TOTAL = sum(PER_SCENE.values())
 SHORT, LONG = 26, 54  # block lengths: all types but multiple choice fit in SHORT
-FIELDS = ("features", "label", "centre", "ids", "read", "answer", "type", "query")
+PATCHES = ("label", "colour", "count", "centre", "place")  # what is known of every patch
+QUESTIONS = ("ids", "read", "type")  # and of every question
 
 
 @lru_cache(maxsize=1)
@@ -48,11 +50,14 @@ def block_ids(question: Question) -> list[int]:
 
 @dataclass
 class Rows:
-    """One scene's inputs: picture patches, patch labels, object centre flags, and its question blocks."""
+    """One scene's inputs: picture patches, what each patch is (see PatchTargets), and its question blocks."""
 
     patches: npt.NDArray[np.uint8]
     label: npt.NDArray[np.int16]
+    colour: npt.NDArray[np.int8]
+    count: npt.NDArray[np.int8]
     centre: npt.NDArray[np.bool_]
+    place: npt.NDArray[np.float16]
     ids: npt.NDArray[np.int16]
     read: npt.NDArray[np.int16]
     type: npt.NDArray[np.int8]
@@ -88,17 +93,36 @@ def make_rows(args: tuple[int, int, int]) -> Rows:
         read[i] = len(block) - 3
         kinds[i] = TYPES.index(question.type)
         texts.append(question.text)
-    return Rows(to_patches(render(scene)), targets.label, targets.centre > 0, ids, read, kinds, texts)
+    return Rows(
+        patches=to_patches(render(scene)),
+        label=targets.label,
+        colour=targets.colour.astype(np.int8),
+        count=targets.count.astype(np.int8),
+        centre=targets.centre > 0,
+        place=(targets.position / GRID * 2 - 1).astype(np.float16),
+        ids=ids,
+        read=read,
+        type=kinds,
+        texts=texts,
+    )
+
+
+def load_clip() -> CLIPModel:
+    """The tower's last checkpoint, else the shipped tower, with weights rounded to fp16 as they are shipped."""
+    path = CACHE / "clip.pt"
+    if not path.exists():
+        return CLIPModel.from_pretrained(MODEL_DIR / "clip")
+    clip = new_clip()
+    state = torch.load(path, weights_only=True)
+    clip.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in state.items()})
+    return clip
 
 
 def build(path: Path, namespace: int, seed: int, start: int, count: int, batch: int = 16) -> None:
     """Write `count` scenes' arrays to path; features as fp16 on disk, the rest in one archive."""
-    clip = new_clip()
-    clip.load_state_dict(torch.load(CACHE / "clip.pt", weights_only=True))
+    clip = load_clip()
     clip.set_attn_implementation("matmul")
     clip.eval()
-    # the exported weights are fp16: features come from those
-    clip.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in clip.state_dict().items()})
     tokenizer = build_tokenizer(eos=True, max_length=77)
     path.mkdir(parents=True, exist_ok=True)
     features = np.lib.format.open_memmap(
@@ -126,7 +150,7 @@ def build(path: Path, namespace: int, seed: int, start: int, count: int, batch: 
                 if len(rows) % 640 == 0:
                     print(f"{len(rows)} scenes, {time.time() - began:.0f} s", flush=True)
     features.flush()
-    arrays = {k: np.stack([getattr(r, k) for r in rows]) for k in ("label", "centre", "ids", "read", "type")}
+    arrays = {k: np.stack([getattr(r, k) for r in rows]) for k in PATCHES + QUESTIONS}
     np.savez(path / "rest.npz", query=query, **arrays)
 
 
@@ -136,7 +160,11 @@ class Cache:
 
     features: npt.NDArray[np.float16]
     label: Tensor
+    colour: Tensor
+    count: Tensor
     centre: Tensor
+    place: Tensor
+    part: Tensor  # 1 / patches of the owner, so that an object's patches sum to one
     ids: Tensor
     read: Tensor
     type: Tensor
@@ -145,14 +173,26 @@ class Cache:
     @classmethod
     def load(cls, path: Path) -> Cache:
         rest = np.load(path / "rest.npz")
-        arrays = {k: torch.from_numpy(rest[k]) for k in ("label", "centre", "ids", "read", "type", "query")}
-        return cls(features=np.load(path / "features.npy", mmap_mode="r"), **arrays)
+        arrays = {k: torch.from_numpy(rest[k]) for k in (*PATCHES, *QUESTIONS, "query")}
+        part = _parts(arrays["label"], arrays["place"])
+        return cls(features=np.load(path / "features.npy", mmap_mode="r"), part=part, **arrays)
 
     def __len__(self) -> int:
         return len(self.label)
 
     def gather_features(self, scenes: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self.features[scenes].astype(np.float32))
+
+
+def _parts(label: Tensor, place: Tensor) -> Tensor:
+    """Which part of its owner a patch is, [scenes, patches]; owners are told apart by what and where they are."""
+    spots = (place.float() * 512).round().long() + 1024
+    owner = (label.long().clamp(min=0) * 2048 + spots[..., 0]) * 2048 + spots[..., 1]
+    parts = torch.zeros(label.shape)
+    for row, key in zip(parts, owner, strict=True):
+        _, which, sizes = key.unique(return_inverse=True, return_counts=True)
+        row.copy_(1.0 / sizes[which])
+    return parts.masked_fill(label <= 0, 0.0)
 
 
 def main() -> None:

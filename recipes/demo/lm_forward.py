@@ -89,33 +89,44 @@ def _attend_block(
 class Watch:
     """A training aid: in the first layers some heads of a token that names something should look at that thing's patches.
 
-    label [b, p] is the class of each prefix token (0 none), token_class [vocab] the class a token names (0 none). What is
-    named but not in the picture should look at the first token. Without this the matching is found only after very long.
+    label and hue [b, p] are class and disc colour of each prefix token (0 none), named and coloured [vocab] what a token
+    names (0 none). A head spends as much on each such thing, large or small; where the picture has none, it looks at the
+    first token. Later, the answering token should look where `looked_at` [b, q, l] of its group says, or else at the sign.
+    Without this it is found only after very long.
     """
 
     label: Tensor
-    token_class: Tensor
-    losses: list[Tensor]
+    hue: Tensor
+    part: Tensor  # [b, p], 1 / patches of the thing it belongs to
+    named: Tensor
+    coloured: Tensor
+    looked_at: list[Tensor]
     first_word: int  # classes from here on are words on signs
-    layers: int = 4  # the first half of them matches names, the second half gathers them
-    heads: int = 4
+    losses: list[Tensor]
+    naming: tuple[int, ...] = (0, 1)  # the layers
+    reading: tuple[int, ...] = (3, 4)
+    heads: int = 2
     limit: int = 800
 
-    def add(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, ids: Tensor) -> None:
-        """q and own keys [b, h, n, l, d], prefix keys [b, h, p, d], ids [b, n, l]."""
+    def add(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks) -> None:
+        """q and own keys [b, h, n, l, d], prefix keys [b, h, p, d]."""
         q, own, prefix = q[:, : self.heads], own[:, : self.heads], prefix[:, : self.heads]
-        classes = self.token_class[ids]
-        row, block, place = classes.nonzero()[: self.limit].unbind(1)
+        past = torch.arange(group.ids.shape[2]) <= group.read[..., None]
+        classes, hues = self.named[group.ids] * past, self.coloured[group.ids] * past
+        row, block, place = (classes + hues).nonzero()[: self.limit].unbind(1)
         over_prefix = (torch.matmul(q.flatten(2, 3), prefix.transpose(-1, -2)) + pad.to(q.dtype)).view(*q.shape[:4], -1)
-        over_block = torch.matmul(q, own.transpose(-1, -2)) + _causal(ids.shape[2]).to(q.dtype)
+        over_block = torch.matmul(q, own.transpose(-1, -2)) + _causal(group.ids.shape[2]).to(q.dtype)
         scores = torch.cat([over_prefix[row, :, block, place], over_block[row, :, block, place]], dim=-1).float()
-        wanted = self.label[row] == classes[row, block, place][:, None]
-        wanted[:, 0] = ~wanted.any(dim=1)
-        hit = over_prefix[row, :, block, place].float().masked_fill(~wanted[:, None], -1e9).logsumexp(-1)
-        self.losses.append((scores.logsumexp(-1) - hit).mean())
+        cls, hue = classes[row, block, place][:, None], hues[row, block, place][:, None]
+        wanted = ((self.label[row] == cls) & (cls > 0)) | ((self.hue[row] == hue) & (hue > 0))
+        shares = wanted * self.part[row]
+        shares[:, 0] = ~wanted.any(dim=1)
+        shares = shares / shares.sum(-1, keepdim=True)
+        logs = scores.log_softmax(-1)[..., : wanted.shape[1]]
+        self.losses.append((shares[:, None] * (shares[:, None].clamp(min=1e-6).log() - logs)).sum(-1).mean())
 
-    def add_read(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks) -> None:
-        """Later layers: the token that answers should look at the names in its question, or else at the sign."""
+    def add_read(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks, number: int) -> None:
+        """The same for the answering tokens of group `number`."""
         q, own, prefix = q[:, : self.heads], own[:, : self.heads], prefix[:, : self.heads]
         at = group.read[:, None, :, None, None].expand(-1, self.heads, -1, 1, q.shape[-1])
         asking = q.gather(3, at)  # b h n 1 d
@@ -123,9 +134,9 @@ class Watch:
         over_block = torch.matmul(asking, own.transpose(-1, -2))[:, :, :, 0].float()
         past = torch.arange(group.ids.shape[2]) <= group.read[..., None]  # b n l
         over_block = over_block.masked_fill(~past[:, None], -1e9)
-        named = (self.token_class[group.ids] > 0) & past
-        sign = (self.label >= self.first_word)[:, None, :] & ~named.any(-1, keepdim=True)
-        wanted = torch.cat([sign, named], dim=-1)
+        told = self.looked_at[number]
+        sign = (self.label >= self.first_word)[:, None, :] & ~told.any(-1, keepdim=True)
+        wanted = torch.cat([sign, told], dim=-1)
         scores = torch.cat([over_prefix, over_block], dim=-1)
         hit = scores.masked_fill(~wanted[:, None], -1e9).logsumexp(-1)
         some = wanted.any(-1)[:, None].expand_as(hit)
@@ -159,11 +170,11 @@ class _Layers:
         ks = self._parts(self._turn(attention.k_proj(y), *self.turns))
         vs = self._parts(attention.v_proj(y))
         out = [_attend_prefix(qs[0], ks[0], vs[0], self.layout.pad)]
-        for group, q, k, v in zip(groups, qs[1:], ks[1:], vs[1:], strict=True):
-            if watch is not None and number < watch.layers // 2:
-                watch.add(q, k, ks[0], self.layout.pad, group.ids)
-            elif watch is not None and number < watch.layers:
-                watch.add_read(q, k, ks[0], self.layout.pad, group)
+        for i, (group, q, k, v) in enumerate(zip(groups, qs[1:], ks[1:], vs[1:], strict=True)):
+            if watch is not None and number in watch.naming:
+                watch.add(q, k, ks[0], self.layout.pad, group)
+            elif watch is not None and number in watch.reading:
+                watch.add_read(q, k, ks[0], self.layout.pad, group, i)
             mixed = _attend_block(q, (k, v), (ks[0], vs[0]), self.layout.pad, _causal(k.shape[3]))
             out.append(mixed.flatten(0, 2))
         x = x + attention.o_proj(torch.cat(out))
@@ -194,11 +205,17 @@ class _Layers:
 
 
 def answer_states(
-    model: LlavaForConditionalGeneration, prefix: Tensor, real: Tensor, groups: list[Blocks], watch: Watch | None = None
-) -> list[Tensor]:
+    model: LlavaForConditionalGeneration,
+    prefix: Tensor,
+    real: Tensor,
+    groups: list[Blocks],
+    watch: Watch | None = None,
+    taps: tuple[int, ...] = (),
+) -> tuple[list[Tensor], list[list[Tensor]]]:
     """Final hidden states [b, q, 2, width] at each block's last prompt token and at the token after it.
 
-    prefix [b, p, width] is left-padded, real [b, p] marks what is no padding.
+    prefix [b, p, width] is left-padded, real [b, p] marks what is no padding. Also, for each layer number in `taps`, the
+    states after it: of the prefix [b, p, width], then of every group [b, q, l, width].
     """
     language = model.model.language_model
     lengths = real.sum(dim=1)
@@ -215,7 +232,11 @@ def answer_states(
         flat.append(language.embed_tokens(group.ids).flatten(0, 2))
     layers = _Layers(language.config, layout, torch.cat(positions))
     x = torch.cat(flat)
+    tapped = []
     for i, layer in enumerate(language.layers[:-1]):
         x = layers.whole(i, layer, x, groups, watch)
+        if i in taps:
+            shapes = [prefix.shape[:2], *(g.ids.shape for g in groups)]
+            tapped.append([t.view(*shape, -1) for t, shape in zip(layout.split(x), shapes, strict=True)])
     read = layers.reading(language.layers[-1], x, groups)
-    return [_norm(states, language.norm.weight, language.config.rms_norm_eps) for states in read]
+    return [_norm(states, language.norm.weight, language.config.rms_norm_eps) for states in read], tapped

@@ -35,6 +35,10 @@ PROJECTION = 192
 LM_WIDTH = 256
 LM_LAYERS = 6
 LM_INNER = 640
+LM_HEAD = 64
+LM_ROPE = (
+    1e7  # over 600 tokens, half of a head's dimensions turn too little to disturb the matching of names and patches
+)
 
 SPECIALS = ("<pad>", "<unk>", "<image>", "<s>", "</s>")
 PAD, UNK, IMAGE, BOS, EOS = range(5)
@@ -152,8 +156,9 @@ def new_llava() -> LlavaForConditionalGeneration:
         hidden_size=LM_WIDTH,
         intermediate_size=LM_INNER,
         num_hidden_layers=LM_LAYERS,
-        num_attention_heads=LM_WIDTH // 32,
-        num_key_value_heads=LM_WIDTH // 32,
+        num_attention_heads=LM_WIDTH // LM_HEAD,
+        num_key_value_heads=LM_WIDTH // LM_HEAD,
+        rope_parameters={"rope_type": "default", "rope_theta": LM_ROPE},
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         initializer_range=LM_WIDTH**-0.5,  # 0.02 sits on a plateau for a long time at this width

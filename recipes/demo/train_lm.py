@@ -11,50 +11,70 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.demo.lm_batches import Batch, Sampler, Task, answers, iqr_keep, new_task, reduced_prefix, relevance, run
+from recipes.demo.lm_batches import (
+    Batch,
+    Patches,
+    Sampler,
+    Task,
+    answers,
+    iqr_keep,
+    new_task,
+    reduced_prefix,
+    relevance,
+    run,
+)
 from recipes.demo.lm_data import Cache
 from recipes.demo.lm_forward import Blocks
 from recipes.demo.shapes import CACHE, EOS
 from trimkit.demo.questions import TYPES
 
 CHECKPOINT = CACHE / "llava_main.pt"
+PROBES = CACHE / "lm_probes.pt"
 
 
-def loss_of(task: Task, batch: Batch, dense_weight: float) -> tuple[Tensor, dict[str, float]]:
-    answer, end, image, match = run(task, batch)
+# weights of the training aids
+AIDS = {
+    "match": 0.4,
+    "dense": 1.0,
+    "patch_waves": 3.0,
+    "waves": 4.0,
+    "count": 0.6,
+    "colour": 0.4,
+    "place": 1.0,
+    "thing": 0.2,
+    "right": 0.6,
+}
+
+
+def loss_of(task: Task, batch: Batch, aid: float) -> tuple[Tensor, dict[str, float]]:
+    out = run(task, batch)
     target = answers(batch.groups)
-    main = F.cross_entropy(answer, target)
-    total = main + 0.05 * F.cross_entropy(end, torch.full_like(target, EOS))
-    if batch.label is not None and dense_weight > 0:
-        dense = _dense_loss(task, image, batch.label, batch.features)
-        total = total + dense_weight * (dense + match)
-    else:
-        dense = torch.zeros(())
-    right = (answer.argmax(-1) == target).float().mean()
-    shown = {"match": match, "dense": dense, "loss": main, "acc": right}
+    main = F.cross_entropy(out.answer, target)
+    total = main + 0.05 * F.cross_entropy(out.end, torch.full_like(target, EOS))
+    if batch.patches is not None:
+        out.aids["dense"] = _dense_loss(task, out.image, batch.patches)
+    total = total + aid * torch.stack([AIDS[name] * value for name, value in out.aids.items()]).sum()
+    right = (out.answer.argmax(-1) == target).float().mean()
+    shown = {"loss": main, "acc": right, **out.aids}
     return total, {name: float(value.detach()) for name, value in shown.items()}
 
 
-def _dense_loss(task: Task, image: Tensor, label: Tensor, features: Tensor) -> Tensor:
-    """Projected object patches should lie near the embeddings of what they are: name, plural, colour, place, centre.
+def _dense_loss(task: Task, image: Tensor, patches: Patches) -> Tensor:
+    """Projected object patches should lie near the embeddings of what they are: name, plural, colour, place, size.
 
     So one copy through attention brings the answer's own embedding; without it the name drowns colour and place.
     """
     table = task.model.model.language_model.embed_tokens.weight
-    chosen = label > 0
-    found, seen = image[chosen][:1500], features[chosen][:1500]
-    target = label[chosen][:1500] - 1
-    each = [F.cross_entropy((found @ table[ids].T).float(), target) for ids in (task.names, task.plurals)]
+    chosen = patches.label > 0
+    found, target, hue = (t[chosen][:1500] for t in (image, patches.label, patches.colour))
+    each = [F.cross_entropy((found @ table[ids].T).float(), target - 1) for ids in (task.names, task.plurals)]
     named = torch.stack(each).sum()
-    with torch.no_grad():
-        hue = task.teacher.colour(seen).argmax(-1) - 1
-        place = task.teacher.place(seen).float()[:, 2:].clamp(-1, 1) * 4
-        centre = task.teacher.centre(seen)[:, 0].float().sigmoid()
-    on_disc = hue >= 0
-    coloured = F.cross_entropy((found[on_disc] @ table[task.colours].T).float(), hue[on_disc])
+    coloured = F.cross_entropy((found[hue > 0] @ table[task.colours].T).float(), hue[hue > 0] - 1)
     right, left, below, above, one = (found @ table[task.places].T).float().unbind(-1)
+    place = patches.place[chosen][:1500].clamp(-1, 1) * 4
     placed = F.smooth_l1_loss(torch.stack([right - left, below - above], dim=-1) / 2, place)
-    return named + coloured + placed + F.binary_cross_entropy_with_logits(one, centre)
+    sized = F.smooth_l1_loss(one, 3 * (10 * patches.part[chosen][:1500]).log())
+    return 0.5 * named + coloured + placed + sized
 
 
 @torch.no_grad()
@@ -83,7 +103,7 @@ def evaluate(task: Task, cache: Cache, scenes: int = 128, batch: int = 8) -> dic
             batches[name] = Batch(reduced, real, None, [flat])
         for name, made in batches.items():
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                right = run(task, made)[0].argmax(-1) == answers(made.groups)
+                right = run(task, made).answer.argmax(-1) == answers(made.groups)
             for kind, hit in zip(kinds, right.tolist(), strict=True):
                 hits[name].setdefault(kind, []).append(hit)
     task.model.train()
@@ -92,41 +112,31 @@ def evaluate(task: Task, cache: Cache, scenes: int = 128, batch: int = 8) -> dic
     return table
 
 
-ALL = tuple(TYPES)
+# the harder ones a little sooner than the others
+PREFER = {"counting": 0.3, "relation": 0.12, "reading": 0.2}
 
 
 def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
-    """The curriculum: one type of question after another on few tokens, then more tokens, then whole and reduced pictures.
-
-    All types at once from the start sit on a plateau; the colour of a disc alone is learnt within some hundred steps.
-    """
-    if done < 0.04:
+    """The curriculum: the colour of a disc on few tokens, then all questions, then more tokens, then whole and TRIM-reduced
+    pictures. The number is the weight of the training aids."""
+    if done < 0.007:
         sampler.allowed = ("attribute",)
         return "few", sampler.subset(16, 16, 4, 0), 1.0
-    if done < 0.085:
-        sampler.allowed = ("attribute", "existence")
-        return "few", sampler.subset(12, 16, 6, 0), 1.0
-    if done < 0.14:
-        sampler.allowed = ("attribute", "existence", "counting", "reading")
-        return "few", sampler.subset(10, 16, 8, 0), 1.0
-    sampler.allowed = ALL
-    if done < 0.21:
-        return "few", sampler.subset(8, 16, 9, 2), 0.5
-    sampler.prefer = {"relation": 0.15}
-    return _many_tokens(sampler, done, step)
-
-
-def _many_tokens(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
-    if done < 0.37:
-        cycle: tuple[str, ...] = ("some", "some", "trim")
+    sampler.allowed, sampler.prefer = tuple(TYPES), PREFER
+    if done < 0.13:
+        cycle: tuple[str, ...] = ("few",)
+    elif done < 0.28:
+        cycle = ("some", "full", "some", "trim")
     else:
-        cycle = ("full", "trim", "trim", "some") if done < 0.79 else ("full", "trim")
-    kind = cycle[step % len(cycle)]
+        cycle = ("full", "trim", "full", "some") if done < 0.7 else ("full", "trim")
+    kind, aid = cycle[step % len(cycle)], 1.0 if done < 0.28 else 0.5 if done < 0.7 else 0.2
+    if kind == "few":
+        return kind, sampler.subset(8, 16, 12, 3), aid
+    if kind == "some":
+        return kind, sampler.subset(4, 0, 16, 5), aid
     if kind == "full":
-        return kind, sampler.full(2, 18, 6), 0.2
-    if kind == "trim":
-        return kind, sampler.trim(8, 4, bool(sampler.rng.random() < 0.25)), 0.0
-    return kind, sampler.subset(4, int(sampler.rng.integers(30, 140)), 16, 4), 0.4 if done < 0.37 else 0.2
+        return kind, sampler.full(2, 18, 6), aid
+    return kind, sampler.trim(8, 4, bool(sampler.rng.random() < 0.25)), aid
 
 
 def _scale_projector(task: Task, features: Tensor) -> None:
@@ -157,9 +167,10 @@ def train(minutes: float, lr: float, seed: int, resume: bool, begin: float) -> N
     _quiet_residuals(task)
     if resume:
         model.load_state_dict(torch.load(CHECKPOINT, weights_only=True))
+        task.probes.load_state_dict(torch.load(PROBES, weights_only=True), strict=False)
     model.train()
     model.model.vision_tower.requires_grad_(False)
-    params = [p for p in model.parameters() if p.requires_grad]
+    params = [p for p in (*model.parameters(), *task.probes.parameters()) if p.requires_grad]
     groups = [
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": 0.02},
         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
@@ -174,42 +185,40 @@ def train(minutes: float, lr: float, seed: int, resume: bool, begin: float) -> N
         rate = (
             lr
             * min(1.0, (step + 1) / 100)
-            * (1.0 if done < 0.3 else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7)))
+            * (1.0 if done < 0.5 else 0.5 * (1 + math.cos(math.pi * (done - 0.5) / 0.5)))
         )
         for group in optimiser.param_groups:
             group["lr"] = max(rate, lr * 0.003)
-        kind, batch, dense = draw(sampler, done, step)
+        kind, batch, aid = draw(sampler, done, step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, shown = loss_of(task, batch, dense)
+            loss, shown = loss_of(task, batch, aid)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         optimiser.step()
         step += 1
-        sums.setdefault(f"{kind} loss", []).append(shown["loss"])
-        sums.setdefault(f"{kind} dense", []).append(shown["dense"])
-        sums.setdefault(f"{kind} match", []).append(shown["match"])
-        sums.setdefault(f"{kind} acc", []).append(shown["acc"])
-        sums.setdefault(f"{kind} s", []).append(time.time() - now)
+        for name, value in (shown | {"s": time.time() - now}).items():
+            sums.setdefault(f"{kind} {name}", []).append(value)
         if step % 200 == 0:
             line = " ".join(f"{k} {np.mean(v):.3f}" for k, v in sums.items())
             print(f"{(now - start) / 60:.1f}m step {step} {line}", flush=True)
             sums = {}
-        if time.time() - tested > 90:
-            report(task, held_out, scenes=24)
+        if time.time() - tested > 240:
+            report(task, held_out, scenes=32)
             tested = time.time()
     report(task, held_out, scenes=len(held_out))
 
 
 def report(task: Task, held_out: Cache, scenes: int) -> None:
     torch.save(task.model.state_dict(), CHECKPOINT)
+    torch.save(task.probes.state_dict(), PROBES)
     for name, values in evaluate(task, held_out, scenes).items():
         print("  held out", name, values, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=19)
+    parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", action="store_true")

@@ -19,7 +19,7 @@ from trimkit.errors import (
 )
 from trimkit.integrations.transformers import Attachment, attach, reduce
 from trimkit.methods import Method, get_method
-from trimkit.scorers import ClipNativeScorer, Scorer
+from trimkit.scorers import ClipNativeScorer, ExternalScorer, Scorer
 from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, TokenBatch
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ __all__ = [
     "ClipNativeScorer",
     "ConfigError",
     "EncoderProfile",
+    "ExternalScorer",
     "ImageReport",
     "ImageTokens",
     "InputError",

@@ -175,7 +175,10 @@ def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
 
 def _attachment(model: Any, processor: Any, question: str, method: Method) -> Attachment:
     """A detached attachment whose scorer is loaded already, so that loading is not timed; no images are cached."""
-    scorer = resolve_scorer(None, model, family_of(model).default_clip(model)) if method.needs_relevance else None
+    family = family_of(model)
+    scorer = (
+        resolve_scorer(None, model, family.default_clip(model), family.tower(model)) if method.needs_relevance else None
+    )
     return reduce(model, processor, method=method, scorer=scorer, query=question, cache_images=0)
 
 

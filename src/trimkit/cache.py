@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class FeatureCache:
         if self.limit == 0:
             return
         # A view would keep the whole batch's features alive.
-        held = ImageTokens(tokens.features.detach().clone(), tokens.grid, tokens.key)
+        layers = tuple(layer.detach().clone() for layer in tokens.layers)
+        held = replace(tokens, features=tokens.features.detach().clone(), layers=layers, views=())
         with self._lock:
             self._entries[key, stamp] = held
             while len(self._entries) > self.limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from trimkit import functional as F
 from trimkit.errors import ConfigError
 from trimkit.methods import Method
 from trimkit.scorers import Scorer
+from trimkit.sharing import merge_images, split_selection
 from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 
 __all__ = ["make_batch", "no_scorer", "reduced_features", "relevance_of", "select_tokens"]
@@ -22,6 +24,7 @@ def select_tokens(
     queries: Sequence[str | None],
     method: Method,
     profile: EncoderProfile,
+    rows: Sequence[int] | None = None,
 ) -> list[Selection]:
     """Choose the tokens of every image.
 
@@ -31,11 +34,24 @@ def select_tokens(
         queries: B questions (or None), which name the draw of a random method.
         method: what chooses.
         profile: how to read ``relevance``.
+        rows: the prompt of each image, where the method shares its budget among a prompt's images.
     """
     if not images:
         return []
     with torch.no_grad():
-        return method.select(make_batch(images, relevance, queries, profile))
+        if method.share == "image" or method.keeps_all or rows is None or len(set(rows)) == len(rows):
+            return method.select(make_batch(images, relevance, queries, profile))
+        groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
+        merged = [merge_images([images[i] for i in group]) for group in groups]
+        joined = None if relevance is None else [torch.cat([relevance[i] for i in group]) for group in groups]
+        asked = [queries[group[0]] for group in groups]
+        chosen = method.select(make_batch(merged, joined, asked, profile))
+        fixed = method.budget.kind in ("ratio", "count")
+        found: dict[int, Selection] = {}
+        for group, selection in zip(groups, chosen, strict=True):
+            parts = split_selection(selection, [len(images[i]) for i in group], fixed=fixed)
+            found.update(zip(group, parts, strict=True))
+        return [found[i] for i in range(len(images))]
 
 
 def no_scorer(method: Method) -> ConfigError:
@@ -91,16 +107,20 @@ def make_batch(
     )
 
 
-def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
-    """``[k (+1), D]`` kept features in order, the aggregated token last. Gradients flow into both."""
-    features = image.features
+def reduced_features(image: ImageTokens, selection: Selection) -> ImageTokens:
+    """The image with ``[k (+1), D]`` features: the kept ones in order, the aggregated token last. Gradients flow into both."""
     if selection.keeps_all:
-        return features
+        return image
+    features, *layers = (_reduced(each, selection) for each in (image.features, *image.layers))
+    return replace(image, features=features, layers=tuple(layers), views=())
+
+
+def _reduced(features: Tensor, selection: Selection) -> Tensor:
     indices = selection.indices.to(features.device)
     kept = features[indices]
     if not selection.aggregated:
         return kept
-    keep = torch.zeros(1, len(image), dtype=torch.bool, device=features.device)
+    keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
     keep[0, indices] = True
     weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)
     return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, weights=weights)])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from trimkit.errors import ConfigError
+from trimkit.geometry import View
 
 __all__ = ["EncoderProfile", "ImageReport", "ImageTokens", "Report", "Selection", "StageSeconds", "TokenBatch"]
 
@@ -48,11 +49,15 @@ class ImageTokens:
         features: ``[N, D]``.
         grid: rows and columns of the token grid, or None where the tokens are not one grid.
         key: content hash of the image, stable across calls; seeds random methods and caches.
+        layers: ``[N, D']`` each, what later layers of the language model are given at the same tokens (deep-stack features).
+        views: what the encoder was given and which token sees which part of it; only where a scorer looks at pixels.
     """
 
     features: Tensor
     grid: tuple[int, int] | None = None
     key: str = ""
+    layers: tuple[Tensor, ...] = ()
+    views: tuple[View, ...] = ()
 
     def __len__(self) -> int:
         return int(self.features.shape[0])

@@ -118,8 +118,10 @@ def test_methods(cli: Cli) -> None:
 def test_models(cli: Cli) -> None:
     listed = {entry["name"]: entry for entry in json.loads(cli("models", "--json").out)}
     assert {"llava", "*"} <= set(listed)
-    assert listed["llava"]["native"] is True
-    assert all({"family", "native", "tested"} <= set(entry) for entry in listed.values())
+    assert listed["llava"]["relevance"] == "native"
+    assert listed["qwen3_vl"]["relevance"] == "external"
+    keys = {"name", "family", "relevance", "images", "video", "batch", "training", "status"}
+    assert all(set(entry) == keys for entry in listed.values())
     assert "llava" in cli("models").out
 
 

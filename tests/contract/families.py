@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests import tiny
-from trimkit import ImageReport
+from tests.contract import tiny_families as more
 
 IMAGES_PER_ROW = [1, 2, 0, 1]
 
@@ -24,6 +25,9 @@ class FamilyCase:
         batch: makes a left- or right-padded batch with ``IMAGES_PER_ROW`` pictures.
         single: cuts one row out of such a batch.
         features: per image, ``[N, D]`` before aggregation, and the projector to apply afterwards.
+        other_picture: the batch with other pictures.
+        positions: whether the model has 3-D positions.
+        deeper: whether later layers are given image features too, so that ``inputs_embeds`` alone cannot say it all.
     """
 
     build: Callable[[], Any]
@@ -32,6 +36,7 @@ class FamilyCase:
     features: Callable[[Any, dict[str, Tensor]], tuple[list[Tensor], Callable[[Tensor], Tensor]]]
     other_picture: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     positions: bool = False
+    deeper: bool = False
 
 
 def _llava_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
@@ -40,9 +45,19 @@ def _llava_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor],
 
 
 def _final_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
-    names = ("pixel_values", "image_sizes", "image_grid_thw")
-    arguments = {name: batch[name] for name in names if name in batch}
-    return list(model.model.get_image_features(**arguments, return_dict=True).pooler_output), lambda kept: kept
+    arguments = {name: batch[name] for name in ENCODED if name in batch}
+    features = model.model.get_image_features(**arguments, return_dict=True).pooler_output
+    return [image for image in features if len(image)], lambda kept: kept
+
+
+ENCODED = (
+    "pixel_values",
+    "image_sizes",
+    "image_grid_thw",
+    "spatial_shapes",
+    "pixel_attention_mask",
+)
+_ALONG = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
 
 def _llava_batch(side: str) -> dict[str, Tensor]:
@@ -68,8 +83,8 @@ _NEXT_SIZES = [[24, 48], [40, 24], [48, 48], [24, 24]]
 _NEXT_TILES = [3, 3, 5, 3]  # the rest of a picture's five tiles is padding
 
 
-def _next_batch(side: str) -> dict[str, Tensor]:
-    model = tiny.llava_next()
+def _next_batch(side: str, build: Callable[[], Any] = tiny.llava_next) -> dict[str, Tensor]:
+    model = build()
     sizes = torch.tensor(_NEXT_SIZES)
     pixels = torch.randn(4, 5, 3, 24, 24, generator=torch.Generator().manual_seed(3))
     for picture, tiles in zip(pixels, _NEXT_TILES, strict=True):
@@ -97,8 +112,7 @@ def _qwen_batch(side: str) -> dict[str, Tensor]:
 
 def _cut_row(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     real = batch["attention_mask"][row].bool()
-    along = ("input_ids", "attention_mask", "mm_token_type_ids")
-    out = {name: batch[name][row : row + 1, real] for name in along if name in batch}
+    out = {name: batch[name][row : row + 1, real] for name in _ALONG if name in batch}
     first, count = sum(IMAGES_PER_ROW[:row]), IMAGES_PER_ROW[row]
     if count == 0:
         return out
@@ -110,81 +124,103 @@ def _cut_row(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
             "pixel_values": torch.cat(patches[first : first + count]),
             "image_grid_thw": grids[first : first + count],
         }
-    images = {name: batch[name][first : first + count] for name in ("pixel_values", "image_sizes")}
-    images["pixel_values"] = images["pixel_values"][:, : max(_NEXT_TILES[first : first + count])]
+    images = {name: batch[name][first : first + count] for name in ENCODED if name in batch}
+    if images.get("pixel_values", torch.zeros(0)).ndim == 5:
+        images["pixel_values"] = images["pixel_values"][:, : max(_NEXT_TILES[first : first + count])]
     return {**out, **images}
 
 
-def _other_picture(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {**batch, "pixel_values": batch["pixel_values"].flip(-1) * 0.7 + 0.1}
+def _plain_batch(
+    build: Callable[[], Any], vision: Callable[[], dict[str, Tensor]]
+) -> Callable[[str], dict[str, Tensor]]:
+    """Batches of a family whose encoder arguments hold one image a row; token types where the family wants them."""
+
+    def batch(side: str) -> dict[str, Tensor]:
+        model, arguments = build(), vision()
+        with torch.no_grad():
+            features = model.model.get_image_features(**arguments, return_dict=True).pooler_output
+        a, b, c, d = (len(image) for image in features)
+        out = {**tiny.pad_rows(_rows([[a], [b, c], [], [d]], seed=11), side), **arguments}
+        if "token_type_ids" in inspect.signature(model.forward).parameters:
+            out["token_type_ids"] = (out["input_ids"] == tiny.IMAGE_TOKEN).long()
+        return out
+
+    return batch
+
+
+def _squares() -> dict[str, Tensor]:
+    return {"pixel_values": tiny.pixels(4, seed=11)}
+
+
+def _ragged_sizes() -> dict[str, Tensor]:
+    sizes = torch.tensor([[24, 16], [8, 24], [16, 16], [24, 24]])
+    pixels = tiny.pixels(4, seed=13)
+    for picture, (height, width) in zip(pixels, sizes.tolist(), strict=True):
+        picture[:, height:], picture[:, :, width:] = 0.0, 0.0
+    return {"pixel_values": pixels, "image_sizes": sizes}
+
+
+def _patch_rows() -> dict[str, Tensor]:
+    shapes = torch.tensor([[6, 4], [2, 6], [4, 4], [6, 6]])
+    mask = (torch.arange(36) < shapes.prod(dim=1, keepdim=True)).long()
+    patches = torch.randn(4, 36, 48, generator=torch.Generator().manual_seed(17)) * mask[..., None]
+    return {"pixel_values": patches, "spatial_shapes": shapes, "pixel_attention_mask": mask}
+
+
+def _tile_batch(side: str) -> dict[str, Tensor]:
+    """Rows of tiles with text between them; a row's missing tiles are zeros."""
+    pixels = torch.stack([tiny.pixels(2, seed=seed) for seed in range(4)])
+    pixels[0, 1:], pixels[2], pixels[3, 1:] = 0.0, 0.0, 0.0
+    rows = _rows([[9], [9, 9], [], [9]], seed=19)
+    return {**tiny.pad_rows(rows, side), "pixel_values": pixels}
+
+
+def _tile_row(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
+    real = batch["attention_mask"][row].bool()
+    out = {name: batch[name][row : row + 1, real] for name in _ALONG if name in batch}
+    tiles = batch["pixel_values"][row : row + 1, : max(1, IMAGES_PER_ROW[row])]
+    return {**out, "pixel_values": tiles} if IMAGES_PER_ROW[row] else out
+
+
+def other_picture(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = next(name for name in ENCODED if name in batch)
+    return {**batch, name: (batch[name].flip(-1) * 0.7 + 0.1) * (batch[name] != 0)}
+
+
+def _plain(build: Callable[[], Any], vision: Callable[[], dict[str, Tensor]]) -> FamilyCase:
+    return FamilyCase(build, _plain_batch(build, vision), _cut_row, _final_features, other_picture)
+
+
+def _next(build: Callable[[], Any]) -> FamilyCase:
+    return FamilyCase(build, lambda side: _next_batch(side, build), _cut_row, _final_features, other_picture)
+
+
+def _qwen(build: Callable[[], Any], *, deeper: bool = False) -> FamilyCase:
+    return FamilyCase(build, _qwen_batch, _cut_row, _final_features, other_picture, positions=True, deeper=deeper)
+
+
+def _tiles(build: Callable[[], Any]) -> FamilyCase:
+    return FamilyCase(build, _tile_batch, _tile_row, _final_features, other_picture)
 
 
 FAMILIES = {
-    "llava": FamilyCase(tiny.llava, _llava_batch, _llava_single, _llava_features, _other_picture),
-    "llava_next": FamilyCase(tiny.llava_next, _next_batch, _cut_row, _final_features, _other_picture),
-    "qwen2_5_vl": FamilyCase(tiny.qwen2_5_vl, _qwen_batch, _cut_row, _final_features, _other_picture, positions=True),
+    "llava": FamilyCase(tiny.llava, _llava_batch, _llava_single, _llava_features, other_picture),
+    "llava_next": _next(tiny.llava_next),
+    "llava_next_video": _next(more.llava_next_video),
+    "llava_onevision": _next(more.llava_onevision),
+    "vipllava": _plain(more.vipllava, _squares),
+    "video_llava": _plain(more.video_llava, _squares),
+    "paligemma": _plain(more.paligemma, _squares),
+    "gemma3": _plain(more.gemma3, _squares),
+    "internvl": _plain(more.internvl, _squares),
+    "aya_vision": _plain(more.aya_vision, _squares),
+    "cohere2_vision": _plain(more.cohere2_vision, _squares),
+    "mistral3": _plain(more.mistral3, _ragged_sizes),
+    "lfm2_vl": _plain(more.lfm2_vl, _patch_rows),
+    "idefics3": _tiles(more.idefics3),
+    "smolvlm": _tiles(more.smolvlm),
+    "qwen2_vl": _qwen(more.qwen2_vl),
+    "qwen2_5_vl": _qwen(tiny.qwen2_5_vl),
+    "qwen3_vl": _qwen(more.qwen3_vl, deeper=True),
+    "glm4v": _qwen(more.glm4v),
 }
-
-
-def hand_built(
-    case: FamilyCase,
-    model: Any,
-    batch: dict[str, Tensor],
-    images: tuple[ImageReport, ...],
-    labels: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """The reduced batch made by hand as ``inputs_embeds``: no code of the library, only its chosen indices."""
-    features, project = case.features(model, batch)
-    embed = model.get_input_embeddings()
-    positions = None
-    if case.positions:
-        positions, _ = model.model.get_rope_index(
-            batch["input_ids"],
-            mm_token_type_ids=batch["mm_token_type_ids"],
-            image_grid_thw=batch["image_grid_thw"],
-            attention_mask=batch["attention_mask"],
-        )
-    rows, row_positions, at = [], [], 0
-    for row in range(len(batch["input_ids"])):
-        pieces, columns, column = [], [], 0
-        ids, mask = batch["input_ids"][row], batch["attention_mask"][row]
-        while column < len(ids):
-            if not mask[column]:
-                column += 1
-            elif ids[column] != tiny.IMAGE_TOKEN:
-                pieces.append(embed(ids[column : column + 1]))
-                columns.append(column)
-                column += 1
-            else:
-                report, image = images[at], features[at]
-                rest = [i for i in range(len(image)) if i not in report.indices.tolist()]
-                kept = [image[report.indices]]
-                columns += [column + i for i in report.indices.tolist()]
-                if report.aggregated:
-                    kept.append(image[rest].mean(dim=0, keepdim=True))
-                    columns.append(column + rest[len(rest) // 2])
-                pieces.append(project(torch.cat(kept)))
-                at += 1
-                column += len(image)
-        rows.append(torch.cat(pieces))
-        row_positions.append(columns)
-    out = _pad_embeds(rows, row_positions, positions)
-    if labels is not None:
-        out["labels"] = torch.full_like(out["attention_mask"], -100)
-        for i, columns in enumerate(row_positions):
-            out["labels"][i, -len(columns) :] = labels[i, columns]
-    return out
-
-
-def _pad_embeds(rows: list[Tensor], columns: list[list[int]], positions: Tensor | None) -> dict[str, Tensor]:
-    width = max(map(len, rows))
-    embeds = torch.zeros(len(rows), width, rows[0].shape[1])
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    axes = torch.zeros(3, len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        embeds[i, width - len(row) :] = row
-        mask[i, width - len(row) :] = 1
-        if positions is not None:
-            axes[:, i, width - len(row) :] = positions[:, i, columns[i]]
-    out = {"inputs_embeds": embeds, "attention_mask": mask}
-    return out if positions is None else {**out, "position_ids": axes}

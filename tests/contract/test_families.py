@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 import trimkit
-from tests.contract.families import FAMILIES, IMAGES_PER_ROW, FamilyCase, hand_built
+from tests.contract.by_hand import hand_built, logits_of
+from tests.contract.families import FAMILIES, IMAGES_PER_ROW, FamilyCase
 from tests.tiny import IMAGE_TOKEN, ToyScorer
 
 GENERATE: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
@@ -17,7 +19,7 @@ QUERIES = [f"question {i}" for i in range(len(IMAGES_PER_ROW))]
 REDUCTIONS: dict[str, dict[str, Any]] = {
     "trim": {"method": "trim", "scorer": ToyScorer(), "query": QUERIES},
     "random": {"method": "random", "budget": 0.3},
-    "all-but-two": {"method": "random", "budget": 15},
+    "most": {"method": "random", "budget": 8},
     "random-no-aggregate": {"method": "random", "budget": 5, "aggregate": "none"},
 }
 
@@ -63,7 +65,7 @@ def test_reduced_is_hand_built(case: FamilyCase, model: Any, reduction: str) -> 
     assert report.tokens_after < report.tokens_before
     with torch.no_grad():
         built = hand_built(case, model, batch, report.images)
-        expected = model(**built).logits
+        expected = logits_of(case, model, batch, built, report.images)
     real = built["attention_mask"].bool()
     assert logits.shape == expected.shape
     torch.testing.assert_close(logits[real], expected[real], rtol=1e-4, atol=1e-4)
@@ -132,12 +134,18 @@ def test_labels_shrink_with_the_tokens(case: FamilyCase, model: Any) -> None:
     assert gradient is not None
     assert torch.isfinite(gradient).all()
     with torch.no_grad():
-        expected = model(**hand_built(case, model, batch, report.images, labels)).loss
+        built = hand_built(case, model, batch, report.images, labels)
+        predicted = logits_of(case, model, batch, {k: v for k, v in built.items() if k != "labels"}, report.images)
+        expected = cross_entropy(predicted[:, :-1].flatten(0, 1), built["labels"][:, 1:].flatten())
     torch.testing.assert_close(out.loss.detach(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_decoding_goes_on_as_from_the_hand_built_prompt(case: FamilyCase, model: Any) -> None:
     """Prefill and every step after it, against stock ``generate`` on embeddings and positions made by hand."""
+    if case.deeper:
+        pytest.skip(
+            "generate takes embeddings without deep-stack features; prefill is tested, and a batch against its rows"
+        )
     batch = case.batch("left")
     with trimkit.reduce(model, method="random", budget=0.3) as trim:
         out = model.generate(**batch, **GENERATE)[:, batch["input_ids"].shape[1] :]
@@ -154,7 +162,7 @@ def test_decoding_goes_on_as_from_the_hand_built_prompt(case: FamilyCase, model:
 def test_padding_at_both_ends_keeps_the_last_columns_last(case: FamilyCase, model: Any) -> None:
     """Prompts padded on the left, completions on the right, as in preference training."""
     batch = case.batch("left")
-    along = [name for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in batch]
+    along = [name for name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids") if name in batch]
     padded = {**batch, **{name: torch.nn.functional.pad(batch[name], (0, 3)) for name in along}}
     with torch.no_grad(), trimkit.reduce(model, method="random", budget=0.3):
         expected = model(**batch).logits[:, -4:]

@@ -94,10 +94,14 @@ def test_another_towers_features_are_refused(scorer: ClipNativeScorer) -> None:
         scorer.similarity([ImageTokens(features=torch.randn(4, 8))], ["dog"])
 
 
-def test_loading_drops_the_vision_layers_only(clip_dir: Path) -> None:
+def test_the_towers_own_clip_comes_without_its_vision_layers(clip_dir: Path) -> None:
     loaded: Any = load_clip(str(clip_dir))
-    assert len(loaded.vision_model.encoder.layers) == 0
     assert torch.equal(loaded.visual_projection.weight, tiny.clip().visual_projection.weight)
+    model = tiny.llava()
+    found = resolve_scorer(str(clip_dir), model, None, model.config.vision_config)
+    assert isinstance(found, ClipNativeScorer)
+    assert resolve_scorer(loaded, model, None, model.config.vision_config) is not None
+    assert len(loaded.vision_model.encoder.layers) > 0, "a module that the user passed is left whole"
 
 
 def test_the_checkpoint_names_its_scorer(clip_dir: Path) -> None:
@@ -106,7 +110,7 @@ def test_the_checkpoint_names_its_scorer(clip_dir: Path) -> None:
     assert resolve_scorer(None, model, None) is None
     settings = {"clip": "clip", "sign": 1, "normalize": True, "temperature": 0.5}
     (clip_dir.parent / "trimkit.json").write_text(json.dumps(settings))
-    found = resolve_scorer(None, model, "some/hub-id")
+    found = resolve_scorer(None, model, "some/hub-id", model.config.vision_config)
     assert found is not None
     assert found.profile == EncoderProfile(sign=1, normalize=True, temperature=0.5)
     (clip_dir.parent / "trimkit.json").write_text("{")

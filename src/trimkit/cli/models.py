@@ -15,13 +15,22 @@ def command(as_json: common.JsonOption = False) -> None:
     from trimkit.models import families
 
     entries = [
-        {"name": name, "family": family.title, "native": family.native, "tested": family.tested}
+        {
+            "name": name,
+            "family": family.title,
+            "relevance": "native" if family.native else "external",
+            "images": True,
+            "video": False,
+            "batch": family.batch,
+            "training": family.training,
+            "status": family.tested or "untested",
+        }
         for name, family in families()
     ]
     if as_json:
         common.print_json(entries)
         return
     for entry in entries:
-        native = "own CLIP relevance" if entry["native"] else "needs a scorer, or a method that does not read the text"
-        print(f"{entry['name']:<12} {entry['family']}")
-        print(f"{'':<12} {native}; tested: {entry['tested'] or 'nothing yet'}")
+        relevance = "its own CLIP tower" if entry["relevance"] == "native" else "an external scorer"
+        print(f"{entry['name']:<16} {entry['family']}")
+        print(f"{'':<16} relevance from {relevance}; tested: {entry['status']}")

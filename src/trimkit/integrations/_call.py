@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from trimkit.cache import FeatureCache, content_key, encoder_stamp
 from trimkit.errors import ConfigError, InputError, UnsupportedError
+from trimkit.integrations._inputs import padding_id, padding_side, refuse_cache
 from trimkit.methods import Method, get_method
 from trimkit.models import ModelInputs, family_of
 from trimkit.query import QueryReader
 from trimkit.reducer import no_scorer, reduced_features, relevance_of, select_tokens
 from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import resolve_scorer
-from trimkit.shrink import ShrinkPlan, Side, image_rows, plan_shrink
+from trimkit.shrink import ShrinkPlan, image_rows, plan_shrink
 from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, StageSeconds
 
 __all__ = ["Call", "CallSlot", "Pipeline"]
@@ -100,6 +101,7 @@ class Pipeline:
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
         self._reader: QueryReader | None = None
+        self._pixels = self.family.pixels(model)
         self._image_token_id = self.family.image_token_id(model)
 
     def clear_caches(self) -> None:
@@ -118,30 +120,12 @@ class Pipeline:
 
     def has_images(self, inputs: ModelInputs) -> bool:
         """Whether there are pixels to encode."""
-        pixels = inputs.get("pixel_values")
+        pixels = inputs.get(self._pixels)
         return pixels is not None and len(pixels) > 0
 
     def refuse_cache(self, inputs: ModelInputs) -> None:
-        """A filled cache holds shortened images: a prompt with placeholders, or a mask as long as it, does not match.
-
-        Raises:
-            InputError: images, or a mask that is longer than what is cached and given, meet a filled cache.
-        """
-        cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
-        if cache is None or ids is None or cache.get_seq_length() == 0:
-            return
-        if self.has_images(inputs) or bool((ids == self._image_token_id).any()):
-            raise InputError(
-                "images with a filled past_key_values are not reduced yet: pass the whole conversation without a cache"
-            )
-        mask = inputs.get("attention_mask")
-        if mask is None or mask.ndim != 2 or getattr(cache, "is_compileable", False):
-            return
-        if mask.shape[1] > (length := int(cache.get_seq_length()) + ids.shape[1]):
-            raise InputError(
-                f"attention_mask has {mask.shape[1]} columns but cache and input_ids hold {length} shortened ones: cut it to "
-                "the length of the logits that the first call gave"
-            )
+        """See ``_inputs.refuse_cache``."""
+        refuse_cache(inputs, self._image_token_id, self.has_images(inputs))
 
     def reduce(
         self, inputs: ModelInputs, query: str | Sequence[str] | None, call: Call, *, generating: bool
@@ -154,18 +138,26 @@ class Pipeline:
         rows = image_rows(ids, self._image_token_id, [len(image) for image in images])
         method, scorer = self.method, self._text_scorer()
         queries = self._queries(ids, rows, query, method)
+        if getattr(scorer, "needs_views", False):
+            images = self._with_views(arguments, images)
         with call.stage("text"):
             if scorer is not None and hasattr(scorer, "text_embeddings"):
                 scorer.text_embeddings(queries, truncate=method.truncates_text)
         with call.stage("select"):
             relevance = relevance_of(images, queries, method, scorer)
             profile = scorer.profile if scorer is not None else EncoderProfile()
-            selections = select_tokens(images, relevance, queries, method, profile)
+            selections = select_tokens(images, relevance, queries, method, profile, rows)
         with call.stage("project"):
             kept = [reduced_features(image, chosen) for image, chosen in zip(images, selections, strict=True)]
-            projected = self.family.project(self._model, kept)
+            projected = self.family.project(self._model, [image.features for image in kept])
+            layers = list(zip(*(image.layers for image in kept), strict=True))
         plan = plan_shrink(
-            ids, mask, self._image_token_id, selections, self._side(mask, generating), keep_end=not generating
+            ids,
+            mask,
+            self._image_token_id,
+            selections,
+            padding_side(mask, self._tokenizer, generating),
+            keep_end=not generating,
         )
         if not plan.identity and isinstance(inputs.get("logits_to_keep"), Tensor):
             raise UnsupportedError(
@@ -173,7 +165,7 @@ class Pipeline:
             )
         out = self._shrunk(inputs, arguments, plan, generating)
         given = inputs.get("mm_encoder_outputs") or {}
-        out["mm_encoder_outputs"] = {**given, "image": self.family.encoder_output(projected)}
+        out["mm_encoder_outputs"] = {**given, "image": self.family.encoder_output(projected, layers)}
         reports = zip(rows, queries, images, selections, cached, strict=True)
         call.report = Report(method.name, tuple(_image_report(*parts) for parts in reports), call.seconds)
         return out, plan
@@ -193,12 +185,26 @@ class Pipeline:
         missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
         cached = [key not in missing for key in keys]
         if missing:
-            whole = arguments if len(missing) == len(parts) else self.family.join(list(missing.values()))
-            for key, tokens in zip(missing, self.family.encode(self._model, whole), strict=True):
+            all_of_them = len(missing) == len(parts)
+            family, model, wanted = self.family, self._model, list(missing.values())
+            encoded = family.encode(model, arguments) if all_of_them else family.encode_parts(model, wanted)
+            for key, tokens in zip(missing, encoded, strict=True):
                 found[key] = replace(tokens, key=key)
                 if usable:
                     self.cache.put(key, stamp, replace(tokens, key=key))
         return [held for key in keys if (held := found[key]) is not None], cached
+
+    def _with_views(self, arguments: ModelInputs, images: list[ImageTokens]) -> list[ImageTokens]:
+        """The images with what the encoder saw of them, as RGB in 0 to 1."""
+        statistics = getattr(self._processor, "image_processor", self._processor)
+        mean, std = (getattr(statistics, name, None) for name in ("image_mean", "image_std"))
+        if mean is None or std is None:
+            raise ConfigError("an external scorer must know how pixels were normalised: pass the model's processor")
+        parts = self.family.split(self._model, arguments)
+        return [
+            replace(image, views=tuple(view.as_rgb(mean, std) for view in self.family.views(self._model, part, image)))
+            for part, image in zip(parts, images, strict=True)
+        ]
 
     def _text_scorer(self) -> Scorer | None:
         """The scorer, where the method needs one; found on first use.
@@ -209,8 +215,8 @@ class Pipeline:
         if not self.method.needs_relevance:
             return None
         if self._scorer is None:
-            default = self.family.default_clip(self._model)
-            self._scorer = resolve_scorer(self._scorer_source, self._model, default)
+            default, tower = self.family.default_clip(self._model), self.family.tower(self._model)
+            self._scorer = resolve_scorer(self._scorer_source, self._model, default, tower)
         if self._scorer is None:
             raise no_scorer(self.method)
         return self._scorer
@@ -241,32 +247,15 @@ class Pipeline:
     def _shrunk(self, inputs: ModelInputs, arguments: ModelInputs, plan: ShrinkPlan, generating: bool) -> ModelInputs:
         """Inputs without pixels, cut by ``plan``, with positions where the family has its own."""
         if plan.identity:
-            return {name: value for name, value in inputs.items() if name != "pixel_values"}
+            return {name: value for name, value in inputs.items() if name != self._pixels}
         positions = self.family.positions(self._model, inputs)
-        shrunk = plan.apply(inputs, self._pad_token_id())
+        model = self._model
+        owners = (model.generation_config, model.config.get_text_config(), self._tokenizer)
+        shrunk = plan.apply(inputs, padding_id(owners, self._image_token_id))
         out = {name: value for name, value in shrunk.items() if name not in arguments}
         if positions is not None:
             self.family.place(self._model, out, plan.take(positions, 0), generating=generating)
         return out
-
-    def _pad_token_id(self) -> int:
-        """Any id serves, since padding is masked; not the image token's, which is counted."""
-        for owner in (self._model.generation_config, self._model.config.get_text_config(), self._tokenizer):
-            pad = getattr(owner, "pad_token_id", None)
-            if isinstance(pad, int) and pad >= 0 and pad != self._image_token_id:
-                return pad
-        return 0 if self._image_token_id != 0 else 1
-
-    def _side(self, mask: Tensor | None, generating: bool) -> Side:
-        """Where ragged rows are padded: left to generate; else where the batch has its padding, or the tokenizer puts it."""
-        if generating:
-            return "left"
-        if mask is not None and mask.ndim == 2:
-            if bool((mask[:, 0] == 0).any()):
-                return "left"
-            if bool((mask[:, -1] == 0).any()):
-                return "right"
-        return "right" if getattr(self._tokenizer, "padding_side", "left") == "right" else "left"
 
 
 def _image_report(row: int, query: str | None, image: ImageTokens, chosen: Selection, cached: bool) -> ImageReport:

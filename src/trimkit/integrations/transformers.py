@@ -134,10 +134,12 @@ class Attachment:
 
     def _forward(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``forward`` on shortened inputs; logits have the shortened length."""
+        from trimkit.models._output import hand_over
+
         call = self._slot.current
         if call is not None:  # inside generate: the inputs are shrunk, only the clock is needed
             with call.prefill():
-                return stock(*args, **kwargs)
+                return stock(*args, **hand_over(kwargs))
         inputs = {**dict(zip(inspect.signature(stock).parameters, args, strict=False)), **kwargs}
         query = inputs.pop("query", None)
         self._pipeline.refuse_cache(inputs)
@@ -148,7 +150,7 @@ class Attachment:
         reduced, _ = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._report = call.report
         with call.prefill():
-            return stock(**reduced)
+            return stock(**hand_over(reduced))
 
     def _ids(self, inputs: dict[str, Any]) -> Tensor:
         input_ids = inputs.get("input_ids")

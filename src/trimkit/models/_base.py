@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trimkit.errors import UnsupportedError
+from trimkit.geometry import View, grid_view
 from trimkit.types import ImageTokens
 
 __all__ = ["Family", "ModelInputs"]
@@ -27,13 +28,16 @@ class Family:
         model_types: the ``config.model_type`` values served; ``*`` is what no other file serves.
         title: for the catalogue.
         native: whether the tower has a public text counterpart, so that relevance costs no second encoder.
+        batch, training: whether ragged batches equal their rows, and the loss with labels the hand-built one, in the tests.
         tested: what the test suite proves here.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
     title: ClassVar[str] = ""
     native: ClassVar[bool] = False
-    tested: ClassVar[str] = ""
+    batch: ClassVar[bool] = True
+    training: ClassVar[bool] = True
+    tested: ClassVar[str] = "keep-all, hand-built, ragged batch, beams, labels, geometry"
 
     def check(self, model: Any) -> None:
         """Refuse a model that cannot work, with the reason.
@@ -49,11 +53,8 @@ class Family:
                 f"{name}.forward takes no pre-encoded images (mm_encoder_outputs): its images do not stand in the token "
                 "sequence (cross-attention), or transformers is older than 5.18"
             )
-
         if type(self).positions is Family.positions and hasattr(self.base(model), "get_rope_index"):
             raise UnsupportedError(f"{name} has 3-D positions (M-RoPE), which this family is not covered for yet")
-        if getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", None):
-            raise UnsupportedError(f"{name} feeds vision features into several layers: this family is not covered yet")
 
     def base(self, model: Any) -> Any:
         """The module that owns ``get_image_features``."""
@@ -71,6 +72,10 @@ class Family:
                 return int(value)
         raise UnsupportedError(f"{type(model).__name__}'s config names no image token: its images are not placeholders")
 
+    def pixels(self, model: Any) -> str:
+        """Name of the argument that holds the pictures: what the image encoder takes first."""
+        return next(iter(inspect.signature(self.base(model).get_image_features).parameters))
+
     def encoder_arguments(self, model: Any, inputs: ModelInputs) -> ModelInputs:
         """Those of ``inputs`` that the image encoder takes; the language model does not need them afterwards."""
         accepted = inspect.signature(self.base(model).get_image_features).parameters
@@ -78,7 +83,7 @@ class Family:
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         """Encoder arguments of every single image, for the cache. Rows of the first dimension are images."""
-        count = len(arguments["pixel_values"])
+        count = len(arguments[self.pixels(model)])
         return [{name: _row(value, i, count) for name, value in arguments.items()} for i in range(count)]
 
     def join(self, parts: Sequence[ModelInputs]) -> ModelInputs:
@@ -94,22 +99,50 @@ class Family:
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         """Tokens of every image, in order."""
         output = self.base(model).get_image_features(**arguments, return_dict=True)
-        features = output.pooler_output
-        if isinstance(features, Tensor):
+        layers = getattr(output, "deepstack_features", None) or ()
+        if any(not isinstance(image, Tensor) for layer in layers for image in layer):
             raise UnsupportedError(
-                f"{type(model).__name__} gives the features of all images as one tensor: this family is not covered yet"
+                f"{type(model).__name__} feeds images into several layers in a way that is not covered"
             )
-        return [ImageTokens(features=image) for image in features]
+        images = zip(output.pooler_output, *layers, strict=True)
+        return [ImageTokens(features=image, layers=tuple(deeper)) for image, *deeper in images]
+
+    def encode_parts(self, model: Any, parts: Sequence[ModelInputs]) -> list[ImageTokens]:
+        """Tokens of images that ``split`` has taken apart, in order."""
+        return self.encode(model, self.join(parts))
+
+    def views(self, model: Any, arguments: ModelInputs, image: ImageTokens) -> tuple[View, ...]:
+        """What the encoder was given of one image, for a scorer that looks at pixels.
+
+        Args:
+            model: the model.
+            arguments: the encoder's, of this image alone (see ``split``).
+            image: its tokens.
+
+        Raises:
+            UnsupportedError: the family does not know where its tokens look.
+        """
+        pixels = arguments.get(self.pixels(model))
+        if image.grid is None or not isinstance(pixels, Tensor) or pixels.ndim != 4 or len(pixels) != 1:
+            raise UnsupportedError(
+                f"where the tokens of {type(model).__name__} look is not known, so an external scorer cannot rank them: use "
+                "a method that does not read the text"
+            )
+        return (grid_view(pixels[0], *image.grid),)
 
     def project(self, model: Any, features: Sequence[Tensor]) -> list[Tensor]:
         """Kept features of every image to the language model's width; here they have it already."""
         return list(features)
 
-    def encoder_output(self, projected: list[Tensor]) -> Any:
-        """What ``mm_encoder_outputs["image"]`` is to be. Fresh each time: ``generate`` changes it in place."""
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
+    def encoder_output(self, projected: list[Tensor], layers: Sequence[Sequence[Tensor]] = ()) -> Any:
+        """What ``mm_encoder_outputs["image"]`` is to be: features per image, and deep-stack features per layer and image.
 
-        return BaseModelOutputWithPooling(pooler_output=projected)  # type: ignore[arg-type]
+        Fresh each time: ``generate`` changes it in place.
+        """
+        from trimkit.models._output import EncodedImages
+
+        deeper = [list(layer) for layer in layers] or None
+        return EncodedImages(pooler_output=projected, deepstack_features=deeper)  # type: ignore[arg-type]
 
     def positions(self, model: Any, inputs: ModelInputs) -> Tensor | None:
         """``[axes, B, L]`` positions of the full sequence where they are not 1-D (M-RoPE), else None."""
@@ -121,6 +154,10 @@ class Family:
     def encoder_modules(self, model: Any) -> list[nn.Module]:
         """Modules whose change makes cached features stale."""
         return [m for name, m in model.named_modules() if "language_model" not in name and "lm_head" not in name]
+
+    def tower(self, model: Any) -> Any:
+        """Config of the CLIP tower whose features ``encode`` gives before the projector, or None where it gives others."""
+        return None
 
     def default_clip(self, model: Any) -> str | None:
         """Hub id of the CLIP checkpoint that the tower was taken from, where it is known."""

@@ -14,4 +14,6 @@ class Generic(Family):
 
     model_types: ClassVar[tuple[str, ...]] = ("*",)
     title: ClassVar[str] = "any model whose forward takes mm_encoder_outputs and gives features per image"
+    batch: ClassVar[bool] = False
+    training: ClassVar[bool] = False
     tested: ClassVar[str] = "LLaVA-NeXT through the base class"

@@ -23,7 +23,7 @@ class Llava(Family):
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
     title: ClassVar[str] = "LLaVA-1.5"
     native: ClassVar[bool] = True
-    tested: ClassVar[str] = "keep-all, hand-built, ragged batch, beam, labels, demo model"
+    tested: ClassVar[str] = "keep-all, hand-built, ragged batch, beams, labels, geometry, demo model"
 
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         if not self._before_projector(model):
@@ -48,6 +48,9 @@ class Llava(Family):
         if len(set(lengths)) == 1:  # the stock call's shape, so that everything kept is equal to the last bit
             return list(projector(torch.stack(list(features))))
         return list(projector(torch.cat(list(features))).split(lengths))
+
+    def tower(self, model: Any) -> Any:
+        return model.config.vision_config if self._before_projector(model) else None
 
     def default_clip(self, model: Any) -> str | None:
         vision = model.config.vision_config

@@ -1,12 +1,14 @@
-"""Qwen2-VL and Qwen2.5-VL: flattened patches of any size, and M-RoPE, whose 3-D positions survive the shrinking."""
+"""Qwen2-VL, 2.5, 3 and GLM-4V: flattened patches of any size, and M-RoPE, whose 3-D positions survive the shrinking."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from trimkit.geometry import View, grid_view
 from trimkit.models._base import Family, ModelInputs
 from trimkit.types import ImageTokens
 
@@ -16,9 +18,8 @@ __all__ = ["QwenVL"]
 class QwenVL(Family):
     """A kept token keeps its original (time, row, column) position; text keeps its own as well."""
 
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
-    title: ClassVar[str] = "Qwen2-VL, Qwen2.5-VL"
-    tested: ClassVar[str] = "qwen2_5_vl: keep-all, hand-built"
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
+    title: ClassVar[str] = "Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4V"
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         grids = arguments["image_grid_thw"]
@@ -31,7 +32,18 @@ class QwenVL(Family):
         merge = model.config.vision_config.spatial_merge_size
         tokens = super().encode(model, arguments)
         grids = [(int(h) // merge, int(w) // merge) for _, h, w in arguments["image_grid_thw"]]
-        return [ImageTokens(features=t.features, grid=grid) for t, grid in zip(tokens, grids, strict=True)]
+        return [replace(t, grid=grid) for t, grid in zip(tokens, grids, strict=True)]
+
+    def views(self, model: Any, arguments: ModelInputs, image: ImageTokens) -> tuple[View, ...]:
+        vision = model.config.vision_config
+        merge, side = vision.spatial_merge_size, vision.patch_size
+        _, rows, columns = (int(n) for n in arguments["image_grid_thw"][0])
+        # Rows of patches run block by block; a patch holds channels, frames (one picture twice), rows, columns.
+        patches = arguments["pixel_values"].view(
+            rows // merge, columns // merge, merge, merge, -1, vision.temporal_patch_size, side, side
+        )[:, :, :, :, :, 0]
+        pixels = patches.permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, rows * side, columns * side)
+        return (grid_view(pixels, rows // merge, columns // merge),)
 
     def positions(self, model: Any, inputs: ModelInputs) -> Tensor | None:
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from trimkit.scorers.base import Scorer
 from trimkit.scorers.clip_native import ClipNativeScorer
+from trimkit.scorers.external import ExternalScorer
 
-__all__ = ["ClipNativeScorer", "Scorer"]
+__all__ = ["ClipNativeScorer", "ExternalScorer", "Scorer"]

@@ -6,21 +6,28 @@ checkpoint that the tower was taken from; the vision layers of that checkpoint a
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from trimkit import functional as F
-from trimkit.errors import ConfigError, InputError
+from trimkit.errors import ConfigError
+from trimkit.scorers._text import TextEncoder
 from trimkit.types import EncoderProfile, ImageTokens
 
-__all__ = ["ClipNativeScorer"]
+__all__ = ["ClipNativeScorer", "clip_text"]
 
-_TEXT_CACHE = 256
+
+def clip_text(clip: Any, tokenizer: Any) -> TextEncoder:
+    """CLIP's text tower and projection."""
+    model, projection = clip.text_model.eval(), clip.text_projection.eval()
+    return TextEncoder(
+        lambda ids: projection(model(input_ids=ids).pooler_output),
+        tokenizer,
+        int(clip.config.text_config.max_position_embeddings),
+        lambda: projection.weight.device,
+    )
 
 
 class ClipNativeScorer:
@@ -43,15 +50,10 @@ class ClipNativeScorer:
                     "or use a method that does not read the text"
                 )
         self.profile = profile or EncoderProfile()
-        self.tokenizer = tokenizer
         module: Any = clip
-        self._text_model = module.text_model.eval()
-        self._text_projection = module.text_projection.eval()
+        self._text = clip_text(module, tokenizer)
         self._post_layernorm = module.vision_model.post_layernorm
         self._visual_projection = module.visual_projection
-        self._max_length = int(module.config.text_config.max_position_embeddings)
-        self._cache: OrderedDict[tuple[str, bool], Tensor] = OrderedDict()
-        self._lock = threading.Lock()
 
     @property
     def feature_size(self) -> int:
@@ -60,8 +62,7 @@ class ClipNativeScorer:
 
     def clear_cache(self) -> None:
         """Forget question embeddings."""
-        with self._lock:
-            self._cache.clear()
+        self._text.clear()
 
     def similarity(
         self, images: Sequence[ImageTokens], queries: Sequence[str], *, normalize: bool = False, truncate: bool = False
@@ -79,17 +80,13 @@ class ClipNativeScorer:
             for image, text in zip(images, texts, strict=True)
         ]
 
-    @torch.no_grad()
     def text_embeddings(self, queries: Sequence[str], *, truncate: bool = False) -> list[Tensor]:
-        """One ``[P]`` embedding a question. Beyond the tower's length: the mean over chunks, weighted by their tokens.
+        """One ``[P]`` embedding a question; see ``TextEncoder``.
 
         Raises:
             InputError: a question is empty.
         """
-        for query in queries:
-            if not query.strip():
-                raise InputError("the question is empty: ask something, or use a method that does not read the text")
-        return [self._embed(query, truncate) for query in queries]
+        return self._text(queries, truncate=truncate)
 
     def _patches(self, image: ImageTokens) -> Tensor:
         if image.features.shape[-1] != self.feature_size:
@@ -106,38 +103,3 @@ class ClipNativeScorer:
             self._visual_projection.weight.to(device),
             norm.eps,
         )
-
-    def _embed(self, query: str, truncate: bool) -> Tensor:
-        key = (query, truncate)
-        with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
-        chunks = self._chunks(query, truncate)
-        device = self._text_projection.weight.device
-        # One chunk at a time: no padding, so an embedding does not depend on what else is asked.
-        embeddings = [
-            self._text_projection(self._text_model(input_ids=torch.tensor([ids], device=device)).pooler_output)[0]
-            for ids in chunks
-        ]
-        weights = torch.tensor([float(len(ids) - 2) for ids in chunks], device=device).clamp(min=1.0)
-        stacked = torch.stack(embeddings).float()
-        text = stacked[0] if len(chunks) == 1 else (stacked * weights.unsqueeze(1)).sum(0) / weights.sum()
-        with self._lock:
-            self._cache[key] = text
-            if len(self._cache) > _TEXT_CACHE:
-                self._cache.popitem(last=False)
-        return text
-
-    def _chunks(self, query: str, truncate: bool) -> list[list[int]]:
-        """Token ids per chunk, each with its own start and end token."""
-        if truncate:
-            return [self.tokenizer(query, truncation=True, max_length=self._max_length)["input_ids"]]
-        whole = self.tokenizer(query, truncation=False, verbose=False)["input_ids"]
-        if len(whole) <= self._max_length:
-            return [whole]
-        start, body, end = whole[:1], whole[1:-1], whole[-1:]
-        room = self._max_length - 2
-        count = -(-len(body) // room)
-        size = -(-len(body) // count)  # even chunks: a last one of three words would weigh as much as a full one
-        return [start + body[i : i + size] + end for i in range(0, len(body), size)]

@@ -12,6 +12,7 @@ from torch import nn
 from trimkit.errors import ConfigError, ModelError
 from trimkit.scorers.base import Scorer
 from trimkit.scorers.clip_native import ClipNativeScorer
+from trimkit.scorers.external import ExternalScorer
 from trimkit.types import EncoderProfile
 
 __all__ = ["PROFILE_FILE", "load_clip", "resolve_scorer"]
@@ -21,58 +22,94 @@ PROFILE_FILE = "trimkit.json"
 
 
 def resolve_scorer(
-    scorer: Scorer | nn.Module | str | Path | None, model: Any, default_clip: str | None
+    scorer: Scorer | nn.Module | str | Path | None, model: Any, default_clip: str | None, tower: Any = None
 ) -> Scorer | None:
     """Build the scorer for ``model``, or None where nothing is known and nothing was passed.
 
     Args:
-        scorer: a ``Scorer``; a ``CLIPModel``; a directory or hub id of one; or None for the checkpoint's own
-            ``trimkit.json``, else ``default_clip``.
+        scorer: a ``Scorer``; a ``CLIPModel`` or ``SiglipModel``; a directory or hub id of one; or None for the checkpoint's
+            own ``trimkit.json``, else ``default_clip``.
         model: the vision-language model.
         default_clip: hub id that the family knows.
+        tower: config of the vision tower whose features the scorer will be given, or None where it gets pixels. A CLIP of
+            that tower's shape reads the features; any other encoder looks at the pixels itself.
 
     Raises:
-        ModelError: the CLIP checkpoint cannot be loaded or has no text tower.
+        ModelError: the checkpoint cannot be loaded or has no text tower.
         ConfigError: ``scorer`` is none of these, or ``trimkit.json`` cannot be read.
     """
     if isinstance(scorer, Scorer):
         return scorer
     name = str(getattr(model.config, "_name_or_path", "") or "")
     settings = _read_settings(Path(name)) if name and Path(name).is_dir() else {}
-    profile = EncoderProfile(**{key: value for key, value in settings.items() if key != "clip"})
     if isinstance(scorer, nn.Module):
         source = str(getattr(getattr(scorer, "config", None), "_name_or_path", ""))
         if not source:
             raise ConfigError(
                 "this CLIPModel does not know its tokenizer: pass scorer=ClipNativeScorer(clip, tokenizer)"
             )
-        return ClipNativeScorer(scorer, _load_tokenizer(source), profile)
+        return _scorer(scorer, source, settings, tower)
     if scorer is not None and not isinstance(scorer, (str, Path)):
         raise ConfigError(f"scorer {scorer!r} is not a Scorer, a CLIPModel, a directory or a hub id")
     source = str(scorer) if scorer is not None else _named_clip(settings, Path(name)) or default_clip or ""
     if not source:
         return None
-    clip = load_clip(source)
     device, dtype = model.device, torch.float32 if model.device.type == "cpu" else model.dtype
-    return ClipNativeScorer(clip.to(device, dtype), _load_tokenizer(source), profile)
+    encoder: Any = load_clip(source)
+    found = _scorer(encoder, source, settings, tower)
+    if isinstance(found, ClipNativeScorer):
+        encoder.vision_model.encoder.layers = nn.ModuleList()  # the model computes these features itself
+    encoder.to(device, dtype)
+    return found
+
+
+def _scorer(encoder: Any, source: str, settings: dict[str, Any], tower: Any) -> Scorer:
+    """The native scorer where the encoder is the tower's own counterpart, else the external one."""
+    tokenizer, config = _load_tokenizer(source), getattr(encoder, "config", None)
+    vision = getattr(config, "vision_config", None)
+    shape = ("hidden_size", "num_hidden_layers", "patch_size")
+    if getattr(config, "model_type", "") == "siglip" or (
+        vision is not None and any(getattr(vision, n, None) != getattr(tower, n, None) for n in shape)
+    ):
+        own = _read_settings(Path(source)) if Path(source).is_dir() else {}
+        profile = _profile(own) if own else None
+        return ExternalScorer(encoder, tokenizer, profile, **_statistics(source))
+    return ClipNativeScorer(encoder, tokenizer, _profile(settings))
+
+
+def _profile(settings: dict[str, Any]) -> EncoderProfile:
+    return EncoderProfile(**{key: value for key, value in settings.items() if key != "clip"})
+
+
+def _statistics(source: str) -> dict[str, Any]:
+    """Mean and deviation of the pixels that a checkpoint was trained on, as its processor's settings say."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        found, _ = ImageProcessingMixin.get_image_processor_dict(source)
+    except OSError:  # no such file: the published ones of its kind serve
+        return {}
+    return {"mean": found.get("image_mean"), "std": found.get("image_std")}
 
 
 def load_clip(source: str) -> nn.Module:
-    """A ``CLIPModel`` whose text tower really was in the checkpoint; its vision layers are dropped.
+    """A ``CLIPModel`` or ``SiglipModel`` whose text tower really was in the checkpoint.
 
     Raises:
         ModelError: it cannot be loaded, or has no text tower.
     """
-    from transformers import AutoConfig, CLIPModel
+    import transformers
 
+    kinds = {"clip": "CLIPModel", "siglip": "SiglipModel"}
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        if config.model_type != "clip":
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if config.model_type not in kinds:
             raise ModelError(
                 f"{source!r} is a {config.model_type} checkpoint without a CLIP text tower: pass scorer= a full CLIP "
                 "checkpoint such as 'openai/clip-vit-large-patch14-336', or use a method that does not read the text"
             )
-        loaded: Any = CLIPModel.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+        kind = getattr(transformers, kinds[config.model_type])
+        loaded: Any = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True)
     except ModelError:
         raise
     except Exception as error:  # the readers of configs and tensors fail in ways of their own
@@ -87,7 +124,6 @@ def load_clip(source: str) -> nn.Module:
         raise ModelError(
             f"{source!r} has no CLIP text tower, or half of one (no {missing[0]}): pass scorer= a full CLIP checkpoint"
         )
-    clip.vision_model.encoder.layers = nn.ModuleList()
     tower: nn.Module = clip.eval()
     return tower
 

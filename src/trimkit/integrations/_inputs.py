@@ -1,0 +1,57 @@
+"""What has to be known of a call's inputs besides its images: padding, and whether a filled cache fits them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from trimkit.errors import InputError
+from trimkit.shrink import Side
+
+__all__ = ["padding_id", "padding_side", "refuse_cache"]
+
+
+def refuse_cache(inputs: dict[str, Any], image_token_id: int, has_images: bool) -> None:
+    """A filled cache holds shortened images: a prompt with placeholders, or a mask as long as it, does not match.
+
+    Raises:
+        InputError: images, or a mask that is longer than what is cached and given, meet a filled cache.
+    """
+    cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
+    if cache is None or ids is None or cache.get_seq_length() == 0:
+        return
+    if has_images or bool((ids == image_token_id).any()):
+        raise InputError(
+            "images with a filled past_key_values are not reduced yet: pass the whole conversation without a cache"
+        )
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.ndim != 2 or getattr(cache, "is_compileable", False):
+        return
+    if mask.shape[1] > (length := int(cache.get_seq_length()) + ids.shape[1]):
+        raise InputError(
+            f"attention_mask has {mask.shape[1]} columns but cache and input_ids hold {length} shortened ones: cut it to "
+            "the length of the logits that the first call gave"
+        )
+
+
+def padding_id(owners: Iterable[Any], image_token_id: int) -> int:
+    """Any id serves, since padding is masked; not the image token's, which is counted."""
+    for owner in owners:
+        pad = getattr(owner, "pad_token_id", None)
+        if isinstance(pad, int) and pad >= 0 and pad != image_token_id:
+            return pad
+    return 0 if image_token_id != 0 else 1
+
+
+def padding_side(mask: Tensor | None, tokenizer: Any, generating: bool) -> Side:
+    """Where ragged rows are padded: left to generate; else where the batch has its padding, or the tokenizer puts it."""
+    if generating:
+        return "left"
+    if mask is not None and mask.ndim == 2:
+        if bool((mask[:, 0] == 0).any()):
+            return "left"
+        if bool((mask[:, -1] == 0).any()):
+            return "right"
+    return "right" if getattr(tokenizer, "padding_side", "left") == "right" else "left"

@@ -1,0 +1,42 @@
+"""Idefics 3 and SmolVLM: all tiles of a row's pictures come together; tokens of a tile are a square after the shuffle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from trimkit.geometry import View, grid_view
+from trimkit.models._base import Family, ModelInputs
+from trimkit.models._pixels import join_padded, real_tiles
+from trimkit.types import ImageTokens
+
+__all__ = ["Idefics"]
+
+
+class Idefics(Family):
+    """What counts as one image is all that a row holds: its pictures' tiles and overviews, in order of the prompt."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("idefics3", "smolvlm")
+    title: ClassVar[str] = "Idefics 3, SmolVLM"
+
+    def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
+        parts = []
+        for part in super().split(model, arguments):
+            real = real_tiles(part["pixel_values"][0])
+            if bool(real.any()):
+                tiles = ("pixel_values", "pixel_attention_mask")
+                parts.append({name: v[:, real] if name in tiles else v for name, v in part.items()})
+        return parts
+
+    def join(self, parts: Sequence[ModelInputs]) -> ModelInputs:
+        return super().join(join_padded(parts))
+
+    def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
+        return [image for image in super().encode(model, arguments) if len(image)]
+
+    def views(self, model: Any, arguments: ModelInputs, image: ImageTokens) -> tuple[View, ...]:
+        tiles = arguments["pixel_values"][0]
+        each = len(image) // len(tiles)
+        side = math.isqrt(each)
+        return tuple(grid_view(tile, side, side, first=i * each) for i, tile in enumerate(tiles))

@@ -1,0 +1,172 @@
+"""Relevance from an image-text encoder of the user's choice, for models whose own tower has no text counterpart.
+
+The encoder looks at the very pixels that the model's encoder was given (resized to its own number of patches, aspect ratio
+kept), and its map is averaged over the box that each image token sees: crop, tiles, padding and merging are right by
+construction. CLIP is read as TRIM reads it; SigLIP has no patch projection, so its pooling head is run on every patch.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trimkit import functional as F
+from trimkit.errors import ConfigError
+from trimkit.geometry import View, box_means
+from trimkit.scorers._text import TextEncoder
+from trimkit.scorers.clip_native import clip_text
+from trimkit.types import EncoderProfile, ImageTokens
+
+__all__ = ["ExternalScorer"]
+
+_HELD = 64
+_STATISTICS = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+class ExternalScorer:
+    """A whole CLIP or SigLIP model beside the one that answers; may be shared by several models.
+
+    Args:
+        encoder: a ``CLIPModel`` or ``SiglipModel``.
+        tokenizer: its tokenizer.
+        profile: how its similarity is to be read; by default negated for CLIP (as TRIM's released code and CDPruner read it)
+            and as it is for SigLIP. Measure it for your encoder where it matters.
+        mean, std: of the pixels it was trained on, RGB in 0 to 1; by default its kind's published ones.
+
+    Raises:
+        ConfigError: it is neither kind, or half of one.
+    """
+
+    needs_views: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        tokenizer: Any,
+        profile: EncoderProfile | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        module: Any = encoder
+        kind = getattr(getattr(module, "config", None), "model_type", "")
+        if kind not in _STATISTICS or not hasattr(module, "text_model") or not hasattr(module, "vision_model"):
+            raise ConfigError(
+                f"{type(encoder).__name__} is not a CLIP or SigLIP model with both towers: pass such a checkpoint as scorer="
+            )
+        self.profile = profile or EncoderProfile(sign=-1 if kind == "clip" else 1)
+        self._siglip = kind == "siglip"
+        self._vision = module.vision_model.eval()
+        self._projection = None if self._siglip else module.visual_projection
+        self._text = _siglip_text(module, tokenizer) if self._siglip else clip_text(module, tokenizer)
+        vision = module.config.vision_config
+        self._patch, self._side = int(vision.patch_size), int(vision.image_size) // int(vision.patch_size)
+        self._mean, self._std = mean or _STATISTICS[kind][0], std or _STATISTICS[kind][1]
+        self._held: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def clear_cache(self) -> None:
+        """Forget question and picture embeddings."""
+        self._text.clear()
+        with self._lock:
+            self._held.clear()
+
+    def text_embeddings(self, queries: Sequence[str], *, truncate: bool = False) -> list[Tensor]:
+        """One ``[P]`` embedding a question; see ``TextEncoder``.
+
+        Raises:
+            InputError: a question is empty.
+        """
+        return self._text(queries, truncate=truncate)
+
+    @torch.no_grad()
+    def similarity(
+        self, images: Sequence[ImageTokens], queries: Sequence[str], *, normalize: bool = False, truncate: bool = False
+    ) -> list[Tensor]:
+        """See ``Scorer.similarity``. A token that looks nowhere (a newline) has the score of the one before it.
+
+        Raises:
+            InputError: a question is empty.
+            ConfigError: an image comes without its views.
+        """
+        texts = self.text_embeddings(queries, truncate=truncate)
+        return [self._scores(image, text, normalize) for image, text in zip(images, texts, strict=True)]
+
+    def _scores(self, image: ImageTokens, text: Tensor, normalize: bool) -> Tensor:
+        if not image.views:
+            raise ConfigError("an external scorer looks at pixels and this image came without any")
+        scores = torch.full((len(image),), math.nan, device=text.device)
+        for number, view in enumerate(image.views):
+            patches, (rows, columns) = self._patches(image.key, number, view)
+            map_ = F.clip_relevance(patches[None], text[None].to(patches.device), normalize=normalize)[0]
+            means = box_means(map_.view(rows, columns), view.boxes, view.pixels.shape[1], view.pixels.shape[2])
+            scores[view.tokens.to(scores.device)] = means.to(scores)
+        return _filled(scores)
+
+    def _patches(self, key: str, number: int, view: View) -> tuple[Tensor, tuple[int, int]]:
+        """Patch embeddings ``[rows * columns, P]`` of a view, and rows and columns."""
+        grid = _grid(view.pixels.shape[1], view.pixels.shape[2], self._side)
+        with self._lock:
+            held = self._held.get((key, number)) if key else None
+        if held is None:
+            held = self._embed(view.pixels, grid)
+            with self._lock:
+                self._held[key, number] = held
+                while len(self._held) > _HELD:
+                    self._held.popitem(last=False)
+        return held, grid
+
+    def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+        weight = next(self._vision.parameters())
+        size = [n * self._patch for n in grid]
+        picture = pixels.to(weight.device, torch.float32)[None]
+        picture = torch.nn.functional.interpolate(picture, size, mode="bicubic", antialias=True, align_corners=False)
+        mean, std = (torch.tensor(v, device=weight.device).view(3, 1, 1) for v in (self._mean, self._std))
+        picture = ((picture.clamp(0, 1) - mean) / std).to(weight.dtype)
+        arguments = {"pixel_values": picture, "interpolate_pos_encoding": True, "return_dict": True}
+        if self._projection is None:
+            hidden = self._vision(**arguments).last_hidden_state[0]
+            return self._vision.head(hidden[:, None]).float()  # type: ignore[no-any-return]
+        hidden = self._vision(**arguments, output_hidden_states=True).hidden_states[-2][0, 1:]
+        norm = self._vision.post_layernorm
+        return F.patch_embeddings(hidden, norm.weight, norm.bias, self._projection.weight, norm.eps)
+
+
+def _siglip_text(siglip: Any, tokenizer: Any) -> TextEncoder:
+    """SigLIP's text tower: no start token, always filled to its full length."""
+    model, config = siglip.text_model.eval(), siglip.config.text_config
+    pad = getattr(tokenizer, "pad_token_id", None)
+    return TextEncoder(
+        lambda ids: model(input_ids=ids).pooler_output,
+        tokenizer,
+        int(config.max_position_embeddings),
+        lambda: next(model.parameters()).device,
+        start=0,
+        pad_id=pad if pad is not None else config.pad_token_id,
+    )
+
+
+def _grid(height: int, width: int, side: int) -> tuple[int, int]:
+    """Rows and columns of about ``side * side`` patches in the picture's aspect ratio."""
+    ratio = math.sqrt(height / width)
+    return max(1, round(side * ratio)), max(1, round(side / ratio))
+
+
+def _filled(scores: Tensor) -> Tensor:
+    """NaN replaced by the value before it, at the start by the smallest."""
+    known = ~scores.isnan()
+    if bool(known.all()):
+        return scores
+    places = torch.arange(len(scores), device=scores.device)
+    last = torch.where(known, places, -1).cummax(0).values
+    smallest = scores[known].min() if bool(known.any()) else scores.new_tensor(0.0)
+    return torch.where(last >= 0, scores[last.clamp(min=0)], smallest)

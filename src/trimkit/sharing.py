@@ -1,0 +1,84 @@
+"""One budget for all images of a prompt: they are ranked together, and what is kept is handed back image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from trimkit.types import ImageTokens, Selection
+
+__all__ = ["merge_images", "split_selection"]
+
+
+def merge_images(images: Sequence[ImageTokens]) -> ImageTokens:
+    """The images' tokens as if they were one image's; a single image stays as it is."""
+    if len(images) == 1:
+        return images[0]
+    features = torch.cat([image.features for image in images])
+    return ImageTokens(features=features, key="+".join(image.key for image in images))
+
+
+def split_selection(selection: Selection, totals: Sequence[int], *, fixed: bool) -> list[Selection]:
+    """What was chosen of merged images, image by image.
+
+    Every image keeps at least its best token, so that none disappears, and has an aggregated token of its own where the method
+    makes them and something of it was dropped.
+
+    Args:
+        selection: of the merged image.
+        totals: tokens of each image.
+        fixed: whether the budget is a number that must hold in all: the lowest-ranked tokens then pay for what is added.
+    """
+    if len(totals) == 1:
+        return [selection]
+    device = selection.indices.device
+    keep = torch.zeros(selection.total, dtype=torch.bool, device=device)
+    keep[selection.indices] = True
+    scores = torch.zeros(selection.total, device=device) if selection.scores is None else selection.scores.float()
+    best = _best(scores, totals)
+    keep[best] = True
+    budget = len(selection)
+    while fixed and int(keep.sum()) + _extra(keep, totals, selection.aggregated) > budget:
+        removable = keep.clone()
+        removable[best] = False
+        if not bool(removable.any()):
+            break
+        keep[scores.masked_fill(~removable, torch.inf).argmin()] = False
+    return [
+        _part(selection, part, at, selection.aggregated)
+        for part, at in zip(keep.split(list(totals)), _starts(totals), strict=True)
+    ]
+
+
+def _starts(totals: Sequence[int]) -> list[int]:
+    return [sum(totals[:i]) for i in range(len(totals))]
+
+
+def _best(scores: Tensor, totals: Sequence[int]) -> Tensor:
+    """The highest-ranked token of each image that has any."""
+    parts = zip(scores.split(list(totals)), _starts(totals), strict=True)
+    best = [start + int(part.argmax()) for part, start in parts if len(part)]
+    return torch.tensor(best, dtype=torch.int64, device=scores.device)
+
+
+def _extra(keep: Tensor, totals: Sequence[int], aggregated: bool) -> int:
+    """Aggregated tokens: one for every image of which something is dropped."""
+    return sum(int(not bool(part.all())) for part in keep.split(list(totals)) if len(part)) if aggregated else 0
+
+
+def _part(selection: Selection, keep: Tensor, start: int, aggregated: bool) -> Selection:
+    def cut(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[start : start + len(keep)]
+
+    return replace(
+        selection,
+        indices=keep.nonzero().squeeze(1),
+        total=len(keep),
+        aggregated=aggregated and len(keep) > 0 and not bool(keep.all()),
+        scores=cut(selection.scores),
+        relevance=cut(selection.relevance),
+        weights=cut(selection.weights),
+    )
