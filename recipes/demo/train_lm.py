@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
 
 from recipes.demo.lm_batches import (
     Batch,
@@ -25,7 +26,7 @@ from recipes.demo.lm_batches import (
 )
 from recipes.demo.lm_data import Cache
 from recipes.demo.lm_forward import Blocks
-from recipes.demo.shapes import CACHE, EOS
+from recipes.demo.shapes import CACHE, EOS, MODEL_DIR
 from trimkit.demo.questions import TYPES
 
 CHECKPOINT = CACHE / "llava_main.pt"
@@ -159,6 +160,15 @@ def _quiet_residuals(task: Task) -> None:
             layer.mlp.down_proj.weight.mul_((2 * len(layers)) ** -0.5)
 
 
+def _resume(task: Task) -> None:
+    """Go on from the last checkpoint, or where there is none from the shipped model (its helper heads start anew)."""
+    if not CHECKPOINT.exists():
+        task.model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(MODEL_DIR).state_dict())
+        return
+    task.model.load_state_dict(torch.load(CHECKPOINT, weights_only=True))
+    task.probes.load_state_dict(torch.load(PROBES, weights_only=True))
+
+
 def train(minutes: float, lr: float, seed: int, resume: bool, begin: float) -> None:
     task = new_task(seed)
     cache, held_out = Cache.load(CACHE / "lm_train"), Cache.load(CACHE / "lm_heldout")
@@ -166,8 +176,7 @@ def train(minutes: float, lr: float, seed: int, resume: bool, begin: float) -> N
     _scale_projector(task, cache.gather_features(np.arange(16)))
     _quiet_residuals(task)
     if resume:
-        model.load_state_dict(torch.load(CHECKPOINT, weights_only=True))
-        task.probes.load_state_dict(torch.load(PROBES, weights_only=True), strict=False)
+        _resume(task)
     model.train()
     model.model.vision_tower.requires_grad_(False)
     params = [p for p in (*model.parameters(), *task.probes.parameters()) if p.requires_grad]

@@ -65,7 +65,7 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "aya_vision": _tiled,
     "cohere2_vision": _tiled,
     "mistral3": lambda: PixtralImageProcessorPil(size={"longest_edge": 24}, patch_size={"height": 8, "width": 8}),
-    "lfm2_vl": lambda: Siglip2ImageProcessorPil(patch_size=8, max_num_patches=9),
+    "lfm2_vl": lambda: Siglip2ImageProcessorPil(patch_size=4, max_num_patches=36, do_resize=False),
     "idefics3": _idefics,
     "smolvlm": _idefics,
     "qwen2_vl": _qwen,
@@ -77,6 +77,8 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
 
 def encoder_arguments(name: str, picture: Image.Image) -> dict[str, Any]:
     """What the family's image encoder takes of one picture."""
+    if name == "lfm2_vl":  # its own processor needs torchvision; like it, give sides that blocks of patches divide
+        picture = picture.resize([max(8, round(side * 24 / max(picture.size) / 8) * 8) for side in picture.size])
     made = PROCESSORS[name]()([[picture]] if name in {"idefics3", "smolvlm"} else picture, return_tensors="pt")
     wanted = ("pixel_values", "image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask")
     return {key: made[key] for key in wanted if key in made}

@@ -62,7 +62,7 @@ def test_similarity_is_clips_own(scorer: ClipNativeScorer, normalize: bool) -> N
 
 def test_a_question_scores_the_same_in_any_company(scorer: ClipNativeScorer) -> None:
     alone = scorer.similarity([_image(1)], ["dog"])[0]
-    scorer._cache.clear()
+    scorer.clear_cache()
     together = scorer.similarity([_image(0), _image(1)], ["what is on the left cat dog", "dog"])[1]
     assert torch.equal(alone, together)
 
