@@ -49,7 +49,7 @@ def split_selection(selection: Selection, totals: Sequence[int], *, fixed: bool)
         keep[scores.masked_fill(~removable, torch.inf).argmin()] = False
     return [
         _part(selection, part, at, selection.aggregated)
-        for part, at in zip(keep.split(list(totals)), _starts(totals), strict=True)
+        for part, at in zip(torch.split(keep, list(totals)), _starts(totals), strict=True)
     ]
 
 
@@ -59,14 +59,16 @@ def _starts(totals: Sequence[int]) -> list[int]:
 
 def _best(scores: Tensor, totals: Sequence[int]) -> Tensor:
     """The highest-ranked token of each image that has any."""
-    parts = zip(scores.split(list(totals)), _starts(totals), strict=True)
+    parts = zip(torch.split(scores, list(totals)), _starts(totals), strict=True)
     best = [start + int(part.argmax()) for part, start in parts if len(part)]
     return torch.tensor(best, dtype=torch.int64, device=scores.device)
 
 
 def _extra(keep: Tensor, totals: Sequence[int], aggregated: bool) -> int:
     """Aggregated tokens: one for every image of which something is dropped."""
-    return sum(int(not bool(part.all())) for part in keep.split(list(totals)) if len(part)) if aggregated else 0
+    if not aggregated:
+        return 0
+    return sum(not bool(part.all()) for part in torch.split(keep, list(totals)) if len(part))
 
 
 def _part(selection: Selection, keep: Tensor, start: int, aggregated: bool) -> Selection:

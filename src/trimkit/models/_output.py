@@ -35,7 +35,7 @@ def hand_over(inputs: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(images, EncodedImages) or not isinstance(images.pooler_output, list):
         return inputs
     readable = EncodedImages(
-        pooler_output=FeatureList(images.pooler_output),  # type: ignore[arg-type]
+        pooler_output=FeatureList(images.pooler_output),
         deepstack_features=images.deepstack_features,
     )
     return {**inputs, "mm_encoder_outputs": {**inputs["mm_encoder_outputs"], "image": readable}}

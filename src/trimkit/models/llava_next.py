@@ -87,9 +87,8 @@ class LlavaNext(Family):
     def _grid(self, model: Any, size: tuple[int, ...]) -> tuple[int, int]:
         from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
-        rows, columns = get_anyres_image_grid_shape(
-            size, model.config.image_grid_pinpoints, model.config.vision_config.image_size
-        )
+        shape: Any = get_anyres_image_grid_shape
+        rows, columns = shape(size, model.config.image_grid_pinpoints, model.config.vision_config.image_size)
         return rows, columns
 
     def _tiles(self, model: Any, arguments: ModelInputs) -> int:
