@@ -78,8 +78,12 @@ def test_a_newline_has_the_score_before_it() -> None:
     view = grid_view(pixels, 6, 6)
     tokens = torch.arange(36) + torch.arange(36) // 6  # a newline behind each row of six
     image = ImageTokens(features=torch.zeros(42, 8), views=(View(pixels, tokens, view.boxes),))
-    scores = ExternalScorer(tiny.clip(), _tokenizer()).similarity([image], [QUESTION])[0].view(6, 7)
-    assert torch.equal(scores[:, 6], scores[:, 5])
+    plain = ImageTokens(features=torch.zeros(36, 8), views=(view,))
+    scorer = ExternalScorer(tiny.clip(), _tokenizer())
+    scores, alone = (scorer.similarity([each], [QUESTION])[0] for each in (image, plain))
+    assert torch.equal(scores.view(6, 7)[:, :6], alone.view(6, 6))
+    assert torch.equal(scores.view(6, 7)[:, 6], alone.view(6, 6)[:, 5])
+    assert len(set(alone.tolist())) > 30
 
 
 def test_a_second_question_costs_no_vision_pass(monkeypatch: pytest.MonkeyPatch) -> None:
