@@ -53,7 +53,8 @@ questions to the patches they are about, and on helper heads (colour, count, cen
 LLaVA-1.5 the
 language model reads `hidden_states[-2]`, so the last layer is never used. Language model: Llama, {llayers} layers,
 width {lwidth}, tied embeddings; the tower is
-frozen, projector and language model are trained together. **It was trained on full and on TRIM-reduced sequences
+frozen, projector and language model are trained together, with helper heads and attention targets that are dropped.
+**It was trained on full and on TRIM-reduced sequences
 mixed**, as the paper
 fine-tunes with TRIM on; a model that never saw reduced sequences would lose more.
 Training scenes and evaluation scenes come from disjoint generator namespaces (`items.py`): no seed you choose can

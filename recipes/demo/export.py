@@ -1,4 +1,4 @@
-"""Writes the shipped artefacts (stock LLaVA, CLIP, profile) from the recipe's checkpoints; without any, random weights."""
+"""Writes the shipped artefacts (stock LLaVA, CLIP, profile) from the recipe's checkpoints."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from recipes.demo.shapes import CACHE, MODEL_DIR, clip_processor, llava_processor, new_clip, new_llava
+from recipes.demo.lm_data import load_clip
+from recipes.demo.shapes import CACHE, MODEL_DIR, clip_processor, llava_processor, new_llava
 
 PROFILE = {"clip": "clip", "sign": 1, "normalize": False, "temperature": 1.0}
 
@@ -26,18 +26,9 @@ def _halve(folder: Path) -> None:
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _load(model: nn.Module, path: Path) -> None:
-    if path.exists():
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    else:
-        print(f"no {path.name}: random weights")
-
-
 def export(target: Path = MODEL_DIR) -> None:
-    torch.manual_seed(0)
-    clip, llava = new_clip(), new_llava()
-    _load(clip, CACHE / "clip.pt")
-    _load(llava, CACHE / "llava_main.pt")
+    clip, llava = load_clip(), new_llava()  # without a checkpoint of its own the shipped tower stays
+    llava.load_state_dict(torch.load(CACHE / "llava_main.pt", map_location="cpu", weights_only=True))
     llava.model.vision_tower.load_state_dict(
         {k.removeprefix("vision_model."): v for k, v in clip.vision_model.state_dict().items()}
         if not any(k.startswith("vision_model.") for k in llava.model.vision_tower.state_dict())

@@ -15,7 +15,7 @@ from trimkit.scorers import Scorer
 from trimkit.sharing import merge_images, split_selection
 from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 
-__all__ = ["make_batch", "no_scorer", "reduced_features", "relevance_of", "select_tokens"]
+__all__ = ["make_batch", "no_scorer", "reduced_features", "reduced_image", "relevance_of", "select_tokens"]
 
 
 def select_tokens(
@@ -58,7 +58,7 @@ def no_scorer(method: Method) -> ConfigError:
     """The error of a method that reads the text on a model whose text tower nobody named."""
     return ConfigError(
         f"method {method.name!r} needs a text scorer and this model has none that is known: pass scorer= a CLIP "
-        "checkpoint with the text tower of this model's vision tower, or choose a method that does not read the text"
+        "or SigLIP checkpoint such as 'openai/clip-vit-large-patch14-336', or choose a method that does not read the text"
     )
 
 
@@ -107,12 +107,17 @@ def make_batch(
     )
 
 
-def reduced_features(image: ImageTokens, selection: Selection) -> ImageTokens:
-    """The image with ``[k (+1), D]`` features: the kept ones in order, the aggregated token last. Gradients flow into both."""
+def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
+    """The image with what is kept of its features, and of those for deeper layers."""
     if selection.keeps_all:
         return image
     features, *layers = (_reduced(each, selection) for each in (image.features, *image.layers))
     return replace(image, features=features, layers=tuple(layers), views=())
+
+
+def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
+    """``[k (+1), D]`` kept features in order, the aggregated token last. Gradients flow into both."""
+    return reduced_image(image, selection).features
 
 
 def _reduced(features: Tensor, selection: Selection) -> Tensor:

@@ -19,7 +19,7 @@ from trimkit.integrations._inputs import padding_id, padding_side, refuse_cache
 from trimkit.methods import Method, get_method
 from trimkit.models import ModelInputs, family_of
 from trimkit.query import QueryReader
-from trimkit.reducer import no_scorer, reduced_features, relevance_of, select_tokens
+from trimkit.reducer import no_scorer, reduced_image, relevance_of, select_tokens
 from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import resolve_scorer
 from trimkit.shrink import ShrinkPlan, image_rows, plan_shrink
@@ -148,7 +148,7 @@ class Pipeline:
             profile = scorer.profile if scorer is not None else EncoderProfile()
             selections = select_tokens(images, relevance, queries, method, profile, rows)
         with call.stage("project"):
-            kept = [reduced_features(image, chosen) for image, chosen in zip(images, selections, strict=True)]
+            kept = [reduced_image(image, chosen) for image, chosen in zip(images, selections, strict=True)]
             projected = self.family.project(self._model, [image.features for image in kept])
             layers = list(zip(*(image.layers for image in kept), strict=True))
         plan = plan_shrink(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["join_padded"]
+__all__ = ["join_padded", "real_tiles"]
 
 
 def join_padded(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
