@@ -46,12 +46,19 @@ def _llava_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor],
 
 def _final_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
     arguments = {name: batch[name] for name in ENCODED if name in batch}
-    features = model.model.get_image_features(**arguments, return_dict=True).pooler_output
-    return [image for image in features if len(image)], lambda kept: kept
+    features = [
+        image for image in model.model.get_image_features(**arguments, return_dict=True).pooler_output if len(image)
+    ]
+    if arguments.get("pixel_values", torch.zeros(0)).ndim == 5 and "image_sizes" not in arguments:
+        tiles = (arguments["pixel_values"] != 0).flatten(2).any(dim=2).sum(dim=1)  # older versions give one by one
+        sizes = [int(n) * len(torch.cat(features)) // int(tiles.sum()) for n in tiles if n]
+        features = list(torch.cat(features).split(sizes))
+    return features, lambda kept: kept
 
 
 ENCODED = (
     "pixel_values",
+    "pixel_values_images",
     "image_sizes",
     "image_grid_thw",
     "spatial_shapes",
@@ -137,6 +144,8 @@ def _plain_batch(
 
     def batch(side: str) -> dict[str, Tensor]:
         model, arguments = build(), vision()
+        first = next(iter(inspect.signature(model.model.get_image_features).parameters))
+        arguments = {first if name == "pixel_values" else name: value for name, value in arguments.items()}
         with torch.no_grad():
             features = model.model.get_image_features(**arguments, return_dict=True).pooler_output
         a, b, c, d = (len(image) for image in features)

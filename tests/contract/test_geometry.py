@@ -48,6 +48,7 @@ def _picture(size: tuple[int, int], cell: tuple[int, int] | None) -> Image.Image
 
 
 def _parts(family: Any, model: Any, arguments: dict[str, Any]) -> list[tuple[Any, tuple[View, ...]]]:
+    arguments = {family.pixels(model) if name == "pixel_values" else name: value for name, value in arguments.items()}
     with torch.no_grad():
         parts = family.split(model, arguments)
         images = [family.encode(model, part)[0] for part in parts]

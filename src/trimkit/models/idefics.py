@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
+
 from trimkit.geometry import View, grid_view
 from trimkit.models._base import Family, ModelInputs
 from trimkit.models._pixels import join_padded, real_tiles
@@ -33,7 +35,13 @@ class Idefics(Family):
         return super().join(join_padded(parts))
 
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
-        return [image for image in super().encode(model, arguments) if len(image)]
+        images = [image for image in super().encode(model, arguments) if len(image)]
+        tiles = [int(n) for n in real_tiles(arguments["pixel_values"]).sum(dim=1) if n]
+        if len(images) == len(tiles):
+            return images
+        # transformers before 5.23 gives tiles one by one
+        parts = torch.cat([image.features for image in images]).split([n * len(images[0]) for n in tiles])
+        return [ImageTokens(features=part) for part in parts]
 
     def views(self, model: Any, arguments: ModelInputs, image: ImageTokens) -> tuple[View, ...]:
         tiles = arguments["pixel_values"][0]
