@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from packaging.version import Version
 
+from trimkit.errors import UnsupportedError
 from trimkit.geometry import View, grid_view
 from trimkit.models._base import Family, ModelInputs
 from trimkit.models._pixels import join_padded, real_tiles
@@ -21,6 +23,16 @@ class Idefics(Family):
 
     model_types: ClassVar[tuple[str, ...]] = ("idefics3", "smolvlm")
     title: ClassVar[str] = "Idefics 3, SmolVLM"
+
+    def check(self, model: Any) -> None:
+        import transformers
+
+        super().check(model)
+        found = transformers.__version__
+        if model.config.model_type == "smolvlm" and Version(found).release < (5, 23):
+            raise UnsupportedError(
+                f"SmolVLM takes fewer tokens than whole tiles from transformers 5.23 on, and this is {found}: upgrade it"
+            )
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         parts = []
@@ -39,7 +51,7 @@ class Idefics(Family):
         tiles = [int(n) for n in real_tiles(arguments["pixel_values"]).sum(dim=1) if n]
         if len(images) == len(tiles):
             return images
-        # transformers before 5.23 gives tiles one by one
+        # transformers 5.18 gives tiles one by one
         parts = torch.cat([image.features for image in images]).split([n * len(images[0]) for n in tiles])
         return [ImageTokens(features=part) for part in parts]
 
