@@ -52,7 +52,7 @@ class Idefics(Family):
         if len(images) == len(tiles):
             return images
         # transformers 5.18 gives tiles one by one
-        parts = torch.cat([image.features for image in images]).split([n * len(images[0]) for n in tiles])
+        parts = torch.split(torch.cat([image.features for image in images]), [n * len(images[0]) for n in tiles])
         return [ImageTokens(features=part) for part in parts]
 
     def views(self, model: Any, arguments: ModelInputs, image: ImageTokens) -> tuple[View, ...]:
