@@ -24,6 +24,18 @@ VOCABULARY = 100
 PAD = 0
 SIDE = 6  # patches a side
 TOKENS = SIDE * SIDE
+TEXT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
 
 
@@ -40,19 +52,8 @@ def _vision() -> CLIPVisionConfig:
 
 
 def _text() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        pad_token_id=PAD,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.3,  # wide, so that greedy answers differ from picture to picture
-    )
+    # wide, so that greedy answers differ from picture to picture
+    return LlamaConfig(**TEXT, initializer_range=0.3)
 
 
 def llava(seed: int = 0) -> LlavaForConditionalGeneration:
@@ -86,17 +87,8 @@ def qwen2_5_vl(seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
     torch.manual_seed(seed)
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": VOCABULARY,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
+            **TEXT,
             "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
-            "pad_token_id": PAD,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
         },
         vision_config={
             "depth": 2,

@@ -7,14 +7,53 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from trimkit.types import ImageTokens
 
-__all__ = ["FeatureCache", "content_key", "encoder_stamp"]
+__all__ = ["FeatureCache", "Recent", "content_key", "encoder_stamp"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """The values last used, by key; thread-safe.
+
+    Args:
+        limit: how many are held; 0 holds none.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._entries: OrderedDict[K, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: K) -> V | None:
+        """The value of ``key``, or None."""
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._entries.move_to_end(key)
+            return found
+
+    def put(self, key: K, value: V) -> None:
+        """Hold ``value``; the one unused for longest goes."""
+        with self._lock:
+            self._entries[key] = value
+            while len(self._entries) > self.limit:
+                self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
 
 
 class FeatureCache:
@@ -26,19 +65,14 @@ class FeatureCache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._entries: OrderedDict[tuple[str, int], ImageTokens] = OrderedDict()
-        self._lock = threading.Lock()
+        self._held: Recent[tuple[str, int], ImageTokens] = Recent(limit)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._held)
 
     def get(self, key: str, stamp: int) -> ImageTokens | None:
         """The features of image ``key`` under weights ``stamp``, or None."""
-        with self._lock:
-            found = self._entries.get((key, stamp))
-            if found is not None:
-                self._entries.move_to_end((key, stamp))
-            return found
+        return self._held.get((key, stamp))
 
     def put(self, key: str, stamp: int, tokens: ImageTokens) -> None:
         """Hold ``tokens``, detached and on their device; the oldest go."""
@@ -46,16 +80,13 @@ class FeatureCache:
             return
         # A view would keep the whole batch's features alive.
         layers = tuple(layer.detach().clone() for layer in tokens.layers)
-        held = replace(tokens, features=tokens.features.detach().clone(), layers=layers, views=())
-        with self._lock:
-            self._entries[key, stamp] = held
-            while len(self._entries) > self.limit:
-                self._entries.popitem(last=False)
+        self._held.put(
+            (key, stamp), replace(tokens, features=tokens.features.detach().clone(), layers=layers, views=())
+        )
 
     def clear(self) -> None:
         """Forget everything."""
-        with self._lock:
-            self._entries.clear()
+        self._held.clear()
 
 
 def content_key(arguments: Mapping[str, Any]) -> str:

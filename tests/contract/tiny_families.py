@@ -17,18 +17,6 @@ _VISION: dict[str, Any] = {
     "image_size": 24,
     "patch_size": 4,
 }
-_TEXT: dict[str, Any] = {
-    "vocab_size": tiny.VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "pad_token_id": tiny.PAD,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 _SIGLIP = {"model_type": "siglip_vision_model", "vision_use_head": False, **_VISION}
 _QWEN_TOKENS = {"video_token_id": 98, "vision_start_token_id": 97, "vision_end_token_id": 96}
 _QWEN_VISION = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_heads": 4}
@@ -45,19 +33,19 @@ def _make(kind: str, config: Any, **settings: Any) -> Any:
 
 
 def vipllava() -> Any:
-    vision, text = tf.CLIPVisionConfig(**_VISION), tf.LlamaConfig(**_TEXT)
+    vision, text = tf.CLIPVisionConfig(**_VISION), tf.LlamaConfig(**tiny.TEXT)
     settings = {"vision_config": vision, "text_config": text, "vision_feature_layers": [-2, -1]}
     return _make("VipLlava", tf.VipLlavaConfig, **settings)
 
 
 def video_llava() -> Any:
-    vision, text = tf.CLIPVisionConfig(**_VISION), tf.LlamaConfig(**_TEXT)
+    vision, text = tf.CLIPVisionConfig(**_VISION), tf.LlamaConfig(**tiny.TEXT)
     settings = {"vision_config": vision, "text_config": text, "video_token_id": 98, "image_seq_length": 36}
     return _make("VideoLlava", tf.VideoLlavaConfig, **settings)
 
 
 def paligemma() -> Any:
-    text = {"model_type": "gemma", "head_dim": 8, **_TEXT}
+    text = {"model_type": "gemma", "head_dim": 8, **tiny.TEXT}
     return _make(
         "PaliGemma", tf.PaliGemmaConfig, vision_config=_SIGLIP, text_config=text, projection_dim=32, vocab_size=100
     )
@@ -65,38 +53,38 @@ def paligemma() -> Any:
 
 def gemma3() -> Any:
     layers = ["sliding_attention", "full_attention"]
-    text = {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 512, "layer_types": layers, **_TEXT}
+    text = {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 512, "layer_types": layers, **tiny.TEXT}
     marks = {"boi_token_index": 97, "eoi_token_index": 96, "mm_tokens_per_image": 9}
     return _make("Gemma3", tf.Gemma3Config, vision_config=_SIGLIP, text_config=text, **marks)
 
 
 def internvl() -> Any:
     vision = {**_VISION, "image_size": [24, 24], "patch_size": [4, 4]}
-    text = {"model_type": "qwen2", **_TEXT}
+    text = {"model_type": "qwen2", **tiny.TEXT}
     return _make("InternVL", tf.InternVLConfig, vision_config=vision, text_config=text, image_seq_length=9)
 
 
 def aya_vision() -> Any:
-    text = {"model_type": "cohere2", **_TEXT}
+    text = {"model_type": "cohere2", **tiny.TEXT}
     layer = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full", "downsample_factor": 2}
     return _make("AyaVision", tf.AyaVisionConfig, vision_config=_SIGLIP, text_config=text, **layer)
 
 
 def cohere2_vision() -> Any:
-    text = {"model_type": "cohere2", **_TEXT}
+    text = {"model_type": "cohere2", **tiny.TEXT}
     shape = {"downsample_factor": 2, "alignment_intermediate_size": 64}
     return _make("Cohere2Vision", tf.Cohere2VisionConfig, vision_config=_SIGLIP, text_config=text, **shape)
 
 
 def idefics3() -> Any:
-    text = {"model_type": "llama", **_TEXT}
+    text = {"model_type": "llama", **tiny.TEXT}
     return _make(
         "Idefics3", tf.Idefics3Config, vision_config=dict(_VISION), text_config=text, scale_factor=2, pad_token_id=0
     )
 
 
 def smolvlm() -> Any:
-    text = {"model_type": "llama", **_TEXT}
+    text = {"model_type": "llama", **tiny.TEXT}
     return _make(
         "SmolVLM", tf.SmolVLMConfig, vision_config=dict(_VISION), text_config=text, scale_factor=2, pad_token_id=0
     )
@@ -104,7 +92,7 @@ def smolvlm() -> Any:
 
 def mistral3() -> Any:
     vision = {"model_type": "pixtral", "head_dim": 8, **_VISION}
-    text = {"model_type": "mistral", "head_dim": 8, **_TEXT}
+    text = {"model_type": "mistral", "head_dim": 8, **tiny.TEXT}
     shape = {"spatial_merge_size": 2, "vision_feature_layer": -1}
     return _make("Mistral3", tf.Mistral3Config, vision_config=vision, text_config=text, **shape)
 
@@ -112,26 +100,26 @@ def mistral3() -> Any:
 def lfm2_vl() -> Any:
     vision = {"model_type": "siglip2_vision_model", "num_patches": 36, "vision_use_head": False, **_VISION}
     del vision["image_size"]
-    text = {"model_type": "lfm2", "layer_types": ["full_attention", "conv"], **_TEXT}
+    text = {"model_type": "lfm2", "layer_types": ["full_attention", "conv"], **tiny.TEXT}
     shape = {"downsample_factor": 2, "projector_hidden_size": 32}
     return _make("Lfm2Vl", tf.Lfm2VlConfig, vision_config=vision, text_config=text, **shape)
 
 
 def qwen2_vl() -> Any:
-    text = {"rope_parameters": _mrope(1, 1, 2), **_TEXT}
+    text = {"rope_parameters": _mrope(1, 1, 2), **tiny.TEXT}
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2, **_QWEN_VISION}
     return _make("Qwen2VL", tf.Qwen2VLConfig, vision_config=vision, text_config=text, **_QWEN_TOKENS)
 
 
 def qwen3_vl() -> Any:
-    text = {"head_dim": 8, "rope_parameters": _mrope(2, 1, 1, mrope_interleaved=True), **_TEXT}
+    text = {"head_dim": 8, "rope_parameters": _mrope(2, 1, 1, mrope_interleaved=True), **tiny.TEXT}
     size = {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32}
     vision = {**size, **_QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
     return _make("Qwen3VL", tf.Qwen3VLConfig, vision_config=vision, text_config=text, **_QWEN_TOKENS)
 
 
 def glm4v() -> Any:
-    text = {"rope_parameters": _mrope(1, 1, 2, partial_rotary_factor=1.0), **_TEXT}
+    text = {"rope_parameters": _mrope(1, 1, 2, partial_rotary_factor=1.0), **tiny.TEXT}
     size = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32, "image_size": 24}
     marks = {"image_start_token_id": 97, "image_end_token_id": 96, "video_start_token_id": 95, "video_end_token_id": 94}
     tokens = {"video_token_id": 98, **marks}
@@ -142,7 +130,7 @@ _PINPOINTS = [[24, 48], [48, 24], [48, 48]]
 
 
 def llava_onevision() -> Any:
-    text = {"model_type": "qwen2", **_TEXT}
+    text = {"model_type": "qwen2", **tiny.TEXT}
     features = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
     tiles = {"image_grid_pinpoints": _PINPOINTS, "vision_aspect_ratio": "anyres_max_2", "video_token_id": 98}
     return _make(
@@ -151,6 +139,6 @@ def llava_onevision() -> Any:
 
 
 def llava_next_video() -> Any:
-    vision, text = tf.CLIPVisionConfig(**_VISION), tf.LlamaConfig(**_TEXT)
+    vision, text = tf.CLIPVisionConfig(**_VISION), tf.LlamaConfig(**tiny.TEXT)
     tiles = {"image_grid_pinpoints": _PINPOINTS, "video_token_id": 98}
     return _make("LlavaNextVideo", tf.LlavaNextVideoConfig, vision_config=vision, text_config=text, **tiles)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trimkit.cache import Recent
 from trimkit.errors import InputError
 
 __all__ = ["TextEncoder"]
@@ -40,13 +39,11 @@ class TextEncoder:
     ) -> None:
         self._embed_ids, self._tokenizer, self._max_length, self._device = embed, tokenizer, max_length, device
         self._start, self._pad_id = start, pad_id
-        self._held: OrderedDict[tuple[str, bool], Tensor] = OrderedDict()
-        self._lock = threading.Lock()
+        self._held: Recent[tuple[str, bool], Tensor] = Recent(_HELD)
 
     def clear(self) -> None:
         """Forget embeddings."""
-        with self._lock:
-            self._held.clear()
+        self._held.clear()
 
     @torch.no_grad()
     def __call__(self, queries: Sequence[str], *, truncate: bool = False) -> list[Tensor]:
@@ -62,10 +59,9 @@ class TextEncoder:
 
     def _embed(self, query: str, truncate: bool) -> Tensor:
         key = (query, truncate)
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
+        held = self._held.get(key)
+        if held is not None:
+            return held
         chunks = self._chunks(query, truncate)
         device = self._device()
         # One chunk at a time: no padding, so an embedding does not depend on what else is asked.
@@ -74,10 +70,7 @@ class TextEncoder:
         weights = torch.tensor([float(len(ids) - specials) for ids in chunks], device=device).clamp(min=1.0)
         stacked = torch.stack(embeddings).float()
         text = stacked[0] if len(chunks) == 1 else (stacked * weights.unsqueeze(1)).sum(0) / weights.sum()
-        with self._lock:
-            self._held[key] = text
-            if len(self._held) > _HELD:
-                self._held.popitem(last=False)
+        self._held.put(key, text)
         return text
 
     def _filled(self, ids: list[int]) -> list[int]:

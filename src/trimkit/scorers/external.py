@@ -8,8 +8,6 @@ construction. CLIP is read as TRIM reads it; SigLIP has no patch projection, so 
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trimkit import functional as F
+from trimkit.cache import Recent
 from trimkit.errors import ConfigError
 from trimkit.geometry import View, box_means
 from trimkit.scorers._text import TextEncoder
@@ -71,14 +70,12 @@ class ExternalScorer:
         vision = module.config.vision_config
         self._patch, self._side = int(vision.patch_size), int(vision.image_size) // int(vision.patch_size)
         self._mean, self._std = mean or _STATISTICS[kind][0], std or _STATISTICS[kind][1]
-        self._held: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
-        self._lock = threading.Lock()
+        self._held: Recent[tuple[str, int], Tensor] = Recent(_HELD)
 
     def clear_cache(self) -> None:
         """Forget question and picture embeddings."""
         self._text.clear()
-        with self._lock:
-            self._held.clear()
+        self._held.clear()
 
     def text_embeddings(self, queries: Sequence[str], *, truncate: bool = False) -> list[Tensor]:
         """One ``[P]`` embedding a question; see ``TextEncoder``.
@@ -115,14 +112,11 @@ class ExternalScorer:
     def _patches(self, key: str, number: int, view: View) -> tuple[Tensor, tuple[int, int]]:
         """Patch embeddings ``[rows * columns, P]`` of a view, and rows and columns."""
         grid = _grid(view.pixels.shape[1], view.pixels.shape[2], self._side)
-        with self._lock:
-            held = self._held.get((key, number)) if key else None
+        held = self._held.get((key, number)) if key else None
         if held is None:
             held = self._embed(view.pixels, grid)
-            with self._lock:
-                self._held[key, number] = held
-                while len(self._held) > _HELD:
-                    self._held.popitem(last=False)
+            if key:
+                self._held.put((key, number), held)
         return held, grid
 
     def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
