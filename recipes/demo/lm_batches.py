@@ -13,9 +13,10 @@ from transformers import LlavaForConditionalGeneration
 from recipes.demo.lm_data import LONG, SHORT, Cache, load_clip
 from recipes.demo.lm_facts import TAPS, Facts, Probes, Words, fact_losses, facts_of, looked_at, wave_loss, words_of
 from recipes.demo.lm_forward import Blocks, Watch, answer_states
+from recipes.demo.lm_turns import conversations
 from recipes.demo.shapes import BOS, GRID, build_tokenizer, new_llava
 from recipes.demo.targets import CLASSES
-from trimkit.demo.questions import TYPES
+from trimkit.demo.questions import NUMBERS, TYPES
 from trimkit.demo.world import COLOURS, NAMES, PLURALS
 
 CHOICE = TYPES.index("multiple_choice")
@@ -34,6 +35,7 @@ class Task:
     plurals: Tensor
     colours: Tensor  # tokens of the colours, and of the words that stand for right, left, below, above, one
     places: Tensor
+    numbers: Tensor  # what is answered to how many
     words: Words
     probes: Probes
 
@@ -58,6 +60,7 @@ def new_task(seed: int) -> Task:
         plurals=torch.tensor([token(PLURALS.get(c, c)) for c in CLASSES[1:]]),
         colours=torch.tensor([token(c) for c in COLOURS]),
         places=torch.tensor([token(w) for w in ("right", "left", "below", "above", "one")]),
+        numbers=torch.tensor([token(w) for w in NUMBERS]),
         words=words_of(tokenizer),
         probes=Probes(),
     )
@@ -230,6 +233,19 @@ class Sampler:
         flat = Blocks(group.ids.flatten(0, 1)[:, None], group.read.flatten()[:, None])
         rows, real = reduced_prefix(features.repeat_interleave(each, dim=0), keep.flatten(0, 1))
         return Batch(rows, real, None, [flat], facts_of(self.cache, scenes).repeat(each))
+
+    def turns(self, count: int, each: int, *, reduced: bool) -> Batch:
+        """Conversations of several turns about whole pictures, or reduced ones for the last question."""
+        scenes = self.scenes(count)
+        group, last = conversations(self.cache, scenes, each, self.rng)
+        features = self.cache.gather_features(scenes)
+        if not reduced:
+            return Batch(features, torch.ones(features.shape[:2], dtype=torch.bool), None, [group])
+        query = self.cache.query[torch.from_numpy(scenes)[:, None], last].float()
+        with torch.no_grad():
+            keep = self._keep(relevance(self.task, features, query))
+        rows, real = reduced_prefix(features.repeat_interleave(each, dim=0), keep.flatten(0, 1))
+        return Batch(rows, real, None, [Blocks(group.ids.flatten(0, 1)[:, None], group.read.flatten()[:, None])])
 
     def _keep(self, scores: Tensor) -> Tensor:
         draw = self.rng.random()

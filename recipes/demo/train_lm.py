@@ -33,6 +33,8 @@ CHECKPOINT = CACHE / "llava_main.pt"
 PROBES = CACHE / "lm_probes.pt"
 
 
+COUNT_WEIGHT = 2.0  # of answers to how many: the hardest to learn
+
 # weights of the training aids
 AIDS = {
     "match": 0.4,
@@ -50,7 +52,8 @@ AIDS = {
 def loss_of(task: Task, batch: Batch, aid: float) -> tuple[Tensor, dict[str, float]]:
     out = run(task, batch)
     target = answers(batch.groups)
-    main = F.cross_entropy(out.answer, target)
+    weight = torch.ones(out.answer.shape[-1]).index_fill_(0, task.numbers, COUNT_WEIGHT)
+    main = F.cross_entropy(out.answer, target, weight=weight)
     total = main + 0.05 * F.cross_entropy(out.end, torch.full_like(target, EOS))
     if batch.patches is not None:
         out.aids["dense"] = _dense_loss(task, out.image, batch.patches)
@@ -129,7 +132,7 @@ def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
     elif done < 0.28:
         cycle = ("some", "full", "some", "trim")
     else:
-        cycle = ("full", "trim", "full", "some") if done < 0.7 else ("full", "trim")
+        cycle = ("full", "trim", "turns", "some") if done < 0.7 else ("full", "trim", "full", "turns")
     kind, aid = cycle[step % len(cycle)], 1.0 if done < 0.28 else 0.5 if done < 0.7 else 0.2
     if kind == "few":
         return kind, sampler.subset(8, 16, 12, 3), aid
@@ -137,6 +140,8 @@ def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
         return kind, sampler.subset(4, 0, 16, 5), aid
     if kind == "full":
         return kind, sampler.full(2, 18, 6), aid
+    if kind == "turns":
+        return kind, sampler.turns(2, 8, reduced=False) if step % 8 < 4 else sampler.turns(4, 4, reduced=True), aid
     return kind, sampler.trim(8, 4, bool(sampler.rng.random() < 0.25)), aid
 
 
