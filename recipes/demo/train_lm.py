@@ -57,7 +57,8 @@ def loss_of(task: Task, batch: Batch, aid: float) -> tuple[Tensor, dict[str, flo
     total = main + 0.05 * F.cross_entropy(out.end, torch.full_like(target, EOS))
     if batch.patches is not None:
         out.aids["dense"] = _dense_loss(task, out.image, batch.patches)
-    total = total + aid * torch.stack([AIDS[name] * value for name, value in out.aids.items()]).sum()
+    for name, value in out.aids.items():
+        total = total + aid * AIDS[name] * value
     right = (out.answer.argmax(-1) == target).float().mean()
     shown = {"loss": main, "acc": right, **out.aids}
     return total, {name: float(value.detach()) for name, value in shown.items()}

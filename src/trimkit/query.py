@@ -49,25 +49,46 @@ class QueryReader:
         Returns:
             The question without role markers and special tokens; empty where the turn says nothing.
         """
+        return self.turns(input_ids, image_token_id)[-1]
+
+    def turns(self, input_ids: Tensor, image_token_id: int) -> list[str]:
+        """Every user turn of one row, the first first, as ``read`` gives the last; the whole text where no turn is marked."""
+        text = self._decode(input_ids, image_token_id)
+        starts = self._starts(text)
+        if not starts:
+            return [self._clean(self._until_tail(text))]
+        ends = [*(head for head, _ in starts[1:]), len(text)]
+        return [self._clean(self._until_tail(text[body:end])) for (_, body), end in zip(starts, ends, strict=True)]
+
+    def turn_at(self, input_ids: Tensor, image_token_id: int, column: int) -> int:
+        """Which of ``turns`` column ``column`` of ``input_ids`` ``[L]`` belongs to."""
+        before = self._starts(self._decode(input_ids[:column], image_token_id))
+        return max(len(before) - 1, 0)
+
+    def _decode(self, input_ids: Tensor, image_token_id: int) -> str:
         ids = [token for token in input_ids.tolist() if token != image_token_id]
-        text = self._tokenizer.decode(ids, skip_special_tokens=False)
-        body = self._between(text) if self._head or self._tail else self._by_markers(text)
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def _starts(self, text: str) -> list[tuple[int, int]]:
+        """Where each user header starts and ends."""
+        pattern = _USER
+        if self._head:
+            pattern = re.compile(re.escape(self._head))
+        elif self._tail:  # the template marks the end of a turn only
+            return []
+        return [match.span() for match in pattern.finditer(text)]
+
+    def _until_tail(self, body: str) -> str:
+        if self._head or self._tail:
+            stop = body.find(self._tail) if self._tail else -1
+            return body[:stop] if stop >= 0 else body
+        found = _ASSISTANT.search(body)
+        return body[: found.start()] if found else body
+
+    def _clean(self, body: str) -> str:
         if self._special is not None:
             body = self._special.sub(" ", body)
         return " ".join(body.split())
-
-    def _between(self, text: str) -> str:
-        """What lies between the template's last user header and the tail that follows it."""
-        start = text.rfind(self._head) if self._head else -1
-        body = text[start + len(self._head) :] if start >= 0 else text
-        stop = body.find(self._tail) if self._tail else -1
-        return body[:stop] if stop >= 0 else body
-
-    def _by_markers(self, text: str) -> str:
-        starts = list(_USER.finditer(text))
-        body = text[starts[-1].end() :] if starts else text
-        stop = _ASSISTANT.search(body)
-        return body[: stop.start()] if stop else body
 
     def _turn_bounds(self, processor: Any) -> tuple[str, str]:
         """Text just before and just after a user's words, as the chat template writes it."""

@@ -1,4 +1,4 @@
-"""One budget for all images of a prompt: they are ranked together, and what is kept is handed back image by image."""
+"""Selections put together: one budget for all images of a prompt, and one image's tokens for several questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimkit.types import ImageTokens, Selection
 
-__all__ = ["merge_images", "split_selection"]
+__all__ = ["merge_images", "split_selection", "union"]
 
 
 def merge_images(images: Sequence[ImageTokens]) -> ImageTokens:
@@ -84,3 +84,13 @@ def _part(selection: Selection, keep: Tensor, start: int, aggregated: bool) -> S
         relevance=cut(selection.relevance),
         weights=cut(selection.weights),
     )
+
+
+def union(selections: Sequence[Selection]) -> Selection:
+    """What any of several questions keeps of one image; scores and relevance are those for the last."""
+    last = selections[-1]
+    if len(selections) == 1:
+        return last
+    indices = torch.cat([selection.indices for selection in selections]).unique()
+    rest = len(indices) < last.total
+    return replace(last, indices=indices, aggregated=rest and any(selection.aggregated for selection in selections))

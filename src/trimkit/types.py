@@ -146,11 +146,12 @@ class StageSeconds:
 
 @dataclass(frozen=True)
 class Report:
-    """What the last reduced call did."""
+    """What the last reduced call did; ``reused`` columns of the prompt were taken from a cache of earlier turns."""
 
     method: str
     images: tuple[ImageReport, ...] = ()
     seconds: StageSeconds = field(default_factory=StageSeconds)
+    reused: int = 0
 
     @property
     def tokens_before(self) -> int:

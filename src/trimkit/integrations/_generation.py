@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["infer_attention_mask", "restore_prompt", "shift_lengths", "show_whole_prompt"]
+__all__ = ["infer_attention_mask", "one_sequence_a_row", "restore_prompt", "shift_lengths", "show_whole_prompt"]
 
 
 def infer_attention_mask(defaults: Any, kwargs: dict[str, Any]) -> Tensor | None:
@@ -19,6 +19,11 @@ def infer_attention_mask(defaults: Any, kwargs: dict[str, Any]) -> Tensor | None
     if pad is None or pad in ends or not bool((input_ids == pad).any()):
         return None
     return input_ids.ne(pad).long()
+
+
+def one_sequence_a_row(defaults: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether neither beams nor several returned sequences multiply the rows."""
+    return all((_setting(defaults, kwargs, name) or 1) == 1 for name in ("num_beams", "num_return_sequences"))
 
 
 def shift_lengths(defaults: Any, kwargs: dict[str, Any], dropped: int) -> None:

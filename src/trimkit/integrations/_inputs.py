@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trimkit.errors import InputError
 from trimkit.shrink import Side
 
-__all__ = ["padding_id", "padding_side", "refuse_cache"]
+__all__ = ["padding_id", "padding_side", "plain_positions", "refuse_cache"]
 
 
 def refuse_cache(inputs: dict[str, Any], image_token_id: int, has_images: bool) -> None:
@@ -24,7 +25,8 @@ def refuse_cache(inputs: dict[str, Any], image_token_id: int, has_images: bool) 
         return
     if has_images or bool((ids == image_token_id).any()):
         raise InputError(
-            "images with a filled past_key_values are not reduced yet: pass the whole conversation without a cache"
+            "images meet a past_key_values that no attached generate has filled, or one call with several sequences a row: "
+            "pass the whole conversation with a new cache"
         )
     mask = inputs.get("attention_mask")
     if mask is None or mask.ndim != 2 or getattr(cache, "is_compileable", False):
@@ -34,6 +36,12 @@ def refuse_cache(inputs: dict[str, Any], image_token_id: int, has_images: bool) 
             f"attention_mask has {mask.shape[1]} columns but cache and input_ids hold {length} shortened ones: cut it to "
             "the length of the logits that the first call gave"
         )
+
+
+def plain_positions(ids: Tensor, mask: Tensor | None) -> Tensor:
+    """``[B, L]`` positions of a sequence as transformers counts them: padding not counted."""
+    real = torch.ones_like(ids) if mask is None else mask.long()
+    return (real.cumsum(dim=-1) - 1).clamp(min=0)
 
 
 def padding_id(owners: Iterable[Any], image_token_id: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,8 +19,16 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, UnsupportedError
-from trimkit.integrations._call import Call, CallSlot, Pipeline
-from trimkit.integrations._generation import infer_attention_mask, restore_prompt, shift_lengths, show_whole_prompt
+from trimkit.integrations._call import Call, CallSlot, Pipeline, Positions, Reduced
+from trimkit.integrations._chat import Chats, Held, Pictures, reuse
+from trimkit.integrations._generation import (
+    infer_attention_mask,
+    one_sequence_a_row,
+    restore_prompt,
+    shift_lengths,
+    show_whole_prompt,
+)
+from trimkit.integrations._questions import TurnPolicy
 from trimkit.integrations._shadow import Shadow
 from trimkit.methods import Method
 from trimkit.scorers import Scorer
@@ -45,6 +54,8 @@ class Attachment:
         scorer: Scorer | nn.Module | str | Path | None = None,
         query: str | Sequence[str] | None = None,
         cache_images: int = 32,
+        turns: TurnPolicy = "refresh",
+        positions: Positions = "auto",
         **options: Any,
     ) -> None:
         _check_version()
@@ -52,7 +63,8 @@ class Attachment:
             raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.query = query
-        self._pipeline = Pipeline(self.model, processor, method, scorer, cache_images, options)
+        self._pipeline = Pipeline(self.model, processor, method, scorer, cache_images, turns, positions, options)
+        self._chats = Chats()
         self._slot = CallSlot()
         self._shadows: dict[str, Shadow] = {}
         self._report: Report | None = None
@@ -114,23 +126,55 @@ class Attachment:
         inputs = kwargs.pop("inputs", None)
         if inputs is not None and kwargs.get("input_ids") is None:
             kwargs["input_ids"] = inputs
-        self._pipeline.refuse_cache(kwargs)
+        cache = kwargs.get("past_key_values")
+        held = self._chats.get(cache)
+        self._chats.forget(cache)
         call = Call(self._pipeline.clock)
-        if not self._pipeline.has_images(kwargs):
-            with self._slot.use(call):
-                return stock(**kwargs)
+        if held is None:
+            self._pipeline.refuse_cache(kwargs)
+            if not self._pipeline.has_images(kwargs):
+                return self._plain(stock, kwargs, call)
         input_ids = self._ids(kwargs)
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = infer_attention_mask(self.model.generation_config, kwargs)
         with torch.no_grad():
-            reduced, plan = self._pipeline.reduce(kwargs, self._ask(query), call, generating=True)
+            reduced = self._pipeline.reduce(kwargs, self._ask(query), call, generating=True, held=held)
+        inputs, plan = dict(reduced.inputs), reduced.plan
+        if held is not None and call.report is not None:
+            call.report = replace(call.report, reused=self._reuse(held, cache, reduced))
         self._report = call.report
         if not plan.identity:
-            shift_lengths(self.model.generation_config, reduced, input_ids.shape[1] - plan.length)
-            show_whole_prompt(reduced, input_ids, plan.length)
+            shift_lengths(self.model.generation_config, inputs, input_ids.shape[1] - plan.length)
+            show_whole_prompt(inputs, input_ids, plan.length)
         with self._slot.use(call):
-            out = stock(**reduced)
+            out = stock(**inputs)
+        self._remember(out, cache, reduced.inputs, reduced.features, reduced.pictures)
         return out if plan.identity else restore_prompt(out, input_ids, plan.length)
+
+    def _plain(self, stock: Any, kwargs: dict[str, Any], call: Call) -> Any:
+        """A call without a picture; a picture may come in a later turn."""
+        with self._slot.use(call):
+            out = stock(**kwargs)
+        if isinstance(kwargs.get("input_ids"), Tensor):
+            self._remember(out, kwargs.get("past_key_values"), kwargs, torch.empty(0, 0), Pictures())
+        return out
+
+    def _remember(self, out: Any, cache: Any, prompt: dict[str, Any], features: Tensor, pictures: Pictures) -> None:
+        """Note what the cache of a finished call holds, for the turns that follow."""
+        if one_sequence_a_row(self.model.generation_config, prompt):
+            self._chats.put(out, cache, prompt, features, pictures)
+
+    def _reuse(self, held: Held, cache: Any, reduced: Reduced) -> int:
+        """Columns of the cache that serve this turn too."""
+        return reuse(
+            held,
+            cache,
+            reduced.inputs,
+            reduced.features,
+            self._pipeline.image_token_id,
+            allowed=self._pipeline.family.continues(self.model),
+            one_a_row=one_sequence_a_row(self.model.generation_config, reduced.inputs),
+        )
 
     def _forward(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``forward`` on shortened inputs; logits have the shortened length."""
@@ -147,10 +191,10 @@ class Attachment:
             return stock(**inputs)
         self._ids(inputs)
         call = Call(self._pipeline.clock)
-        reduced, _ = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
+        reduced = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._report = call.report
         with call.prefill():
-            return stock(**hand_over(reduced))
+            return stock(**hand_over(reduced.inputs))
 
     def _ids(self, inputs: dict[str, Any]) -> Tensor:
         input_ids = inputs.get("input_ids")
@@ -170,6 +214,8 @@ def reduce(
     scorer: Scorer | nn.Module | str | Path | None = None,
     query: str | Sequence[str] | None = None,
     cache_images: int = 32,
+    turns: TurnPolicy = "refresh",
+    positions: Positions = "auto",
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -184,6 +230,11 @@ def reduce(
             override it: ``model.generate(..., query=[...])``.
         cache_images: how many images' features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each in half
             precision); 0 holds none. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
+        turns: what a later question of a conversation sees of an earlier picture: the tokens relevant to it (``refresh``),
+            those chosen for the first question about the picture (``first``), or for any question so far (``union``). With a
+            ``past_key_values`` of earlier turns, what is the same at the head of the prompt is not run again.
+        positions: ``contiguous`` numbers the tokens that are left, ``original`` leaves each its place in the full prompt.
+            ``auto``: contiguous; original where positions are 3-D (M-RoPE).
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
@@ -191,7 +242,17 @@ def reduce(
         UnsupportedError: the model takes no pre-encoded images.
         ModelError: the scorer's checkpoint (on first use).
     """
-    return Attachment(model, processor, method=method, scorer=scorer, query=query, cache_images=cache_images, **options)
+    return Attachment(
+        model,
+        processor,
+        method=method,
+        scorer=scorer,
+        query=query,
+        cache_images=cache_images,
+        turns=turns,
+        positions=positions,
+        **options,
+    )
 
 
 def attach(model: Any, processor: Any = None, **arguments: Any) -> Attachment:

@@ -53,8 +53,21 @@ class Family:
                 f"{name}.forward takes no pre-encoded images (mm_encoder_outputs): its images do not stand in the token "
                 "sequence (cross-attention), or transformers is older than 5.18"
             )
-        if type(self).positions is Family.positions and hasattr(self.base(model), "get_rope_index"):
+        if not self.own_positions and hasattr(self.base(model), "get_rope_index"):
             raise UnsupportedError(f"{name} has 3-D positions (M-RoPE), which this family is not covered for yet")
+
+    @property
+    def own_positions(self) -> bool:
+        """Whether positions are not 1-D."""
+        return type(self).positions is not Family.positions
+
+    def first_position(self, model: Any) -> int:
+        """Number of the first position in ``forward``; ``generate`` always counts from 0."""
+        return 0
+
+    def continues(self, model: Any) -> bool:
+        """Whether a later turn of a conversation may be run on top of a cache cut back to what is the same."""
+        return not self.own_positions
 
     def base(self, model: Any) -> Any:
         """The module that owns ``get_image_features``."""

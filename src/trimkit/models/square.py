@@ -26,6 +26,12 @@ class SquareGrid(Family):
     )
     title: ClassVar[str] = "VipLLaVA, Video-LLaVA (images), PaliGemma, Gemma 3, InternVL, Aya Vision, Command A Vision"
 
+    def first_position(self, model: Any) -> int:
+        return int(model.config.model_type == "paligemma")
+
+    def continues(self, model: Any) -> bool:
+        return bool(model.config.model_type != "paligemma")  # its prompts see themselves both ways
+
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         images = super().encode(model, arguments)
         sides = [math.isqrt(len(image)) for image in images]
