@@ -15,7 +15,7 @@ from trimkit.models import family_of
 from trimkit.scorers.resolve import resolve_scorer
 from trimkit.types import Report
 
-__all__ = ["Answer", "ask", "build_inputs", "check_question", "compare", "decode"]
+__all__ = ["Answer", "ask", "build_chat_inputs", "build_inputs", "check_question", "compare", "decode"]
 
 _REPEATS = 5
 _REPEAT_SECONDS = 10.0  # slower pairs of runs are timed once after the warm-up: a repeat costs more than it tells
@@ -131,12 +131,19 @@ def build_inputs(
     Raises:
         InputError: a question is empty, holds the image placeholder, or is too long for the model.
     """
+    return build_chat_inputs(model, processor, images, [[each] for each in questions], max_new_tokens=max_new_tokens)
+
+
+def build_chat_inputs(
+    model: Any, processor: Any, images: Sequence[Any], chats: Sequence[Sequence[str]], *, max_new_tokens: int = 32
+) -> Any:
+    """``build_inputs`` for B conversations about one picture each: question, answer, question, ... in turn, a question last."""
     token = getattr(processor, "image_token", None)
-    for question in questions:
+    for question in (question for chat in chats for question in chat[::2]):
         check_question(question)
         if token and token in question:
             raise InputError(f"the question holds the image placeholder {token!r}: leave it out, it is added for you")
-    prompts = [_prompt(processor, question) for question in questions]
+    prompts = [_prompt(processor, chat) for chat in chats]
     inputs = processor(
         images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt", verbose=False
     )
@@ -150,12 +157,15 @@ def decode(processor: Any, inputs: Any, sequences: Any) -> list[str]:
     return [reply.strip() for reply in replies]
 
 
-def _prompt(processor: Any, question: str) -> str:
+def _prompt(processor: Any, chat: Sequence[str]) -> str:
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        turns = [{"role": "user", "content": content}]
+        roles = ("user", "assistant")
+        turns = [{"role": roles[i % 2], "content": [{"type": "text", "text": text}]} for i, text in enumerate(chat)]
+        turns[0]["content"] = [{"type": "image"}, {"type": "text", "text": chat[0]}]
         return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    return f"USER: {getattr(processor, 'image_token', '<image>')}\n{question} ASSISTANT:"
+    image, *later = chat
+    said = "".join(f" {text} USER: {later[i + 1]} ASSISTANT:" for i, text in enumerate(later) if i % 2 == 0)
+    return f"USER: {getattr(processor, 'image_token', '<image>')}\n{image} ASSISTANT:{said}"
 
 
 def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:

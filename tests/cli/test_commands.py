@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,7 +14,8 @@ from PIL import Image
 import trimkit
 from tests.cli.conftest import Cli
 from trimkit.demo import sample_images
-from trimkit.eval import scenes
+from trimkit.eval import dialogues, scenes
+from trimkit.eval._tally import wilson
 from trimkit.methods import method_classes
 
 KEYS = {"answer", "image_tokens_full", "image_tokens_kept", "seconds"}
@@ -168,15 +170,49 @@ def test_eval_scenes_grades_each_reply_against_its_own_question(monkeypatch: pyt
     assert result["image_tokens_kept_mean"] == result["image_tokens_full"] == 576
 
 
+def test_eval_dialogues(cli: Cli) -> None:
+    arguments = ("--seed", "5", "--n", "3", "--method", "random", "--budget", "50", "--turns", "refresh,first")
+    outcome = cli("eval", "dialogues", *arguments, "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    results = json.loads(outcome.out)
+    assert [result["turns"] for result in results] == ["refresh", "first"]
+    for result in results:
+        assert (result["dialogues"], result["n"]) == (3, 9)
+        assert result["image_tokens_kept_by_turn"] == [50, 50, 50]
+        assert len(result["accuracy_by_turn"]) == len(result["ci95_by_turn"]) == 3
+        assert sum(result["n_by_type"].values()) == 9
+        assert result["accuracy"] == pytest.approx(sum(result["accuracy_by_turn"]) / 3)
+
+
+def test_dialogues_go_on_from_the_models_own_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trimkit.demo.items import sample_dialogue
+    from trimkit.loading import load_model
+
+    seen: list[str] = []
+    _, processor = loaded = load_model()
+
+    def decode(_processor: Any, inputs: Any, _out: Any) -> list[str]:
+        seen.extend(processor.batch_decode(inputs["input_ids"][:, -120:], skip_special_tokens=True))
+        return [f"reply {len(seen)}" for _ in inputs["input_ids"]]
+
+    monkeypatch.setattr(dialogues, "decode", decode)
+    result = dialogues.evaluate(*loaded, seed=5, n=1, method="none", batch_size=2)
+    asked = [question.text for question in sample_dialogue(5, 0)[1]]
+    assert seen[2].endswith(
+        f"{asked[0]} ASSISTANT: reply 1 USER: {asked[1]} ASSISTANT: reply 2 USER: {asked[2]} ASSISTANT:"
+    )
+    assert result["accuracy"] == 0
+
+
 def test_several_methods_make_a_list(cli: Cli) -> None:
     results = json.loads(cli("eval", "scenes", "--n", "1", "--method", "none,random", "--json").out)
     assert [result["method"] for result in results] == ["none", "random"]
 
 
 def test_wilson_intervals() -> None:
-    assert scenes.wilson(50, 100) == pytest.approx([0.40383, 0.59617], abs=1e-5)
-    assert scenes.wilson(0, 10) == pytest.approx([0.0, 0.27753], abs=1e-5)
-    assert scenes.wilson(10, 10) == pytest.approx([0.72247, 1.0], abs=1e-5)
+    assert wilson(50, 100) == pytest.approx([0.40383, 0.59617], abs=1e-5)
+    assert wilson(0, 10) == pytest.approx([0.0, 0.27753], abs=1e-5)
+    assert wilson(10, 10) == pytest.approx([0.72247, 1.0], abs=1e-5)
 
 
 def test_bench_ask(cli: Cli) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trimkit.demo.items import EVALUATION_NAMESPACE, TRAINING_NAMESPACE, item_rng, sample_item, sample_scene_question
+from trimkit.demo.items import (
+    EVALUATION_NAMESPACE,
+    TRAINING_NAMESPACE,
+    item_rng,
+    sample_dialogue,
+    sample_item,
+    sample_scene_question,
+)
 from trimkit.demo.questions import NUMBERS, TYPES, Question, grade, sample_question
 from trimkit.demo.render import render
 from trimkit.demo.world import NAMES, PLURALS, Scene, sample_scene
@@ -127,3 +134,13 @@ def test_unknown_type_is_refused() -> None:
 def test_small_scenes_render() -> None:
     scene = sample_scene(np.random.default_rng(0), size=168, objects=(3, 5))
     assert render(scene).size == (168, 168)
+
+
+def test_dialogues_ask_about_other_objects_each_time() -> None:
+    for index in range(12):
+        _, questions = sample_dialogue(3, index)
+        assert len({question.type for question in questions}) == 3
+        boxes = [box for question in questions for box in set(question.boxes)]
+        assert len(boxes) == len(set(boxes))
+    assert sample_dialogue(3, 4)[1] == sample_dialogue(3, 4)[1]
+    assert sample_dialogue(3, 4)[1] != sample_dialogue(4, 4)[1]

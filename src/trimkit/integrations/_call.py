@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,16 @@ from torch import Tensor, nn
 from trimkit.cache import FeatureCache, content_key, encoder_stamp
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.integrations._chat import Held, Pictures, with_earlier
-from trimkit.integrations._inputs import padding_id, padding_side, plain_positions, refuse_cache
-from trimkit.integrations._questions import Asked, Questions, TurnPolicy
+from trimkit.integrations._inputs import (
+    Positions,
+    TurnPolicy,
+    check_choice,
+    padding_id,
+    padding_side,
+    plain_positions,
+    refuse_cache,
+)
+from trimkit.integrations._questions import Asked, Questions
 from trimkit.methods import Method, get_method
 from trimkit.models import ModelInputs, family_of
 from trimkit.reducer import no_scorer, reduced_image, relevance_of, select_tokens
@@ -27,9 +35,7 @@ from trimkit.sharing import union
 from trimkit.shrink import ShrinkPlan, image_rows, plan_shrink
 from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, StageSeconds
 
-__all__ = ["Call", "CallSlot", "Pipeline", "Positions", "Reduced"]
-
-Positions = Literal["auto", "contiguous", "original"]
+__all__ = ["Call", "CallSlot", "Pipeline", "Reduced"]
 
 
 @dataclass(frozen=True)
@@ -204,8 +210,7 @@ class Pipeline:
         return Reduced(out, plan, features, remembered)
 
     def _known(self, positions: Positions) -> Positions:
-        if positions not in get_args(Positions):
-            raise ConfigError(f"positions={positions!r} is not known: choose one of {', '.join(get_args(Positions))}")
+        check_choice("positions", positions, Positions)
         if positions == "contiguous" and self.family.own_positions:
             raise UnsupportedError(
                 "this model's tokens have 3-D positions (M-RoPE), which stay original: leave positions= out"

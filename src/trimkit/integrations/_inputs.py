@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from trimkit.errors import InputError
+from trimkit.errors import ConfigError, InputError
 from trimkit.shrink import Side
 
-__all__ = ["padding_id", "padding_side", "plain_positions", "refuse_cache"]
+__all__ = ["Positions", "TurnPolicy", "check_choice", "padding_id", "padding_side", "plain_positions", "refuse_cache"]
+
+
+TurnPolicy = Literal["refresh", "first", "union"]
+Positions = Literal["auto", "contiguous", "original"]
+
+
+def check_choice(option: str, value: str, kind: Any) -> None:
+    """Refuse a ``value`` that the literal type ``kind`` does not have.
+
+    Raises:
+        ConfigError: as it says.
+    """
+    if value not in get_args(kind):
+        raise ConfigError(f"{option}={value!r} is not known: choose one of {', '.join(get_args(kind))}")
 
 
 def refuse_cache(inputs: dict[str, Any], image_token_id: int, has_images: bool) -> None:

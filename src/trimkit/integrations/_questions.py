@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import Tensor
 
 from trimkit.errors import ConfigError, InputError
+from trimkit.integrations._inputs import TurnPolicy, check_choice
 from trimkit.query import QueryReader
 
-__all__ = ["Asked", "Questions", "TurnPolicy"]
+__all__ = ["Asked", "Questions"]
 
-TurnPolicy = Literal["refresh", "first", "union"]
 Asked = tuple[str | None, ...]
 
 
@@ -29,8 +29,7 @@ class Questions:
     """
 
     def __init__(self, processor: Any, policy: TurnPolicy) -> None:
-        if policy not in get_args(TurnPolicy):
-            raise ConfigError(f"turns={policy!r} is not known: choose one of {', '.join(get_args(TurnPolicy))}")
+        check_choice("turns", policy, TurnPolicy)
         self.policy = policy
         self._processor = processor
         self._reader: QueryReader | None = None

@@ -19,7 +19,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, UnsupportedError
-from trimkit.integrations._call import Call, CallSlot, Pipeline, Positions, Reduced
+from trimkit.integrations._call import Call, CallSlot, Pipeline, Reduced
 from trimkit.integrations._chat import Chats, Held, Pictures, reuse
 from trimkit.integrations._generation import (
     infer_attention_mask,
@@ -28,13 +28,13 @@ from trimkit.integrations._generation import (
     shift_lengths,
     show_whole_prompt,
 )
-from trimkit.integrations._questions import TurnPolicy
+from trimkit.integrations._inputs import Positions, TurnPolicy
 from trimkit.integrations._shadow import Shadow
 from trimkit.methods import Method
 from trimkit.scorers import Scorer
 from trimkit.types import Report
 
-__all__ = ["MINIMUM_TRANSFORMERS", "Attachment", "attach", "reduce"]
+__all__ = ["MINIMUM_TRANSFORMERS", "Attachment", "Positions", "TurnPolicy", "attach", "reduce"]
 
 MINIMUM_TRANSFORMERS = "5.18"
 

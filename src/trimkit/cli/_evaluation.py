@@ -1,0 +1,75 @@
+"""What the ``trimkit eval`` commands share: their options, and running several methods one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trimkit.cli import _common as common
+
+__all__ = [
+    "BatchOption",
+    "MethodsOption",
+    "OutputOption",
+    "PositionsOption",
+    "SeedOption",
+    "measure",
+    "print_shares",
+]
+
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Which scenes: any number from 0 on; training saw none of them.")
+]
+MethodsOption = Annotated[str, typer.Option("--method", help="A reduction method, or several with commas between.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", help="Prompts per generate call.")]
+PositionsOption = Annotated[
+    str,
+    typer.Option("--positions", help="'contiguous' or 'original' numbering of the tokens kept.", show_default="auto"),
+]
+OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Also write the JSON to this file.")]
+
+
+def measure(
+    evaluate: Callable[..., dict[str, Any]],
+    arms: list[dict[str, Any]],
+    *,
+    n: int,
+    model: str,
+    device: str,
+    dtype: str,
+    output: str | None,
+    as_json: bool,
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Run every arm on one loaded model; print one JSON object (a list for several arms), or ``show`` each."""
+    target: Path | None = None if output is None else common.check_json_output(output)
+    with common.quiet():
+        loaded, processor = common.load(model, device, dtype)
+        results = []
+        for arm in arms:
+            with common.progress(f"{arm['method'].name}", n) as advance:
+                results.append({**evaluate(loaded, processor, n=n, advance=advance, **arm), "model": model})
+    whole = results[0] if len(results) == 1 else results
+    if target is not None:
+        common.write_json(target, whole)
+    if as_json:
+        common.print_json(whole)
+        return
+    for result in results:
+        show(result)
+
+
+def print_shares(result: dict[str, Any]) -> None:
+    """Tokens, then accuracy of all and by type."""
+    kept, full = result["image_tokens_kept_mean"], result["image_tokens_full"]
+    print(
+        f"{result['method']}, budget {result['budget']}: {kept:.1f} of {full} image tokens a question, n = {result['n']}"
+    )
+    rows = [("all", result["n"], result["accuracy"], result["ci95"])]
+    for kind, share in result["accuracy_by_type"].items():
+        rows.append((kind, result["n_by_type"][kind], share, result["ci95_by_type"][kind]))
+    for kind, count, share, (low, high) in rows:
+        print(f"  {kind:<16} {share:6.1%}  ({low:.1%} to {high:.1%}, n = {count})")
