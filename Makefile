@@ -8,7 +8,7 @@ SAMPLE ?= scene1
 QUESTION ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu lint format types docs bench eval-demo train-demo clean distclean
+.PHONY: help install demo test test-slow test-gpu lint format types docs matrix bench eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ types: $(STAMP)  ## mypy, strict
 docs: $(STAMP)  ## regenerate the method table, the CLI pages and the result tables
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m benchmarks.tables
+
+matrix: $(STAMP)  ## run the contract tests and write what they found, by model family
+	$(BIN)/python -m pytest tests/contract --matrix benchmarks/results/families.json -m "not gpu"
+	$(BIN)/python -m docs.generate
 
 bench: $(STAMP)  ## measure prefill time against FLOPs on a random-weight LLaVA; writes benchmarks/results/bench_ask.json
 	$(BIN)/python -m benchmarks.run bench_ask

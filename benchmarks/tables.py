@@ -130,6 +130,46 @@ def default_table() -> str:
     return f"{table(header, rows)}\n\n{first['n']} questions, seed {first['seed']}. {source('trim_default', record)}"
 
 
+def positions_table() -> str:
+    """Contiguous and original numbering of kept tokens, by type."""
+    record = load("positions")
+    if record is None:
+        return pending("positions")
+    rows = []
+    for arm in record["results"]:
+        name = label(arm) if arm["method"] == "none" else f"{label(arm)}, {arm['positions']}"
+        cells = [name, f"{arm['image_tokens_kept_mean']:.0f}", f"{percent(accuracy(arm))} ({interval(arm['ci95'])})"]
+        for kind in ("relation", "counting", "reading"):
+            cells.append(f"{percent(accuracy(arm, kind))} ({interval(arm['ci95_by_type'][kind])})")
+        rows.append(cells)
+    first = record["results"][0]
+    header = ["method, positions", "image tokens", "all types (95 %)", "relation", "counting", "reading"]
+    return f"{table(header, rows)}\n\n{first['n']} questions, seed {first['seed']}. {source('positions', record)}"
+
+
+def dialogues_table() -> str:
+    """Accuracy by turn for every policy, and its share of the full model's."""
+    record = load("dialogues")
+    if record is None:
+        return pending("dialogues")
+    full = accuracy(record["results"][0])
+    rows = []
+    for arm in record["results"]:
+        name = label(arm) if arm["method"] == "none" else f"{label(arm)}, `{arm['turns']}`"
+        kept = (
+            f"{arm['image_tokens_kept_mean']:.0f} ({percent(arm['image_tokens_kept_mean'] / arm['image_tokens_full'])})"
+        )
+        turns = [percent(share) for share in arm["accuracy_by_turn"]]
+        rows.append(
+            [name, kept, *turns, f"{percent(accuracy(arm))} ({interval(arm['ci95'])})", percent(accuracy(arm) / full)]
+        )
+    first = record["results"][0]
+    turns = [f"turn {turn + 1}" for turn in range(len(first["accuracy_by_turn"]))]
+    header = ["method, policy", "image tokens a question", *turns, "all turns (95 %)", "of full"]
+    note = f"{first['dialogues']} dialogues, {first['n']} questions, seed {first['seed']}."
+    return f"{table(header, rows)}\n\n{note} {source('dialogues', record)}"
+
+
 def bench_table() -> str:
     """Seconds and FLOPs of the full and the reduced call, and how they compare."""
     record = load("bench_ask")
@@ -163,6 +203,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo-full": demo_table,
     "default": default_table,
     "bench": bench_table,
+    "dialogues": dialogues_table,
+    "positions": positions_table,
 }
 
 

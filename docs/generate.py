@@ -17,7 +17,7 @@ for _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
     os.environ.pop(_name, None)
 
 from benchmarks.blocks import ROOT, fill, pages, update  # noqa: E402
-from benchmarks.tables import table  # noqa: E402
+from benchmarks.tables import load, table  # noqa: E402
 
 
 def methods() -> str:
@@ -68,6 +68,27 @@ def models() -> str:
     )
 
 
+def matrix() -> str:
+    """What the contract tests found for every model type: passed and, where not all ran, skipped or failed."""
+    record = load("families")
+    if record is None:
+        return "*Not run yet: `make matrix`.*"
+    rows = []
+    for name, found in record["families"].items():
+        rows.append([f"`{name}`", *[_outcome(found.get(check, {})) for check in record["checks"]]])
+    packages = ", ".join(f"{key} {record['versions'][key]}" for key in ("torch", "transformers"))
+    note = "Passed tests; + skipped, - failed. Source: `benchmarks/results/families.json`"
+    return f"{_text_table(['model type', *record['checks']], rows)}\n\n{note}, {record['date']}, {packages}."
+
+
+def _outcome(counts: dict[str, int]) -> str:
+    parts = [str(counts[key]) if key == "passed" else f"{sign}{counts[key]}" for key, sign in _SIGNS if counts.get(key)]
+    return " ".join(parts) or "not run"
+
+
+_SIGNS = (("passed", ""), ("skipped", "+"), ("failed", "-"))
+
+
 def cli_page() -> str:
     """``--help`` of the command and of every command below it."""
     parts = ["# The `trimkit` command\n", "<!-- Written by `make docs` from --help: do not edit. -->\n"]
@@ -104,7 +125,7 @@ def _shown(value: Any) -> str:
     return f'"{plain}"' if isinstance(plain, str) else str(plain)
 
 
-BLOCKS = {"methods": methods, "options": options, "models": models}
+BLOCKS = {"methods": methods, "options": options, "models": models, "matrix": matrix}
 
 
 def main() -> int:

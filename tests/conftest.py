@@ -16,6 +16,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path(__file__).parent / "golden" / "vectors",
         help="directory with manifest.json and <case>.safetensors of the released TRIM",
     )
+    parser.addoption("--matrix", type=Path, help="write what the contract tests found, by family, to this JSON file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--matrix")
+    if path is not None:
+        from tests.matrix import Matrix
+
+        config.pluginmanager.register(Matrix(path))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -20,7 +20,11 @@ from trimkit.geometry import View, box_means, even_boxes
 from trimkit.models import family_of
 
 SIZES = [(60, 60), (96, 40), (37, 90), (120, 118)]
-CELLS = 3  # the spot visits a 3 x 3 grid of places
+CELLS = 3  # of a picture's side, where one place will do
+EVERY = [
+    6,
+    pytest.param(12, marks=pytest.mark.slow),
+]  # as many as the tiny towers have tokens a side; as any tiling has
 # Packing that mixes neighbouring features by interpolation has no sharp border.
 BLURRED = {("llava_onevision", (120, 118))}
 
@@ -38,10 +42,10 @@ def _silence(model: Any) -> Any:
     return model
 
 
-def _picture(size: tuple[int, int], cell: tuple[int, int] | None) -> Image.Image:
+def _picture(size: tuple[int, int], cell: tuple[int, int] | None, cells: int = CELLS) -> Image.Image:
     picture = Image.new("RGB", size, (90, 60, 120))
     if cell is not None:
-        width, height = size[0] / CELLS, size[1] / CELLS
+        width, height = size[0] / cells, size[1] / cells
         x, y = (cell[0] + 0.5) * width, (cell[1] + 0.5) * height
         ImageDraw.Draw(picture).rectangle((x - width / 8, y - height / 8, x + width / 8, y + height / 8), fill="yellow")
     return picture
@@ -65,12 +69,13 @@ def _changed(views: tuple[View, ...], others: tuple[View, ...], total: int) -> T
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", sorted(set(PROCESSORS) & set(FAMILIES)))
-def test_a_spot_lands_on_the_tokens_that_see_it(name: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("cells", EVERY)
+def test_a_spot_lands_on_the_tokens_that_see_it(name: str, size: tuple[int, int], cells: int) -> None:
     model = _silence(FAMILIES[name].build())
     family = family_of(model)
     plain = _parts(family, model, encoder_arguments(name, _picture(size, None)))
-    for cell in [(x, y) for x in range(CELLS) for y in range(CELLS)]:
-        spotted = _parts(family, model, encoder_arguments(name, _picture(size, cell)))
+    for cell in [(x, y) for x in range(cells) for y in range(cells)]:
+        spotted = _parts(family, model, encoder_arguments(name, _picture(size, cell, cells)))
         found = 0
         for (image, views), (before, views_before) in zip(spotted, plain, strict=True):
             truth = (image.features - before.features).abs().amax(dim=1) > 1e-5

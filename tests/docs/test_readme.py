@@ -41,7 +41,7 @@ def blocks(page: Path, language: str) -> list[tuple[str, bool]]:
 
 
 @needs_demo
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, as one reads them, in one module and an empty directory."""
     monkeypatch.chdir(tmp_path)
