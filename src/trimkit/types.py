@@ -50,6 +50,7 @@ class ImageTokens:
         grid: rows and columns of the token grid, or None where the tokens are not one grid.
         key: content hash of the image, stable across calls; seeds random methods and caches.
         layers: ``[N, D']`` each, what later layers of the language model are given at the same tokens (deep-stack features).
+        tower_columns: which columns of ``features`` are the layer that a native scorer reads, where several stand side by side.
         views: what the encoder was given and which token sees which part of it; only where a scorer looks at pixels.
     """
 
@@ -57,6 +58,7 @@ class ImageTokens:
     grid: tuple[int, int] | None = None
     key: str = ""
     layers: tuple[Tensor, ...] = ()
+    tower_columns: tuple[int, int] | None = None
     views: tuple[View, ...] = ()
 
     def __len__(self) -> int:

@@ -46,6 +46,13 @@ def _llava_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor],
     return list(hidden), model.model.multi_modal_projector
 
 
+def _vip_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
+    states = model.model.vision_tower(batch["pixel_values"], output_hidden_states=True).hidden_states
+    layers = getattr(model.config, "vision_feature_layer", None) or model.config.vision_feature_layers
+    hidden = torch.cat([states[i][:, 1:] for i in layers], dim=-1)
+    return list(hidden), model.model.multi_modal_projector
+
+
 def _final_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
     arguments = {name: batch[name] for name in ENCODED if name in batch}
     features = [
@@ -219,7 +226,9 @@ FAMILIES = {
     "llava_next": _next(tiny.llava_next),
     "llava_next_video": _next(more.llava_next_video),
     "llava_onevision": _next(more.llava_onevision),
-    "vipllava": _plain(more.vipllava, _squares),
+    "vipllava": FamilyCase(
+        more.vipllava, _plain_batch(more.vipllava, _squares), _cut_row, _vip_features, other_picture
+    ),
     "video_llava": _plain(more.video_llava, _squares),
     "paligemma": _plain(more.paligemma, _squares),
     "gemma3": _plain(more.gemma3, _squares),

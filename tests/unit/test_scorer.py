@@ -60,6 +60,14 @@ def test_similarity_is_clips_own(scorer: ClipNativeScorer, normalize: bool) -> N
     torch.testing.assert_close(got, patches @ text, rtol=1e-4, atol=1e-5)
 
 
+def test_of_several_layers_side_by_side_the_towers_own_is_read(scorer: ClipNativeScorer) -> None:
+    image = _image()
+    other = torch.randn(tiny.TOKENS, 32, generator=torch.Generator().manual_seed(9))
+    wide = ImageTokens(features=torch.cat([other, image.features], dim=1), tower_columns=(32, 64))
+    expected = scorer.similarity([image], ["dog"])[0]
+    assert torch.equal(scorer.similarity([wide], ["dog"])[0], expected)
+
+
 def test_a_question_scores_the_same_in_any_company(scorer: ClipNativeScorer) -> None:
     alone = scorer.similarity([_image(1)], ["dog"])[0]
     scorer.clear_cache()

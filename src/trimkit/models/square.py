@@ -16,7 +16,6 @@ class SquareGrid(Family):
     """One row of ``pixel_values`` is one square of pixels; merging and pooling keep the raster order of its tokens."""
 
     model_types: ClassVar[tuple[str, ...]] = (
-        "vipllava",
         "video_llava",
         "paligemma",
         "gemma3",
@@ -24,7 +23,7 @@ class SquareGrid(Family):
         "aya_vision",
         "cohere2_vision",
     )
-    title: ClassVar[str] = "VipLLaVA, Video-LLaVA (images), PaliGemma, Gemma 3, InternVL, Aya Vision, Command A Vision"
+    title: ClassVar[str] = "Video-LLaVA (images), PaliGemma, Gemma 3, InternVL, Aya Vision, Command A Vision"
 
     def first_position(self, model: Any) -> int:
         return int(model.config.model_type == "paligemma")

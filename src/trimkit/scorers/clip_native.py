@@ -89,15 +89,16 @@ class ClipNativeScorer:
         return self._text(queries, truncate=truncate)
 
     def _patches(self, image: ImageTokens) -> Tensor:
-        if image.features.shape[-1] != self.feature_size:
+        features = image.features if image.tower_columns is None else image.features[:, slice(*image.tower_columns)]
+        if features.shape[-1] != self.feature_size:
             raise ConfigError(
                 f"the scorer's CLIP has {self.feature_size}-wide patch features, the model's tower "
-                f"{image.features.shape[-1]}-wide ones: pass the CLIP checkpoint that the tower was taken from"
+                f"{features.shape[-1]}-wide ones: pass the CLIP checkpoint that the tower was taken from"
             )
         norm = self._post_layernorm
-        device = image.features.device
+        device = features.device
         return F.patch_embeddings(
-            image.features.detach(),
+            features.detach(),
             norm.weight.to(device),
             norm.bias.to(device),
             self._visual_projection.weight.to(device),
