@@ -142,13 +142,13 @@ def run(task: Task, batch: Batch) -> Outcome:
         label, hue = (F.pad(t.clamp(min=0), (len(task.head), 0)) for t in (batch.patches.label, batch.patches.colour))
         part = F.pad(batch.patches.part, (len(task.head), 0))
         looked = [looked_at(task.words, group) for group in batch.groups]
-        watch = Watch(label, hue, part, task.words.named, task.words.hue, looked, 1 + len(NAMES), [])
+        watch = Watch(label, hue, part, task.words.named, task.words.hue, looked, 1 + len(NAMES), [], [])
     taps = TAPS if batch.facts is not None else ()
     read, tapped = answer_states(task.model, prefix, real, batch.groups, watch, taps)
     logits = task.model.lm_head(torch.cat([s.flatten(0, 1) for s in read]))
     aids = {}
     if watch is not None:
-        aids = {"match": torch.stack(watch.losses).mean()}
+        aids = {"match": torch.stack(watch.losses).mean(), "counted": torch.stack(watch.counted).mean()}
     if batch.facts is not None:
         aids |= fact_losses(task.probes, task.words, batch.facts, batch.groups, tapped)
     if batch.facts is not None and batch.patches is not None:

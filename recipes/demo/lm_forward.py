@@ -85,13 +85,21 @@ def _attend_block(
     return mixed.movedim(1, -2).flatten(-2)  # b n m width
 
 
+def _divergence(shares: Tensor, logs: Tensor) -> Tensor:
+    """Of log attention [n, h, p] from the wanted shares [n, p], which need not sum to one."""
+    shares = (shares / shares.sum(-1, keepdim=True))[:, None]
+    return (shares * (shares.clamp(min=1e-6).log() - logs)).sum(-1).mean()
+
+
 @dataclass
 class Watch:
     """A training aid: in the first layers some heads of a token that names something should look at that thing's patches.
 
     label and hue [b, p] are class and disc colour of each prefix token (0 none), named and coloured [vocab] what a token
     names (0 none). A head spends as much on each such thing, large or small; where the picture has none, it looks at the
-    first token. Later, the answering token should look where `looked_at` [b, q, l] of its group says, or else at the sign.
+    first token. One more head counts: it spends as much on the first token as on each such thing, so that what is left to
+    the first token tells how many there are. Later, the answering token should look where `looked_at` [b, q, l] of its
+    group says, or else at the sign.
     Without this it is found only after very long.
     """
 
@@ -103,14 +111,17 @@ class Watch:
     looked_at: list[Tensor]
     first_word: int  # classes from here on are words on signs
     losses: list[Tensor]
+    counted: list[Tensor]
     naming: tuple[int, ...] = (0, 1)  # the layers
     reading: tuple[int, ...] = (3, 4)
     heads: int = 2
+    counters: int = 1
     limit: int = 800
 
     def add(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks) -> None:
         """q and own keys [b, h, n, l, d], prefix keys [b, h, p, d]."""
-        q, own, prefix = q[:, : self.heads], own[:, : self.heads], prefix[:, : self.heads]
+        heads = self.heads + self.counters
+        q, own, prefix = q[:, :heads], own[:, :heads], prefix[:, :heads]
         past = torch.arange(group.ids.shape[2]) <= group.read[..., None]
         classes, hues = self.named[group.ids] * past, self.coloured[group.ids] * past
         row, block, place = (classes + hues).nonzero()[: self.limit].unbind(1)
@@ -119,11 +130,12 @@ class Watch:
         scores = torch.cat([over_prefix[row, :, block, place], over_block[row, :, block, place]], dim=-1).float()
         cls, hue = classes[row, block, place][:, None], hues[row, block, place][:, None]
         wanted = ((self.label[row] == cls) & (cls > 0)) | ((self.hue[row] == hue) & (hue > 0))
+        logs = scores.log_softmax(-1)[..., : wanted.shape[1]]
         shares = wanted * self.part[row]
         shares[:, 0] = ~wanted.any(dim=1)
-        shares = shares / shares.sum(-1, keepdim=True)
-        logs = scores.log_softmax(-1)[..., : wanted.shape[1]]
-        self.losses.append((shares[:, None] * (shares[:, None].clamp(min=1e-6).log() - logs)).sum(-1).mean())
+        self.losses.append(_divergence(shares, logs[:, : self.heads]))
+        shares[:, 0] = 1.0
+        self.counted.append(_divergence(shares, logs[:, self.heads :]))
 
     def add_read(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks, number: int) -> None:
         """The same for the answering tokens of group `number`."""

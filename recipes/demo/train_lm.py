@@ -38,6 +38,7 @@ COUNT_WEIGHT = 2.0  # of answers to how many: the hardest to learn
 # weights of the training aids
 AIDS = {
     "match": 0.4,
+    "counted": 1.0,
     "dense": 1.0,
     "patch_waves": 3.0,
     "waves": 4.0,
