@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from trimkit.cache import FeatureCache, content_key, encoder_stamp
 from trimkit.errors import ConfigError, InputError, UnsupportedError
+from trimkit.integrations import _media
 from trimkit.integrations._inputs import padding_id, padding_side, refuse_cache
+from trimkit.integrations._media import Item, Seen
 from trimkit.methods import Method, get_method
-from trimkit.models import ModelInputs, family_of
+from trimkit.models import Family, ModelInputs, family_of
 from trimkit.query import QueryReader
 from trimkit.reducer import no_scorer, reduced_image, relevance_of, select_tokens
 from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import resolve_scorer
-from trimkit.shrink import ShrinkPlan, image_rows, plan_shrink
+from trimkit.shrink import ShrinkPlan, plan_shrink
 from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, StageSeconds
 
 __all__ = ["Call", "CallSlot", "Pipeline"]
@@ -71,7 +73,7 @@ class CallSlot(threading.local):
 
 
 class Pipeline:
-    """Turns model inputs with pixels into shorter ones with reduced, pre-encoded images.
+    """Turns model inputs with pixels into shorter ones with reduced, pre-encoded images and videos.
 
     Args:
         model: the model.
@@ -101,7 +103,6 @@ class Pipeline:
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
         self._reader: QueryReader | None = None
-        self._pixels = self.family.pixels(model)
         self._image_token_id = self.family.image_token_id(model)
 
     def clear_caches(self) -> None:
@@ -120,26 +121,26 @@ class Pipeline:
 
     def has_images(self, inputs: ModelInputs) -> bool:
         """Whether there are pixels to encode."""
-        pixels = inputs.get(self._pixels)
-        return pixels is not None and len(pixels) > 0
+        return bool(_media.given_media(self.family, self._model, inputs))
 
     def refuse_cache(self, inputs: ModelInputs) -> None:
-        """See ``_inputs.refuse_cache``."""
-        refuse_cache(inputs, self._image_token_id, self.has_images(inputs))
+        """See ``_inputs.refuse_cache`` and, for a video where none is covered, ``_media.refuse_video``."""
+        _media.refuse_video(self.family, self._model, inputs)
+        for token in self._placeholders():
+            refuse_cache(inputs, token, self.has_images(inputs))
 
     def reduce(
         self, inputs: ModelInputs, query: str | Sequence[str] | None, call: Call, *, generating: bool
     ) -> tuple[ModelInputs, ShrinkPlan]:
         """Shrunk inputs for the stock call, and the plan that made them; the report is left in ``call``."""
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-        arguments = self.family.encoder_arguments(self._model, inputs)
+        method = self.method
         with call.stage("vision"):
-            images, cached = self._encode(arguments)
-        rows = image_rows(ids, self._image_token_id, [len(image) for image in images])
-        method, scorer = self.method, self._text_scorer()
-        queries = self._queries(ids, rows, query, method)
-        if getattr(scorer, "needs_views", False):
-            images = self._with_views(arguments, images)
+            seen = [self._see(medium, inputs) for medium in _media.given_media(self.family, self._model, inputs)]
+        scorer = self._text_scorer()
+        items = self._items(seen, scorer)
+        images, rows = [item.image for item in items], [item.row for item in items]
+        queries = self._queries(_media.question_ids(ids, seen, self._image_token_id), rows, query, method)
         with call.stage("text"):
             if scorer is not None and hasattr(scorer, "text_embeddings"):
                 scorer.text_embeddings(queries, truncate=method.truncates_text)
@@ -149,12 +150,11 @@ class Pipeline:
             selections = select_tokens(images, relevance, queries, method, profile, rows)
         with call.stage("project"):
             kept = [reduced_image(image, chosen) for image, chosen in zip(images, selections, strict=True)]
-            projected = self.family.project(self._model, [image.features for image in kept])
-            layers = list(zip(*(image.layers for image in kept), strict=True))
+            encoded = _media.handed_over(self._model, items, kept)
         plan = plan_shrink(
-            ids,
+            _media.all_places(seen),
             mask,
-            self._image_token_id,
+            1,
             selections,
             padding_side(mask, self._tokenizer, generating),
             keep_end=not generating,
@@ -163,48 +163,54 @@ class Pipeline:
             raise UnsupportedError(
                 "logits_to_keep counts columns that are cut: pass a number of last ones, not indices"
             )
-        out = self._shrunk(inputs, arguments, plan, generating)
-        given = inputs.get("mm_encoder_outputs") or {}
-        out["mm_encoder_outputs"] = {**given, "image": self.family.encoder_output(projected, layers)}
-        reports = zip(rows, queries, images, selections, cached, strict=True)
+        out = self._shrunk(inputs, seen, plan, generating)
+        out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **encoded}
+        reports = zip(items, queries, selections, strict=True)
         call.report = Report(method.name, tuple(_image_report(*parts) for parts in reports), call.seconds)
         return out, plan
 
-    def _encode(self, arguments: ModelInputs) -> tuple[list[ImageTokens], list[bool]]:
-        """Tokens of every image, and which came from the cache."""
+    def _see(self, family: Family, inputs: ModelInputs) -> Seen:
+        """The images, or the videos, of a call, encoded."""
+        arguments = family.encoder_arguments(self._model, inputs)
+        images, cached = self._encode(family, arguments)
+        return Seen(family, arguments, images, cached, family.places(self._model, inputs))
+
+    def _items(self, seen: list[Seen], scorer: Scorer | None) -> list[Item]:
+        """What is ranked, in the order of the prompts, with views where the scorer looks at pixels."""
+        if getattr(scorer, "needs_views", False):
+            seen = [_media.with_views(self._model, self._processor, each) for each in seen]
+        if self.method.share == "frame" and not self.method.keeps_all:
+            seen = [_media.frames_of(each) for each in seen]
+        return _media.in_order(seen)
+
+    def _placeholders(self) -> list[int]:
+        """Ids that stand for images and videos."""
+        media = [self.family] if self.family.videos is None else [self.family, self.family.videos]
+        return [medium.image_token_id(self._model) for medium in media]
+
+    def _encode(self, family: Family, arguments: ModelInputs) -> tuple[list[ImageTokens], list[bool]]:
+        """Tokens of every image or video, and which came from the cache."""
         if self.method.keeps_all:
             # Encoded in one pass as the stock model does: another batch size may differ in the last bit.
-            images = self.family.encode(self._model, arguments)
+            images = family.encode(self._model, arguments)
             return images, [False] * len(images)
-        parts = self.family.split(self._model, arguments)
+        parts = family.split(self._model, arguments)
         keys = [content_key(part) for part in parts]
         # With gradients on, features must carry theirs: nothing is taken from the cache.
         usable = not (self._model.training or torch.is_grad_enabled())
-        stamp = encoder_stamp(self.family.encoder_modules(self._model)) if usable else 0
+        stamp = encoder_stamp(family.encoder_modules(self._model)) if usable else 0
         found = {key: self.cache.get(key, stamp) for key in keys} if usable else {}
         missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
         cached = [key not in missing for key in keys]
         if missing:
             all_of_them = len(missing) == len(parts)
-            family, model, wanted = self.family, self._model, list(missing.values())
+            model, wanted = self._model, list(missing.values())
             encoded = family.encode(model, arguments) if all_of_them else family.encode_parts(model, wanted)
             for key, tokens in zip(missing, encoded, strict=True):
                 found[key] = replace(tokens, key=key)
                 if usable:
                     self.cache.put(key, stamp, replace(tokens, key=key))
         return [held for key in keys if (held := found[key]) is not None], cached
-
-    def _with_views(self, arguments: ModelInputs, images: list[ImageTokens]) -> list[ImageTokens]:
-        """The images with what the encoder saw of them, as RGB in 0 to 1."""
-        statistics = getattr(self._processor, "image_processor", self._processor)
-        mean, std = (getattr(statistics, name, None) for name in ("image_mean", "image_std"))
-        if mean is None or std is None:
-            raise ConfigError("an external scorer must know how pixels were normalised: pass the model's processor")
-        parts = self.family.split(self._model, arguments)
-        return [
-            replace(image, views=tuple(view.as_rgb(mean, std) for view in self.family.views(self._model, part, image)))
-            for part, image in zip(parts, images, strict=True)
-        ]
 
     def _text_scorer(self) -> Scorer | None:
         """The scorer, where the method needs one; found on first use.
@@ -241,33 +247,37 @@ class Pipeline:
                     f"method {method.name!r} reads the question: pass the model's processor, or query='...'"
                 )
             self._reader = QueryReader(self._processor)
-        texts = {row: self._reader.read(ids[row], self._image_token_id) for row in sorted(set(rows))}
+        read = self._reader.read
+        texts = {row: _media.without_frame_marks(read(ids[row], self._image_token_id)) for row in sorted(set(rows))}
         return [texts[row] for row in rows]
 
-    def _shrunk(self, inputs: ModelInputs, arguments: ModelInputs, plan: ShrinkPlan, generating: bool) -> ModelInputs:
+    def _shrunk(self, inputs: ModelInputs, seen: list[Seen], plan: ShrinkPlan, generating: bool) -> ModelInputs:
         """Inputs without pixels, cut by ``plan``, with positions where the family has its own."""
+        done = _media.encoder_inputs(self._model, seen, pixels_only=plan.identity)
         if plan.identity:
-            return {name: value for name, value in inputs.items() if name != self._pixels}
+            return {name: value for name, value in inputs.items() if name not in done}
         positions = self.family.positions(self._model, inputs)
         model = self._model
         owners = (model.generation_config, model.config.get_text_config(), self._tokenizer)
-        shrunk = plan.apply(inputs, padding_id(owners, self._image_token_id))
-        out = {name: value for name, value in shrunk.items() if name not in arguments}
+        shrunk = plan.apply(inputs, padding_id(owners, *self._placeholders()))
+        out = {name: value for name, value in shrunk.items() if name not in done}
         if positions is not None:
             self.family.place(self._model, out, plan.take(positions, 0), generating=generating)
         return out
 
 
-def _image_report(row: int, query: str | None, image: ImageTokens, chosen: Selection, cached: bool) -> ImageReport:
+def _image_report(item: Item, query: str | None, chosen: Selection) -> ImageReport:
     return ImageReport(
-        row=row,
+        row=item.row,
         query=query,
         tokens_before=chosen.total,
         tokens_after=len(chosen),
         indices=chosen.indices,
         aggregated=chosen.aggregated,
-        grid=image.grid,
+        grid=item.image.grid,
         scores=chosen.scores,
         relevance=chosen.relevance,
-        cached=cached,
+        cached=item.cached,
+        medium=item.family.medium,
+        frames=item.image.frames,
     )

@@ -182,8 +182,8 @@ def reduce(
             checkpoint's ``trimkit.json`` names, else the public CLIP that the family's tower was taken from.
         query: the question (one for all rows, or one a row); by default the last user turn of each prompt. A call may
             override it: ``model.generate(..., query=[...])``.
-        cache_images: how many images' features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each in half
-            precision); 0 holds none. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
+        cache_images: how many images' (or videos') features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each
+            in half precision); 0 holds none. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
