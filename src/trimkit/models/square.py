@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from trimkit.models._base import Family, ModelInputs
 from trimkit.types import ImageTokens
 
-__all__ = ["SquareGrid"]
+__all__ = ["InternVL", "SquareGrid"]
 
 
 class SquareGrid(Family):
@@ -17,14 +17,12 @@ class SquareGrid(Family):
 
     model_types: ClassVar[tuple[str, ...]] = (
         "vipllava",
-        "video_llava",
         "paligemma",
         "gemma3",
-        "internvl",
         "aya_vision",
         "cohere2_vision",
     )
-    title: ClassVar[str] = "VipLLaVA, Video-LLaVA (images), PaliGemma, Gemma 3, InternVL, Aya Vision, Command A Vision"
+    title: ClassVar[str] = "VipLLaVA, PaliGemma, Gemma 3, Aya Vision, Command A Vision"
 
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         images = super().encode(model, arguments)
@@ -33,3 +31,11 @@ class SquareGrid(Family):
             replace(image, grid=(side, side) if side * side == len(image) else None)
             for image, side in zip(images, sides, strict=True)
         ]
+
+
+class InternVL(SquareGrid):
+    """The processor gives a video as so many images, one a frame; each is reduced as one."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("internvl",)
+    title: ClassVar[str] = "InternVL"
+    video: ClassVar[bool] = True
