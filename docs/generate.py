@@ -57,6 +57,7 @@ def models() -> str:
             about[name].title,
             ", ".join("others" if kind == "*" else f"`{kind}`" for kind in kinds),
             "its own tower" if about[name].native else "an external scorer",
+            "yes" if about[name].video else "no",
             "yes" if about[name].batch else "untested",
             "yes" if about[name].training else "untested",
             about[name].tested,
@@ -64,7 +65,7 @@ def models() -> str:
         for name, kinds in sorted(served.items(), key=lambda item: ("*" in item[1], item[0]))
     ]
     return _text_table(
-        ["family", "`config.model_type`", "relevance from", "ragged batches", "training", "tested here"], rows
+        ["family", "`config.model_type`", "relevance from", "video", "ragged batches", "training", "tested here"], rows
     )
 
 

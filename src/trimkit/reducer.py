@@ -39,7 +39,7 @@ def select_tokens(
     if not images:
         return []
     with torch.no_grad():
-        if method.share == "image" or method.keeps_all or rows is None or len(set(rows)) == len(rows):
+        if method.share != "prompt" or method.keeps_all or rows is None or len(set(rows)) == len(rows):
             return method.select(make_batch(images, relevance, queries, profile))
         groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
         merged = [merge_images([images[i] for i in group]) for group in groups]

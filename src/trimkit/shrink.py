@@ -71,12 +71,13 @@ class ShrinkPlan:
         return out
 
 
-def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int]) -> list[int]:
+def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int], medium: str = "image") -> list[int]:
     """Batch row of every image, by placeholder counts.
 
     Args:
         input_ids: ``[B, L]``.
         totals: placeholders of each image, in order.
+        medium: what they are called in a message.
 
     Raises:
         InputError: the counts do not add up row by row.
@@ -93,8 +94,8 @@ def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int]) ->
         rows.append(row)
     if len(rows) != len(totals) or sum(counts) != sum(totals):
         raise InputError(
-            f"the prompts hold {sum(counts)} image placeholders (per row: {counts}) but the images give {sum(totals)} "
-            f"tokens ({len(totals)} images): put one image placeholder per image into the prompt, via the processor"
+            f"the prompts hold {sum(counts)} {medium} placeholders (per row: {counts}) but the {medium}s give {sum(totals)} "
+            f"tokens ({len(totals)} {medium}s): put one {medium} placeholder per {medium} into the prompt, via the processor"
         )
     return rows
 

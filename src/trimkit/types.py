@@ -43,15 +43,16 @@ class EncoderProfile:
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """The tokens of one image, before the projector where the family can give them so.
+    """The tokens of one image or video, before the projector where the family can give them so.
 
     Attributes:
         features: ``[N, D]``.
-        grid: rows and columns of the token grid, or None where the tokens are not one grid.
+        grid: rows and columns of the token grid, or None where the tokens are not one grid (a video's never are).
         key: content hash of the image, stable across calls; seeds random methods and caches.
         layers: ``[N, D']`` each, what later layers of the language model are given at the same tokens (deep-stack features).
         tower_columns: which columns of ``features`` are the layer that a native scorer reads, where several stand side by side.
         views: what the encoder was given and which token sees which part of it; only where a scorer looks at pixels.
+        frames: tokens of each frame of a video in turn, N in all; empty for an image.
     """
 
     features: Tensor
@@ -60,6 +61,7 @@ class ImageTokens:
     layers: tuple[Tensor, ...] = ()
     tower_columns: tuple[int, int] | None = None
     views: tuple[View, ...] = ()
+    frames: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
@@ -118,7 +120,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class ImageReport:
-    """Before and after of one image: ``row`` is its batch row, ``tokens_*`` count tokens the language model sees."""
+    """Before and after of one image: ``row`` is its batch row, ``tokens_*`` count tokens the language model sees.
+
+    ``medium`` is ``image``, or ``video`` for a video (with ``share="frame"``, for one frame of it); ``frames`` counts what each
+    of its frames has before.
+    """
 
     row: int
     query: str | None
@@ -130,6 +136,8 @@ class ImageReport:
     scores: Tensor | None
     relevance: Tensor | None
     cached: bool = False
+    medium: str = "image"
+    frames: tuple[int, ...] = ()
 
 
 @dataclass

@@ -20,7 +20,7 @@ def command(as_json: common.JsonOption = False) -> None:
             "family": family.title,
             "relevance": "native" if family.native else "external",
             "images": True,
-            "video": False,
+            "video": family.video,
             "batch": family.batch,
             "training": family.training,
             "status": family.tested or "untested",
@@ -33,4 +33,5 @@ def command(as_json: common.JsonOption = False) -> None:
     for entry in entries:
         relevance = "its own CLIP tower" if entry["relevance"] == "native" else "an external scorer"
         print(f"{entry['name']:<16} {entry['family']}")
-        print(f"{'':<16} relevance from {relevance}; tested: {entry['status']}")
+        media = "images and video" if entry["video"] else "images"
+        print(f"{'':<16} {media}; relevance from {relevance}; tested: {entry['status']}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from torch import Tensor, nn
 
 from trimkit.cache import FeatureCache, content_key, encoder_stamp
 from trimkit.errors import ConfigError, InputError, UnsupportedError
-from trimkit.integrations._chat import Held, Pictures, with_earlier
+from trimkit.integrations import _media
+from trimkit.integrations._chat import Fed, Held, Pictures, with_earlier
 from trimkit.integrations._inputs import (
     Positions,
     TurnPolicy,
@@ -25,17 +24,19 @@ from trimkit.integrations._inputs import (
     plain_positions,
     refuse_cache,
 )
+from trimkit.integrations._media import Item, Seen
 from trimkit.integrations._questions import Asked, Questions
+from trimkit.integrations._stages import Call
 from trimkit.methods import Method, get_method
-from trimkit.models import ModelInputs, family_of
+from trimkit.models import Family, ModelInputs, family_of
 from trimkit.reducer import no_scorer, reduced_image, relevance_of, select_tokens
 from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import resolve_scorer
 from trimkit.sharing import union
-from trimkit.shrink import ShrinkPlan, image_rows, plan_shrink
-from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, StageSeconds
+from trimkit.shrink import ShrinkPlan, plan_shrink
+from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection
 
-__all__ = ["Call", "CallSlot", "Pipeline", "Reduced"]
+__all__ = ["Pipeline", "Reduced"]
 
 
 @dataclass(frozen=True)
@@ -45,60 +46,18 @@ class Reduced:
     Attributes:
         inputs: for the stock method.
         plan: how the prompt was shortened.
-        features: ``[k, D]`` language-model inputs at the image placeholders that are left, in their order.
-        pictures: the images behind them.
+        fed: what stands at the placeholders that are left.
+        pictures: the images and videos of the prompts, and what was asked of them.
     """
 
     inputs: ModelInputs
     plan: ShrinkPlan
-    features: Tensor
+    fed: Fed
     pictures: Pictures
 
 
-class Call:
-    """Clock and report of one call."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._prefilled = False
-        self.seconds = StageSeconds()
-        self.report: Report | None = None
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time inside to ``seconds.<name>``."""
-        start = self._clock()
-        yield
-        setattr(self.seconds, name, getattr(self.seconds, name) + self._clock() - start)
-
-    @contextlib.contextmanager
-    def prefill(self) -> Iterator[None]:
-        """Time the first forward pass; later ones pass through."""
-        if self._prefilled:
-            yield
-            return
-        self._prefilled = True
-        with self.stage("prefill"):
-            yield
-
-
-class CallSlot(threading.local):
-    """The ``generate`` call that runs in this thread, if any."""
-
-    current: Call | None = None
-
-    @contextlib.contextmanager
-    def use(self, call: Call) -> Iterator[None]:
-        """Hold ``call`` while ``generate`` runs."""
-        before, self.current = self.current, call
-        try:
-            yield
-        finally:
-            self.current = before
-
-
 class Pipeline:
-    """Turns model inputs with pixels into shorter ones with reduced, pre-encoded images.
+    """Turns model inputs with pixels into shorter ones with reduced, pre-encoded images and videos.
 
     Args:
         model: the model.
@@ -132,10 +91,9 @@ class Pipeline:
         self._model = model
         self._processor = processor
         self._tokenizer = getattr(processor, "tokenizer", processor)
-        self._questions = Questions(processor, turns)
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
-        self._pixels = self.family.pixels(model)
+        self._questions = Questions(processor, turns)
         self._image_token_id = self.family.image_token_id(model)
 
     def clear_caches(self) -> None:
@@ -154,17 +112,13 @@ class Pipeline:
 
     def has_images(self, inputs: ModelInputs) -> bool:
         """Whether there are pixels to encode."""
-        pixels = inputs.get(self._pixels)
-        return pixels is not None and len(pixels) > 0
+        return bool(_media.given_media(self.family, self._model, inputs))
 
     def refuse_cache(self, inputs: ModelInputs) -> None:
-        """See ``_inputs.refuse_cache``."""
-        refuse_cache(inputs, self._image_token_id, self.has_images(inputs))
-
-    @property
-    def image_token_id(self) -> int:
-        """The placeholder."""
-        return self._image_token_id
+        """See ``_inputs.refuse_cache`` and, for a video where none is covered, ``_media.refuse_video``."""
+        _media.refuse_video(self.family, self._model, inputs)
+        for token in self._placeholders():
+            refuse_cache(inputs, token, self.has_images(inputs))
 
     def reduce(
         self,
@@ -177,37 +131,30 @@ class Pipeline:
     ) -> Reduced:
         """Shrunk inputs for the stock call; the report is left in ``call``. ``held``: what the given cache holds."""
         ids = inputs["input_ids"]
-        arguments = self.family.encoder_arguments(self._model, inputs)
         with call.stage("vision"):
-            images, cached = self._images(arguments, ids, held)
-        totals = [len(image) for image in images]
-        rows = image_rows(ids, self._image_token_id, totals)
-        asked = self._asked(ids, rows, totals, query, held)
+            seen = self._see_all(inputs, held)
         scorer = self._text_scorer()
-        if getattr(scorer, "needs_views", False):
-            images = self._with_views(arguments, images)
+        items = self._items(seen, scorer)
+        asked = self._asked(_media.question_ids(ids, seen, self._image_token_id), items, query, held)
+        chosen = [self._questions.chosen(each) for each in asked]
         with call.stage("text"):
             if scorer is not None and hasattr(scorer, "text_embeddings"):
-                wanted = dict.fromkeys(text for each in asked for text in self._questions.chosen(each))
-                scorer.text_embeddings(
-                    [text for text in wanted if text is not None], truncate=self.method.truncates_text
-                )
+                wanted = [text for text in dict.fromkeys(text for each in chosen for text in each) if text is not None]
+                scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
         with call.stage("select"):
-            selections = self._select(images, [self._questions.chosen(each) for each in asked], scorer, rows)
+            selections = self._select(items, chosen, scorer)
         with call.stage("project"):
-            kept = [reduced_image(image, chosen) for image, chosen in zip(images, selections, strict=True)]
-            projected = self.family.project(self._model, [image.features for image in kept]) if kept else []
-            layers = list(zip(*(image.layers for image in kept), strict=True))
-        plan = self._plan(inputs, selections, generating)
-        out = self._shrunk(inputs, arguments, plan, generating)
-        given = inputs.get("mm_encoder_outputs") or {}
-        if images:
-            out["mm_encoder_outputs"] = {**given, "image": self.family.encoder_output(projected, layers)}
-        reports = zip(rows, asked, images, selections, cached, strict=True)
+            kept = [reduced_image(item.image, chose) for item, chose in zip(items, selections, strict=True)]
+            encoded = _media.handed_over(self._model, items, kept)
+        places = _media.all_places(seen) if seen else torch.zeros_like(ids)
+        plan = self._plan(inputs, places, selections, generating)
+        out = self._shrunk(inputs, seen, plan, generating)
+        if encoded:
+            out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **encoded}
+        reports = zip(items, asked, selections, strict=True)
         call.report = Report(self.method.name, tuple(_image_report(*parts) for parts in reports), call.seconds)
-        features = torch.cat(projected) if projected else torch.empty(0, 0, device=ids.device)
-        remembered = Pictures(tuple(replace(image, views=()) for image in images), tuple(rows), tuple(asked))
-        return Reduced(out, plan, features, remembered)
+        fed = Fed.of(plan.take(places, 0).bool(), encoded, [item.family.handed_as() for item in items])
+        return Reduced(out, plan, fed, Pictures.of(seen, items, asked))
 
     def _known(self, positions: Positions) -> Positions:
         check_choice("positions", positions, Positions)
@@ -217,26 +164,36 @@ class Pipeline:
             )
         return positions
 
-    def _images(self, arguments: ModelInputs, ids: Tensor, held: Held | None) -> tuple[list[ImageTokens], list[bool]]:
-        """Tokens of every image of the prompts, and which cost no encoding now."""
-        given = self._pixels in arguments and len(arguments[self._pixels]) > 0
-        images, cached = self._encode(arguments) if given else ([], [])
-        if held is None or not held.pictures.images:
-            return images, cached
-        counts = (ids == self._image_token_id).sum(dim=1).tolist()
-        merged, taken = with_earlier(held.pictures, images, counts)
-        if not taken:
-            return images, cached
-        if self.family.own_positions or getattr(self._scorer_source, "needs_views", False):
-            raise InputError("this model's earlier pictures are needed again: pass every picture of the conversation")
-        fresh = {id(image) for image, old in zip(images, cached, strict=True) if not old}
-        return merged, [id(image) not in fresh for image in merged]
+    def _see_all(self, inputs: ModelInputs, held: Held | None) -> list[Seen]:
+        """The images and the videos of the prompts, with those of earlier turns."""
+        _media.refuse_video(self.family, self._model, inputs)
+        media = _media.given_media(self.family, self._model, inputs)
+        seen = [self._see(medium, inputs) for medium in media]
+        if held is None:
+            return seen
+        earlier = [medium for medium in self._media() if held.pictures.of_medium(medium.medium)]
+        seen += [
+            Seen(medium, {}, [], [], medium.places(self._model, inputs)) for medium in earlier if medium not in media
+        ]
+        return [self._joined(each, held) for each in seen]
 
-    def _select(
-        self, images: Sequence[ImageTokens], asked: Sequence[Asked], scorer: Scorer | None, rows: Sequence[int]
-    ) -> list[Selection]:
+    def _see(self, family: Family, inputs: ModelInputs) -> Seen:
+        """The images, or the videos, of a call, encoded."""
+        arguments = family.encoder_arguments(self._model, inputs)
+        images, cached = self._encode(family, arguments)
+        return Seen(family, arguments, images, cached, family.places(self._model, inputs))
+
+    def _joined(self, seen: Seen, held: Held) -> Seen:
+        """With the images of earlier turns, where they were not passed again."""
+        images, cached, taken = with_earlier(held.pictures, seen)
+        if taken and (self.family.own_positions or getattr(self._scorer_source, "needs_views", False)):
+            raise InputError("this model's earlier pictures are needed again: pass every picture of the conversation")
+        return replace(seen, images=images, cached=cached)
+
+    def _select(self, items: Sequence[Item], asked: Sequence[Asked], scorer: Scorer | None) -> list[Selection]:
         """What is kept of every image: for its question, or for any of them where it has several."""
         profile = scorer.profile if scorer is not None else EncoderProfile()
+        images, rows = [item.image for item in items], [item.row for item in items]
         rounds = []
         for turn in range(max(map(len, asked), default=1)):
             queries = [each[min(turn, len(each) - 1)] for each in asked]
@@ -244,51 +201,56 @@ class Pipeline:
             rounds.append(select_tokens(images, relevance, queries, self.method, profile, rows))
         return [union(each) for each in zip(*rounds, strict=True)]
 
-    def _plan(self, inputs: ModelInputs, selections: Sequence[Selection], generating: bool) -> ShrinkPlan:
-        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    def _plan(
+        self, inputs: ModelInputs, places: Tensor, selections: Sequence[Selection], generating: bool
+    ) -> ShrinkPlan:
+        mask = inputs.get("attention_mask")
         side = padding_side(mask, self._tokenizer, generating)
-        plan = plan_shrink(ids, mask, self._image_token_id, selections, side, keep_end=not generating)
+        plan = plan_shrink(places, mask, 1, selections, side, keep_end=not generating)
         if not plan.identity and isinstance(inputs.get("logits_to_keep"), Tensor):
             raise UnsupportedError(
                 "logits_to_keep counts columns that are cut: pass a number of last ones, not indices"
             )
         return plan
 
-    def _encode(self, arguments: ModelInputs) -> tuple[list[ImageTokens], list[bool]]:
-        """Tokens of every image, and which came from the cache."""
+    def _items(self, seen: list[Seen], scorer: Scorer | None) -> list[Item]:
+        """What is ranked, in the order of the prompts, with views where the scorer looks at pixels."""
+        if getattr(scorer, "needs_views", False):
+            seen = [_media.with_views(self._model, self._processor, each) for each in seen]
+        if self.method.share == "frame" and not self.method.keeps_all:
+            seen = [_media.frames_of(each) for each in seen]
+        return _media.in_order(seen)
+
+    def _placeholders(self) -> list[int]:
+        """Ids that stand for images and videos."""
+        return [medium.image_token_id(self._model) for medium in self._media()]
+
+    def _media(self) -> list[Family]:
+        return [self.family] if self.family.videos is None else [self.family, self.family.videos]
+
+    def _encode(self, family: Family, arguments: ModelInputs) -> tuple[list[ImageTokens], list[bool]]:
+        """Tokens of every image or video, and which came from the cache."""
         if self.method.keeps_all:
             # Encoded in one pass as the stock model does: another batch size may differ in the last bit.
-            images = self.family.encode(self._model, arguments)
+            images = family.encode(self._model, arguments)
             return images, [False] * len(images)
-        parts = self.family.split(self._model, arguments)
+        parts = family.split(self._model, arguments)
         keys = [content_key(part) for part in parts]
         # With gradients on, features must carry theirs: nothing is taken from the cache.
         usable = not (self._model.training or torch.is_grad_enabled())
-        stamp = encoder_stamp(self.family.encoder_modules(self._model)) if usable else 0
+        stamp = encoder_stamp(family.encoder_modules(self._model)) if usable else 0
         found = {key: self.cache.get(key, stamp) for key in keys} if usable else {}
         missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
         cached = [key not in missing for key in keys]
         if missing:
             all_of_them = len(missing) == len(parts)
-            family, model, wanted = self.family, self._model, list(missing.values())
+            model, wanted = self._model, list(missing.values())
             encoded = family.encode(model, arguments) if all_of_them else family.encode_parts(model, wanted)
             for key, tokens in zip(missing, encoded, strict=True):
                 found[key] = replace(tokens, key=key)
                 if usable:
                     self.cache.put(key, stamp, replace(tokens, key=key))
         return [held for key in keys if (held := found[key]) is not None], cached
-
-    def _with_views(self, arguments: ModelInputs, images: list[ImageTokens]) -> list[ImageTokens]:
-        """The images with what the encoder saw of them, as RGB in 0 to 1."""
-        statistics = getattr(self._processor, "image_processor", self._processor)
-        mean, std = (getattr(statistics, name, None) for name in ("image_mean", "image_std"))
-        if mean is None or std is None:
-            raise ConfigError("an external scorer must know how pixels were normalised: pass the model's processor")
-        parts = self.family.split(self._model, arguments)
-        return [
-            replace(image, views=tuple(view.as_rgb(mean, std) for view in self.family.views(self._model, part, image)))
-            for part, image in zip(parts, images, strict=True)
-        ]
 
     def _text_scorer(self) -> Scorer | None:
         """The scorer, where the method needs one; found on first use.
@@ -306,33 +268,28 @@ class Pipeline:
         return self._scorer
 
     def _asked(
-        self,
-        ids: Tensor,
-        rows: Sequence[int],
-        totals: Sequence[int],
-        query: str | Sequence[str] | None,
-        held: Held | None,
+        self, ids: Tensor, items: Sequence[Item], query: str | Sequence[str] | None, held: Held | None
     ) -> list[Asked]:
         """The questions about every image, the last one last; None where nothing reads them."""
         if query is None and not self.method.needs_relevance:
-            return [(None,)] * len(rows)
-        earlier: list[Asked] = [()] * len(rows)
-        if held is not None:
-            for row in set(rows):
-                mine = [i for i, at in enumerate(rows) if at == row]
-                for i, before in zip(mine, held.pictures.of_row(row), strict=False):
-                    earlier[i] = held.pictures.asked[before]
-        return self._questions.of_images(ids, self._image_token_id, rows, totals, query, earlier, self.method.name)
+            return [(None,)] * len(items)
+        earlier: list[Asked] = [()] * len(items)
+        for row in {item.row for item in items} if held is not None else ():
+            mine = [i for i, item in enumerate(items) if item.row == row]
+            for i, before in zip(mine, held.pictures.asked_of(row) if held is not None else [], strict=False):
+                earlier[i] = before
+        return self._questions.of_images(ids, self._image_token_id, items, query, earlier, self.method.name)
 
-    def _shrunk(self, inputs: ModelInputs, arguments: ModelInputs, plan: ShrinkPlan, generating: bool) -> ModelInputs:
+    def _shrunk(self, inputs: ModelInputs, seen: list[Seen], plan: ShrinkPlan, generating: bool) -> ModelInputs:
         """Inputs without pixels, cut by ``plan``, with positions where the family has its own."""
+        done = _media.encoder_inputs(self._model, seen, pixels_only=plan.identity)
         if plan.identity:
-            return {name: value for name, value in inputs.items() if name != self._pixels}
+            return {name: value for name, value in inputs.items() if name not in done}
         positions = self.family.positions(self._model, inputs)
         model, ids = self._model, inputs["input_ids"]
         owners = (model.generation_config, model.config.get_text_config(), self._tokenizer)
-        shrunk = plan.apply(inputs, padding_id(owners, self._image_token_id))
-        out = {name: value for name, value in shrunk.items() if name not in arguments}
+        shrunk = plan.apply(inputs, padding_id(owners, *self._placeholders()))
+        out = {name: value for name, value in shrunk.items() if name not in done}
         if positions is not None:
             self.family.place(self._model, out, plan.take(positions, 0), generating=generating)
         elif self._positions == "original":
@@ -341,16 +298,18 @@ class Pipeline:
         return out
 
 
-def _image_report(row: int, asked: Asked, image: ImageTokens, chosen: Selection, cached: bool) -> ImageReport:
+def _image_report(item: Item, asked: Asked, chosen: Selection) -> ImageReport:
     return ImageReport(
-        row=row,
+        row=item.row,
         query=asked[-1],
         tokens_before=chosen.total,
         tokens_after=len(chosen),
         indices=chosen.indices,
         aggregated=chosen.aggregated,
-        grid=image.grid,
+        grid=item.image.grid,
         scores=chosen.scores,
         relevance=chosen.relevance,
-        cached=cached,
+        cached=item.cached,
+        medium=item.family.medium,
+        frames=item.image.frames,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,24 +16,58 @@ import torch
 from torch import Tensor
 
 from trimkit.errors import InputError
+from trimkit.integrations._media import Item, Seen, in_order
 from trimkit.integrations._questions import Asked
 from trimkit.models._output import EncodedImages
 from trimkit.types import ImageTokens
 
-__all__ = ["Chats", "Held", "Pictures", "reuse", "with_earlier"]
+__all__ = ["Chats", "Fed", "Held", "Pictures", "reuse", "with_earlier"]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The images of a batch of prompts, in order of their placeholders: tokens, batch rows, and what was asked of each."""
+    """The images and videos of a batch of prompts (medium, batch row, tokens), and what was asked of each that is ranked."""
 
-    images: tuple[ImageTokens, ...] = ()
-    rows: tuple[int, ...] = ()
-    asked: tuple[Asked, ...] = ()
+    images: tuple[tuple[str, int, ImageTokens], ...] = ()
+    asked: tuple[tuple[int, Asked], ...] = ()
 
-    def of_row(self, row: int) -> list[int]:
-        """Which images stand in batch row ``row``."""
-        return [i for i, at in enumerate(self.rows) if at == row]
+    @classmethod
+    def of(cls, seen: Sequence[Seen], items: Sequence[Item], asked: Sequence[Asked]) -> Pictures:
+        """Of what was seen in a call."""
+        placed = [(item.family.medium, item.row, replace(item.image, views=())) for item in in_order(seen)]
+        return cls(tuple(placed), tuple((item.row, each) for item, each in zip(items, asked, strict=True)))
+
+    def of_medium(self, medium: str) -> list[tuple[int, ImageTokens]]:
+        """Rows and tokens of all images, or all videos."""
+        return [(row, image) for kind, row, image in self.images if kind == medium]
+
+    def asked_of(self, row: int) -> list[Asked]:
+        """What was asked of each that is ranked in batch row ``row``."""
+        return [asked for at, asked in self.asked if at == row]
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What stands at the placeholders of a shortened prompt.
+
+    Attributes:
+        places: ``[B, L']`` bool, the placeholders.
+        features: ``[k, D]`` language-model inputs there, in order.
+        lengths, names: tokens of each image or video, in order, and its entry of ``mm_encoder_outputs``.
+    """
+
+    places: Tensor
+    features: Tensor
+    lengths: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, places: Tensor, encoded: dict[str, Any], names: Sequence[str]) -> Fed:
+        """From ``mm_encoder_outputs`` and the entry that each image or video went to."""
+        left = {name: iter(output.pooler_output) for name, output in encoded.items()}
+        features = [next(left[name]) for name in names]
+        joined = torch.cat(features) if features else torch.empty(0, 0, device=places.device)
+        return cls(places, joined, tuple(map(len, features)), tuple(names))
 
 
 @dataclass(frozen=True)
@@ -42,13 +76,13 @@ class Held:
 
     Attributes:
         ids, mask: ``[B, n]`` shortened prompts with what was generated, column by column of the cache.
-        features: ``[k, D]`` language-model inputs at the placeholders in ``ids``, in their order.
+        fed: what the placeholders among them stand for (as wide as the prompts).
         pictures: the images behind them.
     """
 
     ids: Tensor
     mask: Tensor
-    features: Tensor
+    fed: Fed
     pictures: Pictures
 
 
@@ -68,14 +102,14 @@ class Chats:
         if cache is not None:
             self._held.pop(cache, None)
 
-    def put(self, out: Any, given: Any, prompt: dict[str, Any], features: Tensor, pictures: Pictures) -> None:
+    def put(self, out: Any, given: Any, prompt: dict[str, Any], fed: Fed, pictures: Pictures) -> None:
         """Remember what a finished ``generate`` has left in its cache.
 
         Args:
             out: what it returned: sequences ``[B * n, L' + g]`` with the shortened prompt, or an output that has them.
             given: the cache it was called with, or None.
             prompt: the shortened inputs.
-            features, pictures: as in ``Held``.
+            fed, pictures: as in ``Held``.
         """
         cache = given if given is not None else getattr(out, "past_key_values", None)
         sequences = out if isinstance(out, Tensor) else getattr(out, "sequences", None)
@@ -89,46 +123,36 @@ class Chats:
         mask = prompt.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask.long()
         self._held[cache] = Held(
-            torch.cat([ids, new], dim=1), torch.cat([mask, torch.ones_like(new)], dim=1), features, pictures
+            torch.cat([ids, new], dim=1), torch.cat([mask, torch.ones_like(new)], dim=1), fed, pictures
         )
 
 
-def with_earlier(
-    earlier: Pictures, images: Sequence[ImageTokens], counts: Sequence[int]
-) -> tuple[list[ImageTokens], int]:
-    """All images of a conversation, whether the caller passed every picture again or the new ones alone.
+def with_earlier(earlier: Pictures, seen: Seen) -> tuple[list[ImageTokens], list[bool], bool]:
+    """All images (or videos) of a conversation, whether the caller passed every one again or the new ones alone.
 
     Args:
-        earlier: the images of the turns before.
-        images: those given now.
-        counts: placeholders in each row of the whole conversation.
+        earlier: those of the turns before.
+        seen: those given now, and where their placeholders stand in the whole conversation.
 
     Returns:
-        The images in order of their placeholders, and how many were taken from earlier turns.
+        The images in order of their placeholders, which cost no encoding now, and whether any was taken from earlier turns.
     """
-    if sum(map(len, images)) == sum(counts):
-        return list(images), 0
-    merged, new = [], list(images)
+    counts = seen.places.sum(dim=1).tolist()
+    if sum(map(len, seen.images)) == sum(counts):
+        return seen.images, seen.cached, False
+    merged, new = [], list(zip(seen.images, seen.cached, strict=True))
     for row, count in enumerate(counts):
-        mine = [earlier.images[i] for i in earlier.of_row(row)]
-        left = count - sum(map(len, mine))
+        mine = [(image, True) for at, image in earlier.of_medium(seen.family.medium) if at == row]
+        left = count - sum(len(image) for image, _ in mine)
         while left > 0 and new:
             mine.append(new.pop(0))
-            left -= len(mine[-1])
+            left -= len(mine[-1][0])
         merged += mine
-    return [*merged, *new], len(earlier.images)
+    merged += new
+    return [image for image, _ in merged], [cached for _, cached in merged], True
 
 
-def reuse(
-    held: Held,
-    cache: Any,
-    prompt: dict[str, Any],
-    features: Tensor,
-    image_token_id: int,
-    *,
-    allowed: bool,
-    one_a_row: bool,
-) -> int:
+def reuse(held: Held, cache: Any, prompt: dict[str, Any], fed: Fed, *, allowed: bool, one_a_row: bool) -> int:
     """Cut ``cache`` back to the columns that it has in common with ``prompt``, and the images to those after them.
 
     The cut never falls into an image, whose tokens may see each other both ways.
@@ -137,8 +161,7 @@ def reuse(
         held: what ``cache`` holds.
         cache: the cache; changed.
         prompt: shortened inputs of the whole conversation; ``mm_encoder_outputs`` in it are changed.
-        features: as in ``Held``, of ``prompt``.
-        image_token_id: the placeholder.
+        fed: what stands at its placeholders.
         allowed: false to use nothing again.
         one_a_row: false where beams or several sequences multiply the rows.
 
@@ -149,29 +172,31 @@ def reuse(
         InputError: the cache cannot serve as many sequences.
     """
     again = allowed and one_a_row
-    common = _rewind(cache, _common(held, prompt, features, image_token_id) if again else 0)
+    common = _rewind(cache, _common(held, prompt, fed) if again else 0)
     if not one_a_row and any(getattr(layer, "is_initialized", False) for layer in getattr(cache, "layers", ())):
         raise InputError("several sequences a row do not fit a cache of one a row: pass a new one for this turn")
     if common:
-        _drop_images(prompt, features, image_token_id, common)
+        _drop_images(prompt, fed, common)
     return common
 
 
-def _common(held: Held, prompt: dict[str, Any], features: Tensor, image_token_id: int) -> int:
+def _common(held: Held, prompt: dict[str, Any], fed: Fed) -> int:
     ids, mask = prompt["input_ids"], prompt.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
     if len(ids) != len(held.ids):
         return 0
     width = min(held.ids.shape[1], ids.shape[1] - 1)  # one column at least is run, for its logits
     cut = slice(0, width)
+    before = torch.nn.functional.pad(held.fed.places, (0, held.ids.shape[1] - held.fed.places.shape[1]))
     same = (held.ids[:, cut] == ids[:, cut]) & (held.mask[:, cut] == mask[:, cut])
-    image = same & (ids[:, cut] == image_token_id)
+    same &= before[:, cut] == fed.places[:, cut]
+    image = same & fed.places[:, cut]
     if bool(image.any()):
-        old, new = (_numbers(each == image_token_id)[:, cut][image] for each in (held.ids, ids))
-        same[image] = (held.features[old] == features[new]).all(dim=-1)
+        old, new = (_numbers(each)[:, cut][image] for each in (before, fed.places))
+        same[image] = (held.fed.features[old] == fed.features[new]).all(dim=-1)
     differs = (~same).any(dim=0).nonzero()
     common = int(differs[0]) if len(differs) else width
-    inside = ids == image_token_id
+    inside = fed.places
     while common and bool((inside[:, common - 1] & inside[:, common]).any()):
         common -= 1
     return common
@@ -197,23 +222,25 @@ def _rewind(cache: Any, length: int) -> int:
     return 0
 
 
-def _drop_images(prompt: dict[str, Any], features: Tensor, image_token_id: int, common: int) -> None:
+def _drop_images(prompt: dict[str, Any], fed: Fed, common: int) -> None:
     """Leave only images that stand behind the first ``common`` columns."""
-    placeholders = prompt["input_ids"] == image_token_id
-    fed = torch.zeros(len(features), dtype=torch.bool, device=placeholders.device)
-    fed[_numbers(placeholders)[:, common:][placeholders[:, common:]]] = True
-    output: EncodedImages = prompt["mm_encoder_outputs"]["image"]
-    given: Any = output.pooler_output
-    wanted = [bool(part.any()) for part in fed.split([len(image) for image in given])]
-    if not any(wanted):
-        prompt["mm_encoder_outputs"].pop("image")
-        return
+    behind = torch.zeros(len(fed.features), dtype=torch.bool, device=fed.places.device)
+    behind[_numbers(fed.places)[:, common:][fed.places[:, common:]]] = True
+    wanted = [bool(part.any()) for part in behind.split(fed.lengths)]
+    outputs = prompt.get("mm_encoder_outputs") or {}
+    for name in set(fed.names):
+        flags = [want for want, at in zip(wanted, fed.names, strict=True) if at == name]
+        outputs[name] = _picked(outputs[name], flags)
+        if not any(flags):
+            outputs.pop(name)
 
-    def pick(images: Sequence[Tensor]) -> list[Tensor]:
+
+def _picked(output: EncodedImages, wanted: Sequence[bool]) -> EncodedImages:
+    def pick(images: Any) -> list[Tensor]:
         return [image for image, want in zip(images, wanted, strict=True) if want]
 
     deeper = output.deepstack_features
-    prompt["mm_encoder_outputs"]["image"] = EncodedImages(
-        pooler_output=pick(given),  # type: ignore[arg-type]
+    return EncodedImages(
+        pooler_output=pick(output.pooler_output),  # type: ignore[arg-type]
         deepstack_features=None if deeper is None else [pick(each) for each in deeper],
     )

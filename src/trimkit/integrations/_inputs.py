@@ -58,13 +58,13 @@ def plain_positions(ids: Tensor, mask: Tensor | None) -> Tensor:
     return (real.cumsum(dim=-1) - 1).clamp(min=0)
 
 
-def padding_id(owners: Iterable[Any], image_token_id: int) -> int:
-    """Any id serves, since padding is masked; not the image token's, which is counted."""
+def padding_id(owners: Iterable[Any], *placeholders: int) -> int:
+    """Any id serves, since padding is masked; not one of an image's or a video's placeholders, which are counted."""
     for owner in owners:
         pad = getattr(owner, "pad_token_id", None)
-        if isinstance(pad, int) and pad >= 0 and pad != image_token_id:
+        if isinstance(pad, int) and pad >= 0 and pad not in placeholders:
             return pad
-    return 0 if image_token_id != 0 else 1
+    return next(free for free in range(len(placeholders) + 1) if free not in placeholders)
 
 
 def padding_side(mask: Tensor | None, tokenizer: Any, generating: bool) -> Side:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trimkit.errors import ConfigError, InputError
 from trimkit.integrations._inputs import TurnPolicy, check_choice
+from trimkit.integrations._media import Item, without_frame_marks
 from trimkit.query import QueryReader
 
 __all__ = ["Asked", "Questions"]
@@ -38,8 +39,7 @@ class Questions:
         self,
         ids: Tensor,
         image_token_id: int,
-        rows: Sequence[int],
-        totals: Sequence[int],
+        items: Sequence[Item],
         query: str | Sequence[str] | None,
         earlier: Sequence[Asked],
         method: str,
@@ -47,9 +47,9 @@ class Questions:
         """All questions about every image so far, the last one last.
 
         Args:
-            ids: ``[B, L]`` prompts.
+            ids: ``[B, L]`` prompts, where all of a video is placeholders.
             image_token_id: the placeholder.
-            rows, totals: batch row and token count of every image.
+            items: the images, where they stand.
             query: the question as the caller gives it: one, or one a row; None to read it from the prompt.
             earlier: what was asked before of the images at the head of each row, where the caller gives the questions.
             method: named in errors.
@@ -60,31 +60,25 @@ class Questions:
         """
         if query is not None:
             given = _each_row(query, len(ids))
-            return [(*before, given[row]) for before, row in zip(earlier, rows, strict=True)]
+            return [(*before, given[item.row]) for before, item in zip(earlier, items, strict=True)]
         if self._reader is None:
             if self._processor is None:
                 raise ConfigError(f"method {method!r} reads the question: pass the model's processor, or query='...'")
             self._reader = QueryReader(self._processor)
-        return self._read(self._reader, ids, image_token_id, rows, totals)
+        return self._read(self._reader, ids, image_token_id, items)
 
     def chosen(self, asked: Asked) -> Asked:
         """Those of an image's questions that choose its tokens."""
         said = tuple(text for text in asked if text) or asked[-1:]
         return said if self.policy == "union" else said[:1] if self.policy == "first" else asked[-1:]
 
-    def _read(
-        self, reader: QueryReader, ids: Tensor, image_token_id: int, rows: Sequence[int], totals: Sequence[int]
-    ) -> list[Asked]:
+    def _read(self, reader: QueryReader, ids: Tensor, image_token_id: int, items: Sequence[Item]) -> list[Asked]:
+        rows = sorted({item.row for item in items})
         if self.policy == "refresh":  # the commonest case needs the last turn only
-            texts = {row: reader.read(ids[row], image_token_id) for row in sorted(set(rows))}
-            return [(texts[row],) for row in rows]
-        asked, done = [], dict.fromkeys(rows, 0)
-        turns = {row: reader.turns(ids[row], image_token_id) for row in done}
-        for row, total in zip(rows, totals, strict=True):
-            column = int((ids[row] == image_token_id).nonzero()[done[row]])
-            done[row] += total
-            asked.append(tuple(turns[row][reader.turn_at(ids[row], image_token_id, column) :]))
-        return asked
+            texts = {row: without_frame_marks(reader.read(ids[row], image_token_id)) for row in rows}
+            return [(texts[item.row],) for item in items]
+        turns = {row: tuple(map(without_frame_marks, reader.turns(ids[row], image_token_id))) for row in rows}
+        return [turns[item.row][reader.turn_at(ids[item.row], image_token_id, item.first) :] for item in items]
 
 
 def _each_row(query: str | Sequence[str], rows: int) -> list[str]:

@@ -19,8 +19,8 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, UnsupportedError
-from trimkit.integrations._call import Call, CallSlot, Pipeline, Reduced
-from trimkit.integrations._chat import Chats, Held, Pictures, reuse
+from trimkit.integrations._call import Pipeline, Reduced
+from trimkit.integrations._chat import Chats, Fed, Held, Pictures, reuse
 from trimkit.integrations._generation import (
     infer_attention_mask,
     one_sequence_a_row,
@@ -30,6 +30,7 @@ from trimkit.integrations._generation import (
 )
 from trimkit.integrations._inputs import Positions, TurnPolicy
 from trimkit.integrations._shadow import Shadow
+from trimkit.integrations._stages import Call, CallSlot
 from trimkit.methods import Method
 from trimkit.scorers import Scorer
 from trimkit.types import Report
@@ -148,7 +149,7 @@ class Attachment:
             show_whole_prompt(inputs, input_ids, plan.length)
         with self._slot.use(call):
             out = stock(**inputs)
-        self._remember(out, cache, reduced.inputs, reduced.features, reduced.pictures)
+        self._remember(out, cache, reduced.inputs, reduced.fed, reduced.pictures)
         return out if plan.identity else restore_prompt(out, input_ids, plan.length)
 
     def _plain(self, stock: Any, kwargs: dict[str, Any], call: Call) -> Any:
@@ -156,13 +157,19 @@ class Attachment:
         with self._slot.use(call):
             out = stock(**kwargs)
         if isinstance(kwargs.get("input_ids"), Tensor):
-            self._remember(out, kwargs.get("past_key_values"), kwargs, torch.empty(0, 0), Pictures())
+            self._remember(
+                out,
+                kwargs.get("past_key_values"),
+                kwargs,
+                Fed.of(torch.zeros_like(kwargs["input_ids"], dtype=torch.bool), {}, ()),
+                Pictures(),
+            )
         return out
 
-    def _remember(self, out: Any, cache: Any, prompt: dict[str, Any], features: Tensor, pictures: Pictures) -> None:
+    def _remember(self, out: Any, cache: Any, prompt: dict[str, Any], fed: Fed, pictures: Pictures) -> None:
         """Note what the cache of a finished call holds, for the turns that follow."""
         if one_sequence_a_row(self.model.generation_config, prompt):
-            self._chats.put(out, cache, prompt, features, pictures)
+            self._chats.put(out, cache, prompt, fed, pictures)
 
     def _reuse(self, held: Held, cache: Any, reduced: Reduced) -> int:
         """Columns of the cache that serve this turn too."""
@@ -170,8 +177,7 @@ class Attachment:
             held,
             cache,
             reduced.inputs,
-            reduced.features,
-            self._pipeline.image_token_id,
+            reduced.fed,
             allowed=self._pipeline.family.continues(self.model),
             one_a_row=one_sequence_a_row(self.model.generation_config, reduced.inputs),
         )
@@ -228,8 +234,8 @@ def reduce(
             checkpoint's ``trimkit.json`` names, else the public CLIP that the family's tower was taken from.
         query: the question (one for all rows, or one a row); by default the last user turn of each prompt. A call may
             override it: ``model.generate(..., query=[...])``.
-        cache_images: how many images' features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each in half
-            precision); 0 holds none. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
+        cache_images: how many images' (or videos') features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each
+            in half precision); 0 holds none. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
         turns: what a later question of a conversation sees of an earlier picture: the tokens relevant to it (``refresh``),
             those chosen for the first question about the picture (``first``), or for any question so far (``union``). With a
             ``past_key_values`` of earlier turns, what is the same at the head of the prompt is not run again.

@@ -38,7 +38,8 @@ class Method(BaseModel):
         aggregate: one more token for all that was dropped: their ``mean``, ``weighted`` by score, or ``none``.
         min_tokens, max_tokens: floor and cap on the patches kept per image where the budget decides per image.
         share: whether the budget is for each ``image``, or one for all images of a ``prompt``, which are then ranked together
-            (tiles and several pictures; each keeps at least one token).
+            (tiles, several pictures, videos; each keeps at least one token). A video is one image, whose frames are ranked
+            together; with ``frame`` each of its frames is one, which keeps at least one token.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +53,7 @@ class Method(BaseModel):
     aggregate: Literal["mean", "weighted", "none"] = "none"
     min_tokens: int = Field(default=1, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
-    share: Literal["image", "prompt"] = "image"
+    share: Literal["image", "frame", "prompt"] = "image"
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """``[B, N]`` float scores, higher = keep."""

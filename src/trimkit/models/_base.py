@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +27,9 @@ class Family:
     Class attributes:
         model_types: the ``config.model_type`` values served; ``*`` is what no other file serves.
         title: for the catalogue.
+        medium: what ``encode`` and its like are about: ``image``, or ``video`` in the class of a family's videos.
+        videos: the same for the family's videos (see ``_videos``), or None where it takes none as such.
+        video: whether videos are reduced, in the tests: through ``videos``, or because the model takes frames as images.
         native: whether the tower has a public text counterpart, so that relevance costs no second encoder.
         batch, training: whether ragged batches equal their rows, and the loss with labels the hand-built one, in the tests.
         tested: what the test suite proves here.
@@ -34,6 +37,9 @@ class Family:
 
     model_types: ClassVar[tuple[str, ...]] = ()
     title: ClassVar[str] = ""
+    medium: ClassVar[str] = "image"
+    videos: ClassVar[Family | None] = None
+    video: ClassVar[bool] = False
     native: ClassVar[bool] = False
     batch: ClassVar[bool] = True
     training: ClassVar[bool] = True
@@ -73,25 +79,40 @@ class Family:
         """The module that owns ``get_image_features``."""
         return model.base_model
 
+    def encoder(self, model: Any) -> Callable[..., Any]:
+        """The model's own image (or video) encoder."""
+        encoder: Callable[..., Any] = getattr(self.base(model), f"get_{self.medium}_features")
+        return encoder
+
     def image_token_id(self, model: Any) -> int:
         """Id of the placeholder token.
 
         Raises:
             UnsupportedError: the config names none.
         """
-        for name in ("image_token_id", "image_token_index"):
+        for name in (f"{self.medium}_token_id", f"{self.medium}_token_index"):
             value = getattr(model.config, name, None)
             if value is not None:
                 return int(value)
-        raise UnsupportedError(f"{type(model).__name__}'s config names no image token: its images are not placeholders")
+        raise UnsupportedError(
+            f"{type(model).__name__}'s config names no {self.medium} token: its {self.medium}s are not placeholders"
+        )
+
+    def places(self, model: Any, inputs: ModelInputs) -> Tensor:
+        """``[B, L]`` bool, where the placeholders of this medium stand."""
+        return torch.as_tensor(inputs["input_ids"] == self.image_token_id(model))
+
+    def handed_as(self) -> str:
+        """The entry of ``mm_encoder_outputs`` that takes the features."""
+        return self.medium
 
     def pixels(self, model: Any) -> str:
         """Name of the argument that holds the pictures: what the image encoder takes first."""
-        return next(iter(inspect.signature(self.base(model).get_image_features).parameters))
+        return next(iter(inspect.signature(self.encoder(model)).parameters))
 
     def encoder_arguments(self, model: Any, inputs: ModelInputs) -> ModelInputs:
         """Those of ``inputs`` that the image encoder takes; the language model does not need them afterwards."""
-        accepted = inspect.signature(self.base(model).get_image_features).parameters
+        accepted = inspect.signature(self.encoder(model)).parameters
         return {name: inputs[name] for name in accepted if name != "kwargs" and inputs.get(name) is not None}
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
@@ -111,7 +132,7 @@ class Family:
 
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         """Tokens of every image, in order."""
-        output = self.base(model).get_image_features(**arguments, return_dict=True)
+        output = self.encoder(model)(**arguments, return_dict=True)
         layers = getattr(output, "deepstack_features", None) or ()
         if any(not isinstance(image, Tensor) for layer in layers for image in layer):
             raise UnsupportedError(
@@ -148,7 +169,7 @@ class Family:
         return list(features)
 
     def encoder_output(self, projected: list[Tensor], layers: Sequence[Sequence[Tensor]] = ()) -> Any:
-        """What ``mm_encoder_outputs["image"]`` is to be: features per image, and deep-stack features per layer and image.
+        """What ``mm_encoder_outputs[handed_as()]`` is to be: features per image, and deep-stack features per layer and image.
 
         Fresh each time: ``generate`` changes it in place.
         """

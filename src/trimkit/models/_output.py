@@ -15,8 +15,8 @@ __all__ = ["EncodedImages", "hand_over"]
 
 @dataclass
 class EncodedImages(BaseModelOutputWithPooling):
-    """``mm_encoder_outputs["image"]``: in ``pooler_output`` one ``[n_i, D]`` an image, so that ``generate`` repeats and slices
-    ragged images rightly; in ``deepstack_features`` such a list for every layer that is fed as well.
+    """``mm_encoder_outputs["image"]`` or ``["video"]``: in ``pooler_output`` one ``[n_i, D]`` an image, so that ``generate``
+    repeats and slices ragged images rightly; in ``deepstack_features`` such a list for every layer that is fed as well.
     """
 
     deepstack_features: Sequence[Sequence[Tensor]] | None = None
@@ -30,12 +30,14 @@ class FeatureList(list[Tensor]):
 
 
 def hand_over(inputs: dict[str, Any]) -> dict[str, Any]:
-    """``inputs`` of a model's own ``forward``, with images that came as a list readable as one tensor."""
-    images = (inputs.get("mm_encoder_outputs") or {}).get("image")
-    if not isinstance(images, EncodedImages) or not isinstance(images.pooler_output, list):
-        return inputs
-    readable = EncodedImages(
-        pooler_output=FeatureList(images.pooler_output),
-        deepstack_features=images.deepstack_features,
-    )
-    return {**inputs, "mm_encoder_outputs": {**inputs["mm_encoder_outputs"], "image": readable}}
+    """``inputs`` of a model's own ``forward``, with images and videos that came as a list readable as one tensor."""
+    given = inputs.get("mm_encoder_outputs") or {}
+    readable = {
+        name: EncodedImages(
+            pooler_output=FeatureList(encoded.pooler_output),  # type: ignore[arg-type]
+            deepstack_features=encoded.deepstack_features,
+        )
+        for name, encoded in given.items()
+        if isinstance(encoded, EncodedImages) and isinstance(encoded.pooler_output, list)
+    }
+    return {**inputs, "mm_encoder_outputs": {**given, **readable}} if readable else inputs

@@ -15,24 +15,14 @@ from trimkit.models._base import Family, ModelInputs
 from trimkit.models._pixels import join_padded, real_tiles
 from trimkit.types import ImageTokens
 
-__all__ = ["Idefics"]
+__all__ = ["Idefics", "SmolVLM"]
 
 
 class Idefics(Family):
     """What counts as one image is all that a row holds: its pictures' tiles and overviews, in order of the prompt."""
 
-    model_types: ClassVar[tuple[str, ...]] = ("idefics3", "smolvlm")
-    title: ClassVar[str] = "Idefics 3, SmolVLM"
-
-    def check(self, model: Any) -> None:
-        import transformers
-
-        super().check(model)
-        found = transformers.__version__
-        if model.config.model_type == "smolvlm" and Version(found).release < (5, 23):
-            raise UnsupportedError(
-                f"SmolVLM takes fewer tokens than whole tiles from transformers 5.23 on, and this is {found}: upgrade it"
-            )
+    model_types: ClassVar[tuple[str, ...]] = ("idefics3",)
+    title: ClassVar[str] = "Idefics 3"
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         parts = []
@@ -60,3 +50,21 @@ class Idefics(Family):
         each = len(image) // len(tiles)
         side = math.isqrt(each)
         return tuple(grid_view(tile, side, side, first=i * each) for i, tile in enumerate(tiles))
+
+
+class SmolVLM(Idefics):
+    """The processor gives a video's frames as tiles, so that a row's video is its one image, ranked as a whole."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("smolvlm",)
+    title: ClassVar[str] = "SmolVLM"
+    video: ClassVar[bool] = True
+
+    def check(self, model: Any) -> None:
+        import transformers
+
+        super().check(model)
+        found = transformers.__version__
+        if Version(found).release < (5, 23):
+            raise UnsupportedError(
+                f"SmolVLM takes fewer tokens than whole tiles from transformers 5.23 on, and this is {found}: upgrade it"
+            )

@@ -12,16 +12,17 @@ from torch import Tensor
 from trimkit.geometry import View, even_boxes
 from trimkit.models._base import Family, ModelInputs
 from trimkit.models._pixels import join_padded
+from trimkit.models._videos import FrameVideos
 from trimkit.types import ImageTokens
 
-__all__ = ["LlavaNext"]
+__all__ = ["LlavaNext", "LlavaNextVideo"]
 
 
 class LlavaNext(Family):
     """Features after the packing. A picture counts its own tiles, so that it is the same picture in any batch."""
 
-    model_types: ClassVar[tuple[str, ...]] = ("llava_next", "llava_next_video", "llava_onevision")
-    title: ClassVar[str] = "LLaVA-NeXT (1.6), LLaVA-NeXT-Video and LLaVA-OneVision (images)"
+    model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
+    title: ClassVar[str] = "LLaVA-NeXT (1.6)"
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         parts = super().split(model, arguments)
@@ -94,6 +95,15 @@ class LlavaNext(Family):
     def _tiles(self, model: Any, arguments: ModelInputs) -> int:
         rows, columns = self._grid(model, tuple(int(n) for n in arguments["image_sizes"][0]))
         return rows * columns + 1
+
+
+class LlavaNextVideo(LlavaNext):
+    """With videos, whose frames are pooled and not tiled; OneVision ends each video with a newline token."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("llava_next_video", "llava_onevision")
+    title: ClassVar[str] = "LLaVA-NeXT-Video, LLaVA-OneVision"
+    videos: ClassVar[Family | None] = FrameVideos()
+    video: ClassVar[bool] = True
 
 
 def _tiled(arguments: ModelInputs) -> list[bool]:

@@ -12,38 +12,55 @@ from trimkit.geometry import View, grid_view
 from trimkit.models._base import Family, ModelInputs
 from trimkit.types import ImageTokens
 
-__all__ = ["QwenVL"]
+__all__ = ["Glm4v", "QwenVL"]
 
 
-class QwenVL(Family):
-    """A kept token keeps its original (time, row, column) position; text keeps its own as well."""
-
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
-    title: ClassVar[str] = "Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4V"
+class _QwenPatches(Family):
+    """Images and videos alike: ``<medium>_grid_thw`` has frames (pairs of frames in a video), rows and columns of patches."""
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
-        grids = arguments["image_grid_thw"]
-        pixels = arguments["pixel_values"].split(grids.prod(dim=-1).tolist())
-        return [
-            {**arguments, "pixel_values": part, "image_grid_thw": grids[i : i + 1]} for i, part in enumerate(pixels)
-        ]
+        name, pixels = self._grids, self.pixels(model)
+        grids = arguments[name]
+        patches = arguments[pixels].split(grids.prod(dim=-1).tolist())
+        return [{**arguments, pixels: part, name: grids[i : i + 1]} for i, part in enumerate(patches)]
 
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         merge = model.config.vision_config.spatial_merge_size
         tokens = super().encode(model, arguments)
-        grids = [(int(h) // merge, int(w) // merge) for _, h, w in arguments["image_grid_thw"]]
-        return [replace(t, grid=grid) for t, grid in zip(tokens, grids, strict=True)]
+        grids = [(int(t), int(h) // merge, int(w) // merge) for t, h, w in arguments[self._grids]]
+        if self.medium == "video":
+            return [replace(v, frames=(h * w,) * t) for v, (t, h, w) in zip(tokens, grids, strict=True)]
+        return [replace(image, grid=(h, w)) for image, (_, h, w) in zip(tokens, grids, strict=True)]
 
     def views(self, model: Any, arguments: ModelInputs, image: ImageTokens) -> tuple[View, ...]:
         vision = model.config.vision_config
         merge, side = vision.spatial_merge_size, vision.patch_size
-        _, rows, columns = (int(n) for n in arguments["image_grid_thw"][0])
-        # Rows of patches run block by block; a patch holds channels, frames (one picture twice), rows, columns.
-        patches = arguments["pixel_values"].view(
-            rows // merge, columns // merge, merge, merge, -1, vision.temporal_patch_size, side, side
-        )[:, :, :, :, :, 0]
-        pixels = patches.permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, rows * side, columns * side)
-        return (grid_view(pixels, rows // merge, columns // merge),)
+        times, rows, columns = (int(n) for n in arguments[self._grids][0])
+        # Rows of patches run block by block; a patch holds channels, frames (a still picture twice), rows, columns. Frames
+        # that are encoded together are seen as their mean.
+        patches = arguments[self.pixels(model)].view(
+            times, rows // merge, columns // merge, merge, merge, -1, vision.temporal_patch_size, side, side
+        )
+        pixels = patches.mean(dim=6).permute(0, 5, 1, 3, 6, 2, 4, 7).reshape(times, -1, rows * side, columns * side)
+        high, wide = rows // merge, columns // merge
+        return tuple(grid_view(frame, high, wide, first=i * high * wide) for i, frame in enumerate(pixels))
+
+    @property
+    def _grids(self) -> str:
+        return f"{self.medium}_grid_thw"
+
+
+class _QwenVideos(_QwenPatches):
+    medium: ClassVar[str] = "video"
+
+
+class QwenVL(_QwenPatches):
+    """A kept token keeps its original (time, row, column) position; text keeps its own as well."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    title: ClassVar[str] = "Qwen2-VL, Qwen2.5-VL, Qwen3-VL"
+    videos: ClassVar[Family | None] = _QwenVideos()
+    video: ClassVar[bool] = True
 
     def positions(self, model: Any, inputs: ModelInputs) -> Tensor | None:
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
@@ -52,7 +69,9 @@ class QwenVL(Family):
             return torch.as_tensor(given[-3:])
         types = inputs.get("mm_token_type_ids")
         if types is None:
-            types = (ids == self.image_token_id(model)).int() + 2 * (ids == model.config.video_token_id).int()
+            types = self.places(model, inputs).int()
+            if self.videos is not None:
+                types = types + 2 * self.videos.places(model, inputs).int()
         positions, _ = self.base(model).get_rope_index(
             ids,
             mm_token_type_ids=types,
@@ -72,3 +91,33 @@ class QwenVL(Family):
         largest = positions.amax(dim=0).masked_fill(real == 0, 0).amax(dim=-1, keepdim=True)
         self.base(model).rope_deltas = largest + 1 - lengths
         inputs["position_ids"] = torch.cat([text.unsqueeze(0), positions]) if generating else positions
+
+
+class _GlmVideos(_QwenVideos):
+    """Frames stand in the prompt as images do; only the token types tell them apart, and without those all are video."""
+
+    def image_token_id(self, model: Any) -> int:
+        return int(model.config.image_token_id)
+
+    def places(self, model: Any, inputs: ModelInputs) -> Tensor:
+        places = super().places(model, inputs)
+        if inputs.get("mm_token_type_ids") is not None:
+            return places & torch.as_tensor(inputs["mm_token_type_ids"] == 2)
+        return places & (inputs.get("video_grid_thw") is not None)
+
+    def handed_as(self) -> str:
+        return "image"
+
+
+_GLM_VIDEOS = _GlmVideos()
+
+
+class Glm4v(QwenVL):
+    """Images and frames have one placeholder, so that their features are handed over together."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("glm4v",)
+    title: ClassVar[str] = "GLM-4V"
+    videos: ClassVar[Family | None] = _GLM_VIDEOS
+
+    def places(self, model: Any, inputs: ModelInputs) -> Tensor:
+        return super().places(model, inputs) & ~_GLM_VIDEOS.places(model, inputs)

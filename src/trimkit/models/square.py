@@ -9,21 +9,19 @@ from typing import Any, ClassVar
 from trimkit.models._base import Family, ModelInputs
 from trimkit.types import ImageTokens
 
-__all__ = ["SquareGrid"]
+__all__ = ["InternVL", "SquareGrid"]
 
 
 class SquareGrid(Family):
     """One row of ``pixel_values`` is one square of pixels; merging and pooling keep the raster order of its tokens."""
 
     model_types: ClassVar[tuple[str, ...]] = (
-        "video_llava",
         "paligemma",
         "gemma3",
-        "internvl",
         "aya_vision",
         "cohere2_vision",
     )
-    title: ClassVar[str] = "Video-LLaVA (images), PaliGemma, Gemma 3, InternVL, Aya Vision, Command A Vision"
+    title: ClassVar[str] = "PaliGemma, Gemma 3, Aya Vision, Command A Vision"
 
     def first_position(self, model: Any) -> int:
         return int(model.config.model_type == "paligemma")
@@ -38,3 +36,11 @@ class SquareGrid(Family):
             replace(image, grid=(side, side) if side * side == len(image) else None)
             for image, side in zip(images, sides, strict=True)
         ]
+
+
+class InternVL(SquareGrid):
+    """The processor gives a video as so many images, one a frame; each is reduced as one."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("internvl",)
+    title: ClassVar[str] = "InternVL"
+    video: ClassVar[bool] = True
