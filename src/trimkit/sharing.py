@@ -91,6 +91,7 @@ def union(selections: Sequence[Selection]) -> Selection:
     last = selections[-1]
     if len(selections) == 1:
         return last
-    indices = torch.cat([selection.indices for selection in selections]).unique()
-    rest = len(indices) < last.total
+    keep = torch.zeros(last.total, dtype=torch.bool, device=last.indices.device)
+    keep[torch.cat([selection.indices for selection in selections])] = True
+    indices, rest = keep.nonzero().squeeze(1), not bool(keep.all())
     return replace(last, indices=indices, aggregated=rest and any(selection.aggregated for selection in selections))

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import trimkit
 from tests import tiny
 from tests.contract.families import FAMILIES
+from tests.contract.test_conversations import later
 from tests.contract.videos import CASES, MIXED, VIDEO_TOKEN, VIDEOS, VideoCase, hand_built, logits_of, other, row_of
 from trimkit.models import families
 
@@ -198,6 +200,23 @@ def test_a_filled_cache_with_a_video_is_refused() -> None:
         cache = model(**batch, use_cache=True).past_key_values
         with pytest.raises(trimkit.InputError, match="past_key_values"):
             model(input_ids=batch["input_ids"], past_key_values=cache)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_conversation_about_a_video_goes_on(case: VideoCase, model: Any, again: bool) -> None:
+    if case.positions and not again:
+        pytest.skip("positions of M-RoPE need every video of the conversation")
+    inputs = row_of(case.batch(), MIXED, 1)
+    settings = {**GENERATE, "suppress_tokens": [tiny.IMAGE_TOKEN, VIDEO_TOKEN]}
+    with trimkit.reduce(model, **REDUCTIONS["trim"] | {"query": None}):
+        cache = DynamicCache(config=model.config.get_text_config())
+        out = model.generate(**inputs, **settings, query="one", past_key_values=cache)
+        whole = later(inputs, out)
+        pixels = ("pixel_values", "pixel_values_videos", "image_sizes")
+        given = whole if again else {name: value for name, value in whole.items() if name not in pixels}
+        second = model.generate(**given, **settings, query="two", past_key_values=cache)
+        expected = model.generate(**whole, **settings, query="two")
+    assert second.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("name", ["internvl", "smolvlm"])

@@ -34,7 +34,7 @@ from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import resolve_scorer
 from trimkit.sharing import union
 from trimkit.shrink import ShrinkPlan, plan_shrink
-from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection
+from trimkit.types import EncoderProfile, ImageTokens, Report, Selection
 
 __all__ = ["Pipeline", "Reduced"]
 
@@ -152,7 +152,7 @@ class Pipeline:
         if encoded:
             out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **encoded}
         reports = zip(items, asked, selections, strict=True)
-        call.report = Report(self.method.name, tuple(_image_report(*parts) for parts in reports), call.seconds)
+        call.report = Report(self.method.name, tuple(_media.report_of(*parts) for parts in reports), call.seconds)
         fed = Fed.of(plan.take(places, 0).bool(), encoded, [item.family.handed_as() for item in items])
         return Reduced(out, plan, fed, Pictures.of(seen, items, asked))
 
@@ -296,20 +296,3 @@ class Pipeline:
             first = 0 if generating else self.family.first_position(model)
             out["position_ids"] = plan.take(plain_positions(ids, inputs.get("attention_mask")), 0) + first
         return out
-
-
-def _image_report(item: Item, asked: Asked, chosen: Selection) -> ImageReport:
-    return ImageReport(
-        row=item.row,
-        query=asked[-1],
-        tokens_before=chosen.total,
-        tokens_after=len(chosen),
-        indices=chosen.indices,
-        aggregated=chosen.aggregated,
-        grid=item.image.grid,
-        scores=chosen.scores,
-        relevance=chosen.relevance,
-        cached=item.cached,
-        medium=item.family.medium,
-        frames=item.image.frames,
-    )

@@ -226,7 +226,7 @@ def _drop_images(prompt: dict[str, Any], fed: Fed, common: int) -> None:
     """Leave only images that stand behind the first ``common`` columns."""
     behind = torch.zeros(len(fed.features), dtype=torch.bool, device=fed.places.device)
     behind[_numbers(fed.places)[:, common:][fed.places[:, common:]]] = True
-    wanted = [bool(part.any()) for part in behind.split(fed.lengths)]
+    wanted = [bool(part.any()) for part in torch.split(behind, list(fed.lengths))]
     outputs = prompt.get("mm_encoder_outputs") or {}
     for name in set(fed.names):
         flags = [want for want, at in zip(wanted, fed.names, strict=True) if at == name]

@@ -13,7 +13,7 @@ from torch import Tensor
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.models import Family, ModelInputs
 from trimkit.shrink import image_rows
-from trimkit.types import ImageTokens
+from trimkit.types import ImageReport, ImageTokens, Selection
 
 __all__ = [
     "Item",
@@ -26,6 +26,7 @@ __all__ = [
     "in_order",
     "question_ids",
     "refuse_video",
+    "report_of",
     "with_views",
     "without_frame_marks",
 ]
@@ -175,6 +176,24 @@ def encoder_inputs(model: Any, seen: Sequence[Seen], *, pixels_only: bool) -> se
     if pixels_only:
         return {each.family.pixels(model) for each in seen}
     return {name for each in seen for name in each.arguments}
+
+
+def report_of(item: Item, asked: Sequence[str | None], chosen: Selection) -> ImageReport:
+    """Before and after of one item."""
+    return ImageReport(
+        row=item.row,
+        query=asked[-1],
+        tokens_before=chosen.total,
+        tokens_after=len(chosen),
+        indices=chosen.indices,
+        aggregated=chosen.aggregated,
+        grid=item.image.grid,
+        scores=chosen.scores,
+        relevance=chosen.relevance,
+        cached=item.cached,
+        medium=item.family.medium,
+        frames=item.image.frames,
+    )
 
 
 def _placed(seen: Seen) -> list[Item]:
