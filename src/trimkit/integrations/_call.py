@@ -34,6 +34,8 @@ class Call:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._prefilled = False
+        self._begun: float | None = None
+        self.passes = False  # whether its inputs are not ours to shorten
         self.seconds = StageSeconds()
         self.report: Report | None = None
 
@@ -44,21 +46,21 @@ class Call:
         yield
         setattr(self.seconds, name, getattr(self.seconds, name) + self._clock() - start)
 
-    @contextlib.contextmanager
-    def prefill(self) -> Iterator[None]:
-        """Time the first forward pass; later ones pass through."""
-        if self._prefilled:
-            yield
-            return
-        self._prefilled = True
-        with self.stage("prefill"):
-            yield
+    def begin_forward(self) -> None:
+        """Start the clock of the first forward pass; later ones pass through."""
+        self._begun, self._prefilled = None if self._prefilled else self._clock(), True
+
+    def end_forward(self) -> None:
+        """Stop it."""
+        if self._begun is not None:
+            self.seconds.prefill, self._begun = self._clock() - self._begun, None
 
 
 class CallSlot(threading.local):
-    """The ``generate`` call that runs in this thread, if any."""
+    """The ``generate`` call that runs in this thread, if any, and the report of the thread's last call."""
 
     current: Call | None = None
+    report: Report | None = None
 
     @contextlib.contextmanager
     def use(self, call: Call) -> Iterator[None]:
@@ -100,6 +102,7 @@ class Pipeline:
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
+        self._loading = threading.Lock()
         self._reader: QueryReader | None = None
         self._pixels = self.family.pixels(model)
         self._image_token_id = self.family.image_token_id(model)
@@ -122,6 +125,10 @@ class Pipeline:
         """Whether there are pixels to encode."""
         pixels = inputs.get(self._pixels)
         return pixels is not None and len(pixels) > 0
+
+    def is_plain(self, inputs: ModelInputs) -> bool:
+        """Whether there are neither pixels nor encoded images, nor a question: a decoding step, or text alone."""
+        return all(inputs.get(name) is None for name in (self._pixels, "mm_encoder_outputs", "query"))
 
     def refuse_cache(self, inputs: ModelInputs) -> None:
         """See ``_inputs.refuse_cache``."""
@@ -214,9 +221,10 @@ class Pipeline:
         """
         if not self.method.needs_relevance:
             return None
-        if self._scorer is None:
-            default, tower = self.family.default_clip(self._model), self.family.tower(self._model)
-            self._scorer = resolve_scorer(self._scorer_source, self._model, default, tower)
+        with self._loading:
+            if self._scorer is None:
+                default, tower = self.family.default_clip(self._model), self.family.tower(self._model)
+                self._scorer = resolve_scorer(self._scorer_source, self._model, default, tower)
         if self._scorer is None:
             raise no_scorer(self.method)
         return self._scorer
