@@ -17,6 +17,7 @@ from trimkit.errors import (
     UnknownNameError,
     UnsupportedError,
 )
+from trimkit.integrations.checkpoint import export
 from trimkit.integrations.transformers import Attachment, attach, reduce
 from trimkit.methods import Method, get_method
 from trimkit.scorers import ClipNativeScorer, ExternalScorer, Scorer
@@ -45,6 +46,7 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "attach",
+    "export",
     "get_method",
     "parse_budget",
     "reduce",

@@ -10,7 +10,7 @@ from urllib.request import getproxies
 
 from trimkit.errors import ConfigError, ModelError, TrimkitError, UnsupportedError
 
-__all__ = ["DTYPES", "load_model"]
+__all__ = ["DTYPES", "find_checkpoint", "load_model"]
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -44,6 +44,24 @@ def load_model(name: str = "demo", device: str = "cpu", dtype: str = "auto") -> 
         raise
     except Exception as error:  # the readers of configs, tokenizers and tensors fail in ways of their own
         raise ModelError(_cause(name, error)) from error
+
+
+def find_checkpoint(name: str) -> Path | None:
+    """Directory of a local vision-language checkpoint, whose weights are not read; None where ``name`` is a hub id.
+
+    Raises:
+        ModelError, UnsupportedError: as ``load_model`` does.
+    """
+    source, options = _locate(name)
+    if not Path(source).is_dir():
+        return None
+    try:
+        _check_architecture(name, source, options)
+    except TrimkitError:
+        raise
+    except Exception as error:  # the readers of configs fail in ways of their own
+        raise ModelError(_cause(name, error)) from error
+    return Path(source)
 
 
 def _device(device: str) -> Any:

@@ -58,10 +58,10 @@ def test_calls_that_cannot_be_reduced(model: Any, batch: dict[str, torch.Tensor]
         packed = torch.arange(batch["input_ids"].shape[1]).remainder(20).expand(2, -1)
         with pytest.raises(trimkit.UnsupportedError, match="packed"):
             model(**batch, position_ids=packed)
-        cache = model.generate(**batch, **GREEDY, return_dict_in_generate=True).past_key_values
+        cache = model(**batch, use_cache=True).past_key_values
         text_turn = {name: batch[name] for name in ("input_ids", "attention_mask")}
         for turn in (batch, text_turn):
-            with pytest.raises(trimkit.InputError, match="without a cache"):
+            with pytest.raises(trimkit.InputError, match="new cache"):
                 model.generate(**turn, **GREEDY, past_key_values=cache)
     with pytest.raises(trimkit.ConfigError, match="negative"):
         trimkit.attach(model, cache_images=-1)

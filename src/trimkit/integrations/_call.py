@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -93,8 +94,10 @@ class Pipeline:
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
+        self._loading = threading.Lock()
         self._questions = Questions(processor, turns)
         self._image_token_id = self.family.image_token_id(model)
+        self._pixels = tuple(medium.pixels(model) for medium in self._media())
 
     def clear_caches(self) -> None:
         """Forget image features, and what a scorer holds of questions."""
@@ -114,10 +117,14 @@ class Pipeline:
         """Whether there are pixels to encode."""
         return bool(_media.given_media(self.family, self._model, inputs))
 
+    def is_plain(self, inputs: ModelInputs) -> bool:
+        """Whether there are neither pixels nor encoded images, nor a question: a decoding step, or text alone."""
+        return all(inputs.get(name) is None for name in (*self._pixels, "mm_encoder_outputs", "query"))
+
     def refuse_cache(self, inputs: ModelInputs) -> None:
         """See ``_inputs.refuse_cache`` and, for a video where none is covered, ``_media.refuse_video``."""
         _media.refuse_video(self.family, self._model, inputs)
-        for token in self._placeholders():
+        for token in self.placeholders():
             refuse_cache(inputs, token, self.has_images(inputs))
 
     def reduce(
@@ -221,7 +228,7 @@ class Pipeline:
             seen = [_media.frames_of(each) for each in seen]
         return _media.in_order(seen)
 
-    def _placeholders(self) -> list[int]:
+    def placeholders(self) -> list[int]:
         """Ids that stand for images and videos."""
         return [medium.image_token_id(self._model) for medium in self._media()]
 
@@ -260,9 +267,10 @@ class Pipeline:
         """
         if not self.method.needs_relevance:
             return None
-        if self._scorer is None:
-            default, tower = self.family.default_clip(self._model), self.family.tower(self._model)
-            self._scorer = resolve_scorer(self._scorer_source, self._model, default, tower)
+        with self._loading:
+            if self._scorer is None:
+                default, tower = self.family.default_clip(self._model), self.family.tower(self._model)
+                self._scorer = resolve_scorer(self._scorer_source, self._model, default, tower)
         if self._scorer is None:
             raise no_scorer(self.method)
         return self._scorer
@@ -288,7 +296,7 @@ class Pipeline:
         positions = self.family.positions(self._model, inputs)
         model, ids = self._model, inputs["input_ids"]
         owners = (model.generation_config, model.config.get_text_config(), self._tokenizer)
-        shrunk = plan.apply(inputs, padding_id(owners, *self._placeholders()))
+        shrunk = plan.apply(inputs, padding_id(owners, *self.placeholders()))
         out = {name: value for name, value in shrunk.items() if name not in done}
         if positions is not None:
             self.family.place(self._model, out, plan.take(positions, 0), generating=generating)

@@ -18,7 +18,6 @@ from torch import Tensor
 from trimkit.errors import InputError
 from trimkit.integrations._media import Item, Seen, in_order
 from trimkit.integrations._questions import Asked
-from trimkit.models._output import EncodedImages
 from trimkit.types import ImageTokens
 
 __all__ = ["Chats", "Fed", "Held", "Pictures", "reuse", "with_earlier"]
@@ -92,15 +91,13 @@ class Chats:
     def __init__(self) -> None:
         self._held: WeakKeyDictionary[Any, Held] = WeakKeyDictionary()
 
-    def get(self, cache: Any) -> Held | None:
-        """What ``cache`` holds, or None where it is empty, or was filled by others since."""
-        held = None if cache is None else self._held.get(cache)
-        return held if held is not None and int(cache.get_seq_length()) == held.ids.shape[1] else None
+    def take(self, cache: Any) -> Held | None:
+        """What ``cache`` holds, or None where it is empty, or was filled by others since.
 
-    def forget(self, cache: Any) -> None:
-        """A call is about to change ``cache``: should it fail, what is in there is unknown."""
-        if cache is not None:
-            self._held.pop(cache, None)
+        Forgotten here: a call is about to change the cache, and should it fail, what is in there is unknown.
+        """
+        held = None if cache is None else self._held.pop(cache, None)
+        return held if held is not None and int(cache.get_seq_length()) == held.ids.shape[1] else None
 
     def put(self, out: Any, given: Any, prompt: dict[str, Any], fed: Fed, pictures: Pictures) -> None:
         """Remember what a finished ``generate`` has left in its cache.
@@ -125,6 +122,13 @@ class Chats:
         self._held[cache] = Held(
             torch.cat([ids, new], dim=1), torch.cat([mask, torch.ones_like(new)], dim=1), fed, pictures
         )
+
+    def put_text(self, out: Any, prompt: dict[str, Any], placeholders: Sequence[int]) -> None:
+        """The same after a call without a picture."""
+        ids = prompt.get("input_ids")
+        if isinstance(ids, Tensor) and not any(bool((ids == token).any()) for token in placeholders):
+            fed = Fed.of(torch.zeros_like(ids, dtype=torch.bool), {}, ())
+            self.put(out, prompt.get("past_key_values"), prompt, fed, Pictures())
 
 
 def with_earlier(earlier: Pictures, seen: Seen) -> tuple[list[ImageTokens], list[bool], bool]:
@@ -235,12 +239,12 @@ def _drop_images(prompt: dict[str, Any], fed: Fed, common: int) -> None:
             outputs.pop(name)
 
 
-def _picked(output: EncodedImages, wanted: Sequence[bool]) -> EncodedImages:
+def _picked(output: Any, wanted: Sequence[bool]) -> Any:
     def pick(images: Any) -> list[Tensor]:
         return [image for image, want in zip(images, wanted, strict=True) if want]
 
     deeper = output.deepstack_features
-    return EncodedImages(
-        pooler_output=pick(output.pooler_output),  # type: ignore[arg-type]
+    return type(output)(
+        pooler_output=pick(output.pooler_output),
         deepstack_features=None if deeper is None else [pick(each) for each in deeper],
     )

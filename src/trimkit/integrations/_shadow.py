@@ -39,10 +39,13 @@ class Shadow:
         self._handler = None
         if self._owner.__dict__.get(self._name) is not self:
             return
-        if self._own is None:
+        own = self._own
+        while isinstance(own, Shadow) and own._handler is None:  # removed while this one was on top of it
+            own = own._own
+        if own is None:
             delattr(self._owner, self._name)
         else:
-            setattr(self._owner, self._name, self._own)
+            setattr(self._owner, self._name, own)
 
     def __deepcopy__(self, memo: Any) -> Any:
         """Refuse: the copy's method would run the original.

@@ -17,6 +17,8 @@ class Call:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._prefilled = False
+        self._begun: float | None = None
+        self.passes = False  # whether its inputs are not ours to shorten
         self.seconds = StageSeconds()
         self.report: Report | None = None
 
@@ -27,21 +29,21 @@ class Call:
         yield
         setattr(self.seconds, name, getattr(self.seconds, name) + self._clock() - start)
 
-    @contextlib.contextmanager
-    def prefill(self) -> Iterator[None]:
-        """Time the first forward pass; later ones pass through."""
-        if self._prefilled:
-            yield
-            return
-        self._prefilled = True
-        with self.stage("prefill"):
-            yield
+    def begin_forward(self) -> None:
+        """Start the clock of the first forward pass; later ones pass through."""
+        self._begun, self._prefilled = None if self._prefilled else self._clock(), True
+
+    def end_forward(self) -> None:
+        """Stop it."""
+        if self._begun is not None:
+            self.seconds.prefill, self._begun = self._clock() - self._begun, None
 
 
 class CallSlot(threading.local):
-    """The ``generate`` call that runs in this thread, if any."""
+    """The ``generate`` call that runs in this thread, if any, and the report of the thread's last call."""
 
     current: Call | None = None
+    report: Report | None = None
 
     @contextlib.contextmanager
     def use(self, call: Call) -> Iterator[None]:

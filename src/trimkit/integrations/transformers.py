@@ -7,6 +7,7 @@ methods. The sequence, the KV cache and the projector's work really shrink. ``de
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.integrations._call import Pipeline, Reduced
-from trimkit.integrations._chat import Chats, Fed, Held, Pictures, reuse
+from trimkit.integrations._chat import Chats, Held, reuse
 from trimkit.integrations._generation import (
     infer_attention_mask,
     one_sequence_a_row,
@@ -29,6 +30,8 @@ from trimkit.integrations._generation import (
     show_whole_prompt,
 )
 from trimkit.integrations._inputs import Positions, TurnPolicy
+from trimkit.integrations._modes import drafts, refuse_paged
+from trimkit.integrations._presence import Presence
 from trimkit.integrations._shadow import Shadow
 from trimkit.integrations._stages import Call, CallSlot
 from trimkit.methods import Method
@@ -60,6 +63,8 @@ class Attachment:
         **options: Any,
     ) -> None:
         _check_version()
+        from trimkit.integrations._untraced import run_forward, untraced
+
         if hasattr(model, "_orig_mod"):
             raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -67,7 +72,10 @@ class Attachment:
         self._pipeline = Pipeline(self.model, processor, method, scorer, cache_images, turns, positions, options)
         self._chats = Chats()
         self._slot = CallSlot()
-        self._shadows: dict[str, Shadow] = {}
+        self._shadows: list[Shadow] = []
+        self._presence = Presence(self.model, "forward", self._forward)
+        self._prepare, self._finish = untraced(self._prepare_forward), untraced(Call.end_forward)
+        self._run_forward = run_forward
         self._report: Report | None = None
 
     @property
@@ -82,14 +90,15 @@ class Attachment:
 
     @property
     def report(self) -> Report:
-        """What the last call did; of several threads', the one that was planned last.
+        """What the last call did: this thread's own, or, where it made none, the last that any thread planned.
 
         Raises:
             ConfigError: no call with an image has been made yet.
         """
-        if self._report is None:
+        report = self._slot.report or self._report
+        if report is None:
             raise ConfigError("there is no report yet: call the model on an image first")
-        return self._report
+        return report
 
     def clear_cache(self) -> None:
         """Forget cached image features and question embeddings."""
@@ -103,14 +112,20 @@ class Attachment:
         """
         if isinstance(getattr(self.model, "generate", None), Shadow):
             raise ConfigError("this model is attached already: detach it (or leave its `with` block) first")
-        for name, handler in (("generate", self._generate), ("forward", self._forward)):
-            self._shadows[name] = Shadow(self.model, name, handler)
+        self._shadows.append(Shadow(self.model, "generate", self._generate))
+        self._presence.enter()
         return self
 
     def detach(self) -> None:
         """Leave the model as it was. Harmless when not attached; a running call ends as it began."""
-        while self._shadows:
-            self._shadows.popitem()[1].remove()
+        with contextlib.suppress(IndexError):  # two threads may detach at once
+            self._shadows.pop().remove()
+            self._presence.leave()
+
+    def run_detached(self, stock: Any, inputs: dict[str, Any]) -> Any:
+        """One reduced call of ``stock``, the model's own ``generate``, without being attached."""
+        with self._presence.held():
+            return self._generate(stock, **inputs)
 
     def __enter__(self) -> Attachment:
         return self if self.attached else self.attach()
@@ -122,19 +137,22 @@ class Attachment:
 
     def _generate(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``generate`` on a shortened prompt; what comes back starts with the prompt as it was given."""
-        kwargs = {**dict(zip(inspect.signature(stock).parameters, args, strict=False)), **kwargs}
+        kwargs = _by_name(stock, args, kwargs)
         query = kwargs.pop("query", None)
         inputs = kwargs.pop("inputs", None)
         if inputs is not None and kwargs.get("input_ids") is None:
             kwargs["input_ids"] = inputs
-        cache = kwargs.get("past_key_values")
-        held = self._chats.get(cache)
-        self._chats.forget(cache)
         call = Call(self._pipeline.clock)
+        if drafts(kwargs):
+            call.passes = True
+            return self._run(stock, kwargs, call)
+        cache = kwargs.get("past_key_values")
+        held = self._chats.take(cache)
         if held is None:
             self._pipeline.refuse_cache(kwargs)
             if not self._pipeline.has_images(kwargs):
                 return self._plain(stock, kwargs, call)
+        refuse_paged(kwargs)
         input_ids = self._ids(kwargs)
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = infer_attention_mask(self.model.generation_config, kwargs)
@@ -143,64 +161,68 @@ class Attachment:
         inputs, plan = dict(reduced.inputs), reduced.plan
         if held is not None and call.report is not None:
             call.report = replace(call.report, reused=self._reuse(held, cache, reduced))
-        self._report = call.report
+        self._keep(call.report)
         if not plan.identity:
             shift_lengths(self.model.generation_config, inputs, input_ids.shape[1] - plan.length)
             show_whole_prompt(inputs, input_ids, plan.length)
-        with self._slot.use(call):
-            out = stock(**inputs)
-        self._remember(out, cache, reduced.inputs, reduced.fed, reduced.pictures)
+        out = self._run(stock, inputs, call)
+        if self._one_a_row(inputs):
+            self._chats.put(out, cache, reduced.inputs, reduced.fed, reduced.pictures)
         return out if plan.identity else restore_prompt(out, input_ids, plan.length)
 
     def _plain(self, stock: Any, kwargs: dict[str, Any], call: Call) -> Any:
         """A call without a picture; a picture may come in a later turn."""
-        with self._slot.use(call):
-            out = stock(**kwargs)
-        if isinstance(kwargs.get("input_ids"), Tensor):
-            self._remember(
-                out,
-                kwargs.get("past_key_values"),
-                kwargs,
-                Fed.of(torch.zeros_like(kwargs["input_ids"], dtype=torch.bool), {}, ()),
-                Pictures(),
-            )
+        out = self._run(stock, kwargs, call)
+        if self._one_a_row(kwargs):
+            self._chats.put_text(out, kwargs, self._pipeline.placeholders())
         return out
 
-    def _remember(self, out: Any, cache: Any, prompt: dict[str, Any], fed: Fed, pictures: Pictures) -> None:
-        """Note what the cache of a finished call holds, for the turns that follow."""
-        if one_sequence_a_row(self.model.generation_config, prompt):
-            self._chats.put(out, cache, prompt, fed, pictures)
+    def _one_a_row(self, inputs: dict[str, Any]) -> bool:
+        return one_sequence_a_row(self.model.generation_config, inputs)
 
     def _reuse(self, held: Held, cache: Any, reduced: Reduced) -> int:
         """Columns of the cache that serve this turn too."""
-        return reuse(
-            held,
-            cache,
-            reduced.inputs,
-            reduced.fed,
-            allowed=self._pipeline.family.continues(self.model),
-            one_a_row=one_sequence_a_row(self.model.generation_config, reduced.inputs),
-        )
+        allowed, one_a_row = self._pipeline.family.continues(self.model), self._one_a_row(reduced.inputs)
+        return reuse(held, cache, reduced.inputs, reduced.fed, allowed=allowed, one_a_row=one_a_row)
+
+    def _run(self, stock: Any, inputs: dict[str, Any], call: Call) -> Any:
+        """Stock ``generate`` as ``call``; its forward passes are seen to the end, though the model be detached meanwhile."""
+        with self._presence.held(), self._slot.use(call):
+            return stock(**inputs)
 
     def _forward(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``forward`` on shortened inputs; logits have the shortened length."""
+        if torch.compiler.is_compiling() and not args and self._pipeline.is_plain(kwargs):
+            return stock(**kwargs)  # a decoding step: a compiler finds nothing of ours in its way
+        return self._run_forward(self._prepare, self._finish, stock, args, kwargs)
+
+    def _prepare_forward(self, stock: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
+        call, inputs = self._own_forward(stock, args, kwargs)
+        call.begin_forward()
+        return call, inputs
+
+    def _own_forward(self, stock: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
+        """The call that a forward pass belongs to, and what stock ``forward`` is to be given."""
         from trimkit.models._output import hand_over
 
+        inputs = _by_name(stock, args, kwargs)
         call = self._slot.current
-        if call is not None:  # inside generate: the inputs are shrunk, only the clock is needed
-            with call.prefill():
-                return stock(*args, **hand_over(kwargs))
-        inputs = {**dict(zip(inspect.signature(stock).parameters, args, strict=False)), **kwargs}
+        if call is not None and (call.passes or not self._pipeline.has_images(inputs)):
+            return call, hand_over(inputs)  # inside generate: the inputs are shrunk, only the clock is needed
+        call = Call(self._pipeline.clock)
+        if not self.attached:  # here for another thread's generate, which outlives the attachment
+            return call, inputs
         query = inputs.pop("query", None)
         self._pipeline.refuse_cache(inputs)
         if not self._pipeline.has_images(inputs):
-            return stock(**inputs)
+            return call, inputs
         self._ids(inputs)
-        call = Call(self._pipeline.clock)
         reduced = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
-        self._report = call.report
-        with call.prefill():
-            return stock(**hand_over(reduced.inputs))
+        self._keep(call.report)
+        return call, hand_over(reduced.inputs)
+
+    def _keep(self, report: Report | None) -> None:
+        self._report = self._slot.report = report
 
     def _ids(self, inputs: dict[str, Any]) -> Tensor:
         input_ids = inputs.get("input_ids")
@@ -210,6 +232,11 @@ class Attachment:
 
     def _ask(self, query: str | Sequence[str] | None) -> str | Sequence[str] | None:
         return self.query if query is None else query
+
+
+def _by_name(stock: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(stock).parameters if args else ()
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def reduce(

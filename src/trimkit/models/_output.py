@@ -25,6 +25,12 @@ class EncodedImages(BaseModelOutputWithPooling):
 class FeatureList(list[Tensor]):
     """A list of images' features that answers as their concatenation too: some models join a list, others read one tensor."""
 
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Moved: as a list for accelerate's hooks, which say whether to wait; as one tensor for models."""
+        if "non_blocking" in kwargs:
+            return FeatureList(image.to(*args, **kwargs) for image in self)
+        return torch.cat(self).unsqueeze(0).to(*args, **kwargs)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cat(self).unsqueeze(0), name)
 

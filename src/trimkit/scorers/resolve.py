@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from trimkit._settings import read_settings
 from trimkit.errors import ConfigError, ModelError
 from trimkit.scorers.base import Scorer
 from trimkit.scorers.clip_native import ClipNativeScorer
 from trimkit.scorers.external import ExternalScorer
 from trimkit.types import EncoderProfile
 
-__all__ = ["PROFILE_FILE", "load_clip", "resolve_scorer"]
-
-PROFILE_FILE = "trimkit.json"
-"""Beside a checkpoint's config.json: ``{"clip": dir or hub id, "sign": ±1, "normalize": bool, "temperature": float}``."""
+__all__ = ["load_clip", "resolve_scorer"]
 
 
 def resolve_scorer(
-    scorer: Scorer | nn.Module | str | Path | None, model: Any, default_clip: str | None, tower: Any = None
+    scorer: Scorer | nn.Module | str | Path | None,
+    model: Any,
+    default_clip: str | None,
+    tower: Any = None,
+    directory: Path | None = None,
 ) -> Scorer | None:
     """Build the scorer for ``model``, or None where nothing is known and nothing was passed.
 
@@ -33,6 +34,7 @@ def resolve_scorer(
         default_clip: hub id that the family knows.
         tower: config of the vision tower whose features the scorer will be given, or None where it gets pixels. A CLIP of
             that tower's shape reads the features; any other encoder looks at the pixels itself.
+        directory: where the checkpoint's ``trimkit.json`` is, if not where the model was loaded from.
 
     Raises:
         ModelError: the checkpoint cannot be loaded or has no text tower.
@@ -40,8 +42,8 @@ def resolve_scorer(
     """
     if isinstance(scorer, Scorer):
         return scorer
-    name = str(getattr(model.config, "_name_or_path", "") or "")
-    settings = _read_settings(Path(name)) if name and Path(name).is_dir() else {}
+    name = str(directory or getattr(model.config, "_name_or_path", "") or "")
+    settings = read_settings(Path(name)) if name and Path(name).is_dir() else {}
     if isinstance(scorer, nn.Module):
         source = str(getattr(getattr(scorer, "config", None), "_name_or_path", ""))
         if not source:
@@ -54,7 +56,8 @@ def resolve_scorer(
     source = str(scorer) if scorer is not None else _named_clip(settings, Path(name)) or default_clip or ""
     if not source:
         return None
-    device, dtype = model.device, torch.float32 if model.device.type == "cpu" else model.dtype
+    device = torch.device("cpu") if model.device.type == "meta" else model.device  # offloaded: weights come when called
+    dtype = torch.float32 if device.type == "cpu" else model.dtype
     encoder: Any = load_clip(source)
     found = _scorer(encoder, source, settings, tower)
     if isinstance(found, ClipNativeScorer):
@@ -71,14 +74,14 @@ def _scorer(encoder: Any, source: str, settings: dict[str, Any], tower: Any) -> 
     if getattr(config, "model_type", "") == "siglip" or (
         vision is not None and any(getattr(vision, n, None) != getattr(tower, n, None) for n in shape)
     ):
-        own = _read_settings(Path(source)) if Path(source).is_dir() else {}
+        own = read_settings(Path(source)) if Path(source).is_dir() else {}
         profile = _profile(own) if own else None
         return ExternalScorer(encoder, tokenizer, profile, **_statistics(source))
     return ClipNativeScorer(encoder, tokenizer, _profile(settings))
 
 
 def _profile(settings: dict[str, Any]) -> EncoderProfile:
-    return EncoderProfile(**{key: value for key, value in settings.items() if key != "clip"})
+    return EncoderProfile(**{key: value for key, value in settings.items() if key not in ("clip", "reduce")})
 
 
 def _statistics(source: str) -> dict[str, Any]:
@@ -137,22 +140,6 @@ def _load_tokenizer(source: str) -> Any:
         raise ModelError(
             f"cannot load the tokenizer of the CLIP checkpoint {source!r} ({_first_line(error)}): add its tokenizer files"
         ) from None
-
-
-def _read_settings(directory: Path) -> dict[str, Any]:
-    path = directory / PROFILE_FILE
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {_first_line(error)}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} is not a JSON object: expected keys clip, sign, normalize, temperature")
-    unknown = sorted(set(settings) - {"clip", "sign", "normalize", "temperature"})
-    if unknown:
-        raise ConfigError(f"{path} has an unknown key {unknown[0]!r}: known are clip, sign, normalize, temperature")
-    return settings
 
 
 def _named_clip(settings: dict[str, Any], directory: Path) -> str | None:
