@@ -17,7 +17,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
-from trimkit.errors import ConfigError, UnsupportedError
+from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
 from trimkit.integrations._call import Call, CallSlot, Pipeline
 from trimkit.integrations._generation import infer_attention_mask, restore_prompt, shift_lengths, show_whole_prompt
 from trimkit.integrations._shadow import Shadow
@@ -111,15 +111,13 @@ class Attachment:
         """Stock ``generate`` on a shortened prompt; what comes back starts with the prompt as it was given."""
         kwargs = {**dict(zip(inspect.signature(stock).parameters, args, strict=False)), **kwargs}
         query = kwargs.pop("query", None)
-        inputs = kwargs.pop("inputs", None)
-        if inputs is not None and kwargs.get("input_ids") is None:
-            kwargs["input_ids"] = inputs
-        self._pipeline.refuse_cache(kwargs)
+        if kwargs.get("inputs") is not None and kwargs.get("input_ids") is None:
+            kwargs["input_ids"] = kwargs.pop("inputs")
         call = Call(self._pipeline.clock)
-        if not self._pipeline.has_images(kwargs):
+        if not self._covers(kwargs):
             with self._slot.use(call):
                 return stock(**kwargs)
-        input_ids = self._ids(kwargs)
+        input_ids: Tensor = kwargs["input_ids"]
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = infer_attention_mask(self.model.generation_config, kwargs)
         with torch.no_grad():
@@ -142,21 +140,33 @@ class Attachment:
                 return stock(*args, **hand_over(kwargs))
         inputs = {**dict(zip(inspect.signature(stock).parameters, args, strict=False)), **kwargs}
         query = inputs.pop("query", None)
-        self._pipeline.refuse_cache(inputs)
-        if not self._pipeline.has_images(inputs):
+        if not self._covers(inputs):
             return stock(**inputs)
-        self._ids(inputs)
         call = Call(self._pipeline.clock)
         reduced, _ = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._report = call.report
         with call.prefill():
             return stock(**hand_over(reduced))
 
-    def _ids(self, inputs: dict[str, Any]) -> Tensor:
-        input_ids = inputs.get("input_ids")
-        if not isinstance(input_ids, Tensor) or inputs.get("inputs_embeds") is not None:
-            raise UnsupportedError("reduction finds the image tokens in input_ids: pass them, without inputs_embeds")
-        return input_ids
+    def _covers(self, inputs: dict[str, Any]) -> bool:
+        """Whether there are images to reduce. Where everything stays, what reduction does not cover is left to the stock call.
+
+        Raises:
+            InputError, UnsupportedError: reduction does not cover these inputs, and the method drops tokens.
+        """
+        try:
+            self._pipeline.refuse_cache(inputs)
+            if not self._pipeline.has_images(inputs):
+                return False
+            if not isinstance(inputs.get("input_ids"), Tensor) or inputs.get("inputs_embeds") is not None:
+                raise UnsupportedError(
+                    "reduction finds the image tokens in input_ids: pass them, without inputs_embeds"
+                )
+        except TrimkitError:
+            if self.method.keeps_all:
+                return False
+            raise
+        return True
 
     def _ask(self, query: str | Sequence[str] | None) -> str | Sequence[str] | None:
         return self.query if query is None else query
