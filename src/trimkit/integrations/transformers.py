@@ -90,7 +90,8 @@ class Attachment:
         """
         if isinstance(getattr(self.model, "generate", None), Shadow):
             raise ConfigError("this model is attached already: detach it (or leave its `with` block) first")
-        for name, handler in (("generate", self._generate), ("forward", self._forward)):
+        handlers = {"generate": self._generate, "forward": self._forward, "__getstate__": self._detached_state}
+        for name, handler in handlers.items():
             self._shadows[name] = Shadow(self.model, name, handler)
         return self
 
@@ -106,6 +107,21 @@ class Attachment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+    def __reduce__(self) -> Any:
+        """Refuse copying and pickling: it belongs to this one model.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("an attachment cannot be copied or pickled: copy the model and attach the copy")
+
+    def _detached_state(self, stock: Any) -> dict[str, Any]:
+        """What a copy or a pickle of the model gets: the model without this attachment, whose methods run the original."""
+        state = dict(stock())
+        for shadow in self._shadows.values():
+            shadow.undo(state)
+        return state
 
     def _generate(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``generate`` on a shortened prompt; what comes back starts with the prompt as it was given."""
