@@ -6,9 +6,10 @@ STAMP := $(VENV)/.installed
 OUT ?= out
 SAMPLE ?= scene1
 QUESTION ?=
+TRANSFORMERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu lint format types docs matrix bench eval-demo train-demo clean distclean
+.PHONY: help install demo test test-slow test-gpu test-stock lint format types docs matrix bench eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +36,10 @@ test-slow: $(STAMP)  ## the tests that take minutes
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-stock: $(STAMP)  ## transformers' own generation tests, without and with trimkit: TRANSFORMERS=checkout
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt parameterized pytest-xdist httpx requests
+	$(BIN)/python -m tests.stock.run --transformers "$(TRANSFORMERS)"
 
 lint: $(STAMP)  ## ruff: rules and formatting
 	$(BIN)/ruff check .

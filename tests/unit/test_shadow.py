@@ -83,12 +83,33 @@ def test_signatures_are_stock(model: Any) -> None:
             assert inspect.signature(getattr(model, name)) == signature
 
 
-def test_an_attached_model_is_not_copied(model: Any) -> None:
+@pytest.mark.parametrize("copying", [copy.deepcopy, copy.copy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_comes_out_detached(copying: Any, model: Any, batch: dict[str, torch.Tensor]) -> None:
+    attributes = set(model.__dict__)
+    with trimkit.reduce(model, method="random", budget=5):
+        copied = copying(model)
+        assert set(copied.__dict__) == attributes
+        full = copied.generate(**batch, **GREEDY)
+        reduced = model.generate(**batch, **GREEDY)
+        with trimkit.reduce(copied, method="random", budget=5):
+            assert torch.equal(copied.generate(**batch, **GREEDY), reduced)
+    assert not {"generate", "forward", "__getstate__"} & set(model.__dict__)
+    assert torch.equal(model.generate(**batch, **GREEDY), full)
+    assert not torch.equal(reduced, full), "the reduction changes nothing here: the test proves nothing"
+
+
+def test_a_copy_keeps_a_generate_of_the_users_own(model: Any) -> None:
+    model.generate = print
     with trimkit.reduce(model, method="none"):
-        for copying in (copy.deepcopy, pickle.dumps):
-            with pytest.raises(trimkit.ConfigError, match="detach it first"):
-                copying(model)
-    copy.deepcopy(model)
+        assert copy.deepcopy(model).generate is print
+
+
+def test_what_holds_the_shadow_itself_is_not_copied(model: Any) -> None:
+    with trimkit.reduce(model, method="none") as trim:
+        for held in (trim, model.forward, functools.partial(model.generate)):
+            for copying in (copy.deepcopy, pickle.dumps):
+                with pytest.raises(trimkit.ConfigError, match="cannot be copied or pickled"):
+                    copying(held)
 
 
 def test_an_interrupt_leaves_the_next_call_reduced(model: Any, batch: dict[str, torch.Tensor]) -> None:

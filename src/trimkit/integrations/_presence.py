@@ -40,6 +40,12 @@ class Presence:
                 self._shadow.remove()
                 self._shadow = None
 
+    def undo(self, state: dict[str, Any]) -> None:
+        """Take the shadow out of a copied ``__dict__``."""
+        with self._lock:
+            if self._shadow is not None:
+                self._shadow.undo(state)
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Need the shadow for a while."""

@@ -47,13 +47,22 @@ class Shadow:
         else:
             setattr(self._owner, self._name, own)
 
+    def undo(self, state: dict[str, Any]) -> None:
+        """Put back what was there in ``state``, a copy of the owner's ``__dict__``."""
+        if state.get(self._name) is not self:
+            return
+        if self._own is None:
+            del state[self._name]
+        else:
+            state[self._name] = self._own
+
     def __deepcopy__(self, memo: Any) -> Any:
-        """Refuse: the copy's method would run the original.
+        """Refuse: the copy's method would run the original. A copy of the owner never comes here, see ``Attachment``.
 
         Raises:
             ConfigError: always.
         """
-        raise ConfigError("an attached model cannot be copied or pickled: detach it first")
+        raise ConfigError("what wraps a method of an attached model cannot be copied or pickled: detach it first")
 
     def __reduce__(self) -> Any:
         """Refuse pickling, as copying.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
-from trimkit.errors import ConfigError, UnsupportedError
+from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
 from trimkit.integrations._call import Pipeline, Reduced
 from trimkit.integrations._chat import Chats, Held, reuse
 from trimkit.integrations._generation import (
@@ -72,7 +73,7 @@ class Attachment:
         self._pipeline = Pipeline(self.model, processor, method, scorer, cache_images, turns, positions, options)
         self._chats = Chats()
         self._slot = CallSlot()
-        self._shadows: list[Shadow] = []
+        self._shadows: list[tuple[Shadow, ...]] = []
         self._presence = Presence(self.model, "forward", self._forward)
         self._prepare, self._finish = untraced(self._prepare_forward), untraced(Call.end_forward)
         self._run_forward = run_forward
@@ -112,14 +113,16 @@ class Attachment:
         """
         if isinstance(getattr(self.model, "generate", None), Shadow):
             raise ConfigError("this model is attached already: detach it (or leave its `with` block) first")
-        self._shadows.append(Shadow(self.model, "generate", self._generate))
+        handlers = {"generate": self._generate, "__getstate__": self._detached_state}
+        self._shadows.append(tuple(Shadow(self.model, name, handler) for name, handler in handlers.items()))
         self._presence.enter()
         return self
 
     def detach(self) -> None:
         """Leave the model as it was. Harmless when not attached; a running call ends as it began."""
         with contextlib.suppress(IndexError):  # two threads may detach at once
-            self._shadows.pop().remove()
+            for shadow in self._shadows.pop():
+                shadow.remove()
             self._presence.leave()
 
     def run_detached(self, stock: Any, inputs: dict[str, Any]) -> Any:
@@ -135,25 +138,40 @@ class Attachment:
     ) -> None:
         self.detach()
 
+    def __reduce__(self) -> Any:
+        """Refuse copying and pickling: it belongs to this one model.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("an attachment cannot be copied or pickled: copy the model and attach the copy")
+
+    def _detached_state(self, stock: Any) -> dict[str, Any]:
+        """What a copy or a pickle of the model gets: the model without this attachment, whose methods run the original."""
+        state = dict(stock())
+        for shadow in itertools.chain.from_iterable(self._shadows):
+            shadow.undo(state)
+        self._presence.undo(state)
+        return state
+
     def _generate(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``generate`` on a shortened prompt; what comes back starts with the prompt as it was given."""
         kwargs = _by_name(stock, args, kwargs)
         query = kwargs.pop("query", None)
-        inputs = kwargs.pop("inputs", None)
-        if inputs is not None and kwargs.get("input_ids") is None:
-            kwargs["input_ids"] = inputs
+        if kwargs.get("inputs") is not None and kwargs.get("input_ids") is None:
+            kwargs["input_ids"] = kwargs.pop("inputs")
         call = Call(self._pipeline.clock)
         if drafts(kwargs):
             call.passes = True
             return self._run(stock, kwargs, call)
         cache = kwargs.get("past_key_values")
         held = self._chats.take(cache)
-        if held is None:
-            self._pipeline.refuse_cache(kwargs)
-            if not self._pipeline.has_images(kwargs):
-                return self._plain(stock, kwargs, call)
+        if not self._has_ids(kwargs):
+            held = None
+        if held is None and not self._covers(kwargs):
+            return self._plain(stock, kwargs, call)
         refuse_paged(kwargs)
-        input_ids = self._ids(kwargs)
+        input_ids: Tensor = kwargs["input_ids"]
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = infer_attention_mask(self.model.generation_config, kwargs)
         with torch.no_grad():
@@ -213,10 +231,8 @@ class Attachment:
         if not self.attached:  # here for another thread's generate, which outlives the attachment
             return call, inputs
         query = inputs.pop("query", None)
-        self._pipeline.refuse_cache(inputs)
-        if not self._pipeline.has_images(inputs):
+        if not self._covers(inputs):
             return call, inputs
-        self._ids(inputs)
         reduced = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._keep(call.report)
         return call, hand_over(reduced.inputs)
@@ -224,11 +240,29 @@ class Attachment:
     def _keep(self, report: Report | None) -> None:
         self._report = self._slot.report = report
 
-    def _ids(self, inputs: dict[str, Any]) -> Tensor:
-        input_ids = inputs.get("input_ids")
-        if not isinstance(input_ids, Tensor) or inputs.get("inputs_embeds") is not None:
-            raise UnsupportedError("reduction finds the image tokens in input_ids: pass them, without inputs_embeds")
-        return input_ids
+    def _covers(self, inputs: dict[str, Any]) -> bool:
+        """Whether there are images to reduce. Where everything stays, what reduction does not cover is left to the stock call.
+
+        Raises:
+            InputError, UnsupportedError: reduction does not cover these inputs, and the method drops tokens.
+        """
+        try:
+            self._pipeline.refuse_cache(inputs)
+            if not self._pipeline.has_images(inputs):
+                return False
+            if not self._has_ids(inputs):
+                raise UnsupportedError(
+                    "reduction finds the image tokens in input_ids: pass them, without inputs_embeds"
+                )
+        except TrimkitError:
+            if self.method.keeps_all:
+                return False
+            raise
+        return True
+
+    @staticmethod
+    def _has_ids(inputs: dict[str, Any]) -> bool:
+        return isinstance(inputs.get("input_ids"), Tensor) and inputs.get("inputs_embeds") is None
 
     def _ask(self, query: str | Sequence[str] | None) -> str | Sequence[str] | None:
         return self.query if query is None else query
