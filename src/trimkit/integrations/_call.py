@@ -15,8 +15,15 @@ from torch import Tensor, nn
 
 from trimkit.cache import FeatureCache, content_key, encoder_stamp
 from trimkit.errors import ConfigError, InputError, UnsupportedError
+from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._chat import Held, Pictures, with_earlier
-from trimkit.integrations._inputs import padding_id, padding_side, plain_positions, refuse_cache
+from trimkit.integrations._inputs import (
+    in_full_precision,
+    padding_id,
+    padding_side,
+    plain_positions,
+    refuse_cache,
+)
 from trimkit.integrations._questions import Asked, Questions, TurnPolicy
 from trimkit.methods import Method, get_method
 from trimkit.models import ModelInputs, family_of
@@ -100,7 +107,7 @@ class Pipeline:
         method, options: as ``trimkit.reduce`` takes them.
         scorer: likewise; resolved on first use, since a text-free method needs none.
         cache_images: capacity of the feature cache.
-        turns, positions: as ``trimkit.reduce`` takes them.
+        turns, positions, query_from: as ``trimkit.reduce`` takes them.
 
     Raises:
         ConfigError, UnsupportedError: what cannot be.
@@ -116,6 +123,7 @@ class Pipeline:
         turns: TurnPolicy,
         positions: Positions,
         options: dict[str, Any],
+        query_from: QueryFrom = "question",
     ) -> None:
         if cache_images < 0:
             raise ConfigError(f"cache_images={cache_images} is negative: give the number of images to hold, 0 for none")
@@ -126,7 +134,7 @@ class Pipeline:
         self._model = model
         self._processor = processor
         self._tokenizer = getattr(processor, "tokenizer", processor)
-        self._questions = Questions(processor, turns)
+        self._questions = Questions(processor, turns, query_from)
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
         self._pixels = self.family.pixels(model)
@@ -176,17 +184,17 @@ class Pipeline:
             images, cached = self._images(arguments, ids, held)
         totals = [len(image) for image in images]
         rows = image_rows(ids, self._image_token_id, totals)
-        asked = self._asked(ids, rows, totals, query, held)
+        asked = self._asked(inputs, rows, totals, query, held)
         scorer = self._text_scorer()
         if getattr(scorer, "needs_views", False):
             images = self._with_views(arguments, images)
-        with call.stage("text"):
+        with call.stage("text"), in_full_precision(ids.device):
             if scorer is not None and hasattr(scorer, "text_embeddings"):
                 wanted = dict.fromkeys(text for each in asked for text in self._questions.chosen(each))
                 scorer.text_embeddings(
                     [text for text in wanted if text is not None], truncate=self.method.truncates_text
                 )
-        with call.stage("select"):
+        with call.stage("select"), in_full_precision(ids.device):
             selections = self._select(images, [self._questions.chosen(each) for each in asked], scorer, rows)
         with call.stage("project"):
             kept = [reduced_image(image, chosen) for image, chosen in zip(images, selections, strict=True)]
@@ -302,7 +310,7 @@ class Pipeline:
 
     def _asked(
         self,
-        ids: Tensor,
+        inputs: ModelInputs,
         rows: Sequence[int],
         totals: Sequence[int],
         query: str | Sequence[str] | None,
@@ -317,7 +325,8 @@ class Pipeline:
                 mine = [i for i, at in enumerate(rows) if at == row]
                 for i, before in zip(mine, held.pictures.of_row(row), strict=False):
                     earlier[i] = held.pictures.asked[before]
-        return self._questions.of_images(ids, self._image_token_id, rows, totals, query, earlier, self.method.name)
+        ids, token, name = inputs["input_ids"], self._image_token_id, self.method.name
+        return self._questions.of_images(ids, token, rows, totals, query, earlier, name, inputs.get("labels"))
 
     def _shrunk(self, inputs: ModelInputs, arguments: ModelInputs, plan: ShrinkPlan, generating: bool) -> ModelInputs:
         """Inputs without pixels, cut by ``plan``, with positions where the family has its own."""

@@ -19,6 +19,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, UnsupportedError
+from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._call import Call, CallSlot, Pipeline, Positions, Reduced
 from trimkit.integrations._chat import Chats, Held, Pictures, reuse
 from trimkit.integrations._generation import (
@@ -56,6 +57,8 @@ class Attachment:
         cache_images: int = 32,
         turns: TurnPolicy = "refresh",
         positions: Positions = "auto",
+        query_from: QueryFrom = "question",
+        full_logits: bool = False,
         **options: Any,
     ) -> None:
         _check_version()
@@ -63,7 +66,10 @@ class Attachment:
             raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.query = query
-        self._pipeline = Pipeline(self.model, processor, method, scorer, cache_images, turns, positions, options)
+        self._pipeline = Pipeline(
+            self.model, processor, method, scorer, cache_images, turns, positions, options, query_from
+        )
+        self._full_logits = full_logits
         self._chats = Chats()
         self._slot = CallSlot()
         self._shadows: dict[str, Shadow] = {}
@@ -177,7 +183,7 @@ class Attachment:
         )
 
     def _forward(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
-        """Stock ``forward`` on shortened inputs; logits have the shortened length."""
+        """Stock ``forward`` on shortened inputs; logits have the shortened length, or with ``full_logits`` the given one."""
         from trimkit.models._output import hand_over
 
         call = self._slot.current
@@ -189,12 +195,13 @@ class Attachment:
         self._pipeline.refuse_cache(inputs)
         if not self._pipeline.has_images(inputs):
             return stock(**inputs)
-        self._ids(inputs)
+        is_image = self._ids(inputs) == self._pipeline.image_token_id
         call = Call(self._pipeline.clock)
         reduced = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._report = call.report
         with call.prefill():
-            return stock(**hand_over(reduced.inputs))
+            out = stock(**hand_over(reduced.inputs))
+        return reduced.plan.spread_logits(out, is_image) if self._full_logits else out
 
     def _ids(self, inputs: dict[str, Any]) -> Tensor:
         input_ids = inputs.get("input_ids")
@@ -216,6 +223,8 @@ def reduce(
     cache_images: int = 32,
     turns: TurnPolicy = "refresh",
     positions: Positions = "auto",
+    query_from: QueryFrom = "question",
+    full_logits: bool = False,
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -235,6 +244,11 @@ def reduce(
             ``past_key_values`` of earlier turns, what is the same at the head of the prompt is not run again.
         positions: ``contiguous`` numbers the tokens that are left, ``original`` leaves each its place in the full prompt.
             ``auto``: contiguous; original where positions are 3-D (M-RoPE).
+        query_from: what is read from a prompt where no ``query`` is given. ``question``: no answer, in training either.
+            ``conversation-with-answers``: all that both sides say, as the released training recipe does; there the answers
+            that are to be learnt choose the patches, which they cannot do when the model is asked.
+        full_logits: direct calls return logits as long as the prompt was passed, at every text token those that it gave: for a
+            loss or a metric outside the model, which compares them with uncut labels.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
@@ -251,6 +265,8 @@ def reduce(
         cache_images=cache_images,
         turns=turns,
         positions=positions,
+        query_from=query_from,
+        full_logits=full_logits,
         **options,
     )
 
