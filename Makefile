@@ -8,7 +8,7 @@ SAMPLE ?= scene1
 QUESTION ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu lint format types docs bench eval-demo train-demo clean distclean
+.PHONY: help install demo test test-slow test-gpu lint format types docs bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ docs: $(STAMP)  ## regenerate the method table, the CLI pages and the result tab
 
 bench: $(STAMP)  ## measure prefill time against FLOPs on a random-weight LLaVA; writes benchmarks/results/bench_ask.json
 	$(BIN)/python -m benchmarks.run bench_ask
+
+bench-train: $(STAMP)  ## fine-tune the demo model with and without TRIM; writes benchmarks/results/training.json
+	$(BIN)/python -m benchmarks.bench_training
 
 eval-demo: $(STAMP)  ## evaluate the demo model on held-out scenes; writes benchmarks/results/demo_scenes.json
 	$(BIN)/python -m benchmarks.run demo_scenes
