@@ -9,7 +9,7 @@ QUESTION ?=
 TRANSFORMERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-stock lint format types docs matrix bench eval-demo train-demo clean distclean
+.PHONY: help install demo test test-slow test-gpu test-stock lint format types docs matrix bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ matrix: $(STAMP)  ## run the contract tests and write what they found, by model 
 
 bench: $(STAMP)  ## measure prefill time against FLOPs on a random-weight LLaVA; writes benchmarks/results/bench_ask.json
 	$(BIN)/python -m benchmarks.run bench_ask
+
+bench-train: $(STAMP)  ## fine-tune the demo model with and without TRIM; writes benchmarks/results/training.json
+	$(BIN)/python -m benchmarks.bench_training
 
 eval-demo: $(STAMP)  ## evaluate the demo model on held-out scenes; writes benchmarks/results/demo_scenes.json
 	$(BIN)/python -m benchmarks.run demo_scenes

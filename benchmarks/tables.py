@@ -19,6 +19,7 @@ NAMED = ("existence", "attribute", "counting")
 """Question types whose question names what it needs to see."""
 
 ARMS = ("full", "reduced")
+TRAINED = ("full_asked_full", "trim_asked_trim")
 
 Record = dict[str, Any]
 
@@ -35,9 +36,10 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
 
 
-def pending(name: str) -> str:
-    """What stands in place of a table."""
-    return f"*Not measured yet: `python -m benchmarks.run {name}` writes `benchmarks/results/{name}.json`.*"
+def pending(name: str, module: str = "") -> str:
+    """What stands in place of a table; ``module`` measures what is not a command's experiment."""
+    command = f"python -m benchmarks.{module or f'run {name}'}"
+    return f"*Not measured yet: `{command}` writes `benchmarks/results/{name}.json`.*"
 
 
 def source(name: str, record: Record) -> str:
@@ -198,6 +200,38 @@ def bench_table() -> str:
     return f"{table(header, rows)}\n\n{note} {source('bench_ask', record)}"
 
 
+def training_table() -> str:
+    """Tokens, seconds and memory of a training step with all tokens and with TRIM, and what was learnt."""
+    record = load("training")
+    if record is None:
+        return pending("training", "bench_training")
+    memory, asked = record["memory"], record["accuracy"]
+    parts = [("time of a step", "seconds", " s", 2), ("the same from features on", "from_features", " s", 2)]
+    parts.append(("tokens of a step in the language model", "tokens", "", 0))
+    rows = []
+    for title, key, unit, digits in parts:
+        full, trim, steps = (record[key][name] for name in ("none", "trim", "ratio_by_step"))
+        cells = [f"{each['median']:.{digits}f}{unit}" for each in (full, trim)]
+        rows.append([title, *cells, f"{record[key]['ratio']:.2f} ({steps['q1']:.2f} to {steps['q3']:.2f})"])
+    for title, key in (("peak memory above that before training", "above"), ("peak memory of the process", "peak")):
+        cells = [f"{memory[name][f'{key}_mb']:.0f} MB" for name in ("none", "trim")]
+        rows.append([title, *cells, f"{memory[f'{key}_ratio']:.2f}"])
+    said = [f"{percent(one['accuracy'])} ({interval(one['ci95'])})" for one in map(asked.get, TRAINED)]
+    gap, config = asked["difference"], record["config"]
+    rows.append(
+        ["held-out questions right (95 %)", *said, f"{100 * gap['value']:+.1f} points ({interval(gap['ci95'])})"]
+    )
+    before, crossed, back = (
+        percent(asked[key]["accuracy"]) for key in ("before", "trim_asked_full", "full_asked_trim")
+    )
+    note = (
+        f"{config['steps']} steps of {config['batch']} pictures, {config['dtype']}, frozen tower, seed {config['seed']}; "
+        f"medians, quartiles of the ratio within a step. {config['n']} held-out questions; before training {before} right. "
+        f"Trained with TRIM and asked with all tokens: {crossed}; the other way round: {back}."
+    )
+    return f"{table(['', 'all tokens', '`trim`', 'ratio'], rows)}\n\n{note} {source('training', record)}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": heading_table,
     "demo-full": demo_table,
@@ -205,6 +239,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench": bench_table,
     "dialogues": dialogues_table,
     "positions": positions_table,
+    "training": training_table,
 }
 
 

@@ -53,7 +53,7 @@ class QueryReader:
 
     def turns(self, input_ids: Tensor, image_token_id: int) -> list[str]:
         """Every user turn of one row, the first first, as ``read`` gives the last; the whole text where no turn is marked."""
-        text = self._decode(input_ids, image_token_id)
+        text = self.decode(input_ids, image_token_id)
         starts = self._starts(text)
         if not starts:
             return [self._clean(self._until_tail(text))]
@@ -62,10 +62,29 @@ class QueryReader:
 
     def turn_at(self, input_ids: Tensor, image_token_id: int, column: int) -> int:
         """Which of ``turns`` column ``column`` of ``input_ids`` ``[L]`` belongs to."""
-        before = self._starts(self._decode(input_ids[:column], image_token_id))
+        before = self._starts(self.decode(input_ids[:column], image_token_id))
         return max(len(before) - 1, 0)
 
-    def _decode(self, input_ids: Tensor, image_token_id: int) -> str:
+    def ends_turns(self, input_ids: Tensor, image_token_id: int) -> bool:
+        """Whether marks tell where the last user turn ends, so that no answer is read with it."""
+        text = self.decode(input_ids, image_token_id)
+        starts = self._starts(text)
+        rest = text[starts[-1][1] :] if starts else text
+        return self._until_tail(rest) != rest
+
+    def breaks_off(self, input_ids: Tensor, image_token_id: int) -> bool:
+        """Whether the template's header begins a turn that nothing ends: the prompt was truncated within it."""
+        begun = bool(self._head and self._tail) and bool(self._starts(self.decode(input_ids, image_token_id)))
+        return begun and not self.ends_turns(input_ids, image_token_id)
+
+    def without_marks(self, text: str) -> str:
+        """``text`` without what marks turns."""
+        for mark in filter(None, (self._head, self._tail)):
+            text = text.replace(mark, " ")
+        return text if self._head or self._tail else _ASSISTANT.sub(" ", _USER.sub(" ", text))
+
+    def decode(self, input_ids: Tensor, image_token_id: int) -> str:
+        """One row in words, with the marks, without placeholders."""
         ids = [token for token in input_ids.tolist() if token != image_token_id]
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 

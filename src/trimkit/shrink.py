@@ -46,6 +46,39 @@ class ShrinkPlan:
         index = sources.clamp(min=0).expand(*tensor.shape[:-1], -1)
         return tensor.gather(-1, index).masked_fill(sources.expand_as(index) < 0, fill)
 
+    def spread(self, logits: Tensor, is_image: Tensor) -> Tensor:
+        """``[B, L', V]`` to ``[B, L, V]``, so that labels that were not cut meet what was predicted for them, one column on.
+
+        Args:
+            logits: of the shrunk sequence.
+            is_image: ``[B, L]``, where the placeholders are. Such a column gets what was predicted for the next text.
+
+        Returns:
+            Logits of the full sequence; on padding, any.
+        """
+        sources, text = self.sources, ~is_image.to(self.sources.device)
+        new = torch.arange(self.length, device=sources.device).expand_as(sources)
+        stays = (sources >= 0) & text.gather(1, sources.clamp(min=0))
+        place = torch.full((len(sources), text.shape[1] + 1), self.length, device=sources.device)
+        place.scatter_(1, torch.where(stays, sources, text.shape[1]), torch.where(stays, new, self.length))
+        following = place[:, :-1].flip(1).cummin(dim=1).values.flip(1)  # new place of the first text from here on
+        at = torch.where(text, following, following - 1).clamp(0, self.length - 1).to(logits.device)
+        return logits.gather(1, at.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+
+    def spread_logits(self, out: Any, is_image: Tensor) -> Any:
+        """A model's output with its logits ``spread``; where a call asked for its last few alone, they stay as they are.
+
+        Raises:
+            UnsupportedError: the output is a tuple.
+        """
+        if self.identity:
+            return out
+        if isinstance(out, tuple) or not hasattr(out, "logits"):
+            raise UnsupportedError("full_logits finds the logits by name: leave return_dict at its default")
+        if out.logits.shape[1] == self.length:
+            out.logits = self.spread(out.logits, is_image)
+        return out
+
     def apply(self, inputs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
         """A copy of ``inputs`` with ids, mask, labels and token types shrunk.
 

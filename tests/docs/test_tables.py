@@ -43,7 +43,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", tables.TABLES)
 def test_without_a_result_the_table_says_how_to_get_one(results: Path, name: str) -> None:
-    assert tables.TABLES[name]().startswith("*Not measured yet: `python -m benchmarks.run ")
+    assert tables.TABLES[name]().startswith("*Not measured yet: `python -m benchmarks.")
 
 
 def test_demo_tables(results: Path) -> None:
@@ -69,6 +69,39 @@ def test_bench_table(results: Path) -> None:
     shown = tables.bench_table()
     assert "| prefill of the language model |" in shown
     assert "100 tokens | 21 tokens" in shown
+
+
+def test_training_table(results: Path) -> None:
+    def both(full: float, trim: float) -> dict[str, Any]:
+        spreads = {"none": {"median": full}, "trim": {"median": trim}, "ratio_by_step": {"q1": 0.2, "q3": 0.3}}
+        return {**spreads, "ratio": trim / full}
+
+    share = {"accuracy": 0.95, "ci95": [0.94, 0.96], "n": 600}
+    names = ("before", "full_asked_full", "trim_asked_trim", "trim_asked_full", "full_asked_trim")
+    record = {
+        "provenance": PROVENANCE,
+        "config": {"steps": 100, "batch": 8, "n": 600, "seed": 0, "dtype": "float32"},
+        "seconds": both(4.0, 1.0),
+        "from_features": both(3.5, 0.5),
+        "tokens": both(4800, 1000),
+        "memory": {
+            "none": {"above_mb": 900, "peak_mb": 1500},
+            "trim": {"above_mb": 300, "peak_mb": 900},
+            "above_ratio": 1 / 3,
+            "peak_ratio": 0.6,
+        },
+        "accuracy": {
+            **dict.fromkeys(names, share),
+            "before": {**share, "accuracy": 0.01},
+            "difference": {"value": -0.005, "ci95": [-0.01, 0.002]},
+        },
+    }
+    (results / "training.json").write_text(json.dumps(record), encoding="utf-8")
+    shown = tables.training_table()
+    assert "| time of a step | 4.00 s | 1.00 s | 0.25 (0.20 to 0.30) |" in shown
+    assert "| peak memory of the process | 1500 MB | 900 MB | 0.60 |" in shown
+    assert "-0.5 points (-1.0 to 0.2) |" in shown
+    assert "before training 1.0 % right" in shown
 
 
 def test_blocks_are_filled_and_the_rest_is_left_alone() -> None:

@@ -57,6 +57,21 @@ def test_padding_is_stripped_and_made_anew(side: str) -> None:
     assert out["labels"][0].tolist() == [-100 if c < 0 else int(ids[0, c]) for c in padded]
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_spread_logits_stand_where_labels_look_for_them(side: str) -> None:
+    """A text column has its own; the last placeholder of an image, and all before it, those in front of the next text."""
+    ids = torch.tensor([[0, 1, IMAGE, IMAGE, IMAGE, IMAGE, 2, 3], [1, IMAGE, IMAGE, 5, IMAGE, IMAGE, 6, 0]])
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 0]])
+    chosen = [_selection([1, 3], 4, True), _selection([1], 4, True)]
+    plan = plan_shrink(ids, mask, IMAGE, chosen, side)  # type: ignore[arg-type]
+    assert [[c for c in row if c >= 0] for row in plan.sources.tolist()] == [[1, 3, 5, 4, 6, 7], [0, 2, 4, 3, 6]]
+    logits = torch.arange(6.0).expand(2, 6).unsqueeze(-1)  # a column's logits are its number
+    spread = plan.spread(logits, ids == IMAGE).squeeze(-1).tolist()
+    late = int(side == "left")  # one column of padding in front of the shorter row
+    assert spread[0][1:] == [0, 3, 3, 3, 3, 4, 5]
+    assert spread[1][:7] == [0 + late, 2 + late, 2 + late, 3 + late, 3 + late, 3 + late, 4 + late]
+
+
 def test_images_find_their_rows() -> None:
     ids = torch.tensor([[1, 2, 3, 4, 5], [IMAGE, IMAGE, IMAGE, 4, IMAGE], [1, 2, 3, IMAGE, IMAGE]])
     assert image_rows(ids, IMAGE, [3, 1, 2]) == [1, 1, 2]

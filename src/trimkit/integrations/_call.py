@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from trimkit.cache import FeatureCache, content_key, encoder_stamp
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.integrations import _media
+from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._chat import Fed, Held, Pictures, with_earlier
 from trimkit.integrations._inputs import (
     Positions,
     TurnPolicy,
     check_choice,
+    in_full_precision,
     padding_id,
     padding_side,
     plain_positions,
@@ -66,7 +68,7 @@ class Pipeline:
         method, options: as ``trimkit.reduce`` takes them.
         scorer: likewise; resolved on first use, since a text-free method needs none.
         cache_images: capacity of the feature cache.
-        turns, positions: as ``trimkit.reduce`` takes them.
+        turns, positions, query_from: as ``trimkit.reduce`` takes them.
 
     Raises:
         ConfigError, UnsupportedError: what cannot be.
@@ -82,6 +84,7 @@ class Pipeline:
         turns: TurnPolicy,
         positions: Positions,
         options: dict[str, Any],
+        query_from: QueryFrom = "question",
     ) -> None:
         if cache_images < 0:
             raise ConfigError(f"cache_images={cache_images} is negative: give the number of images to hold, 0 for none")
@@ -95,7 +98,7 @@ class Pipeline:
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
         self._loading = threading.Lock()
-        self._questions = Questions(processor, turns)
+        self._questions = Questions(processor, turns, query_from)
         self._image_token_id = self.family.image_token_id(model)
         self._pixels = tuple(medium.pixels(model) for medium in self._media())
 
@@ -142,13 +145,13 @@ class Pipeline:
             seen = self._see_all(inputs, held)
         scorer = self._text_scorer()
         items = self._items(seen, scorer)
-        asked = self._asked(_media.question_ids(ids, seen, self._image_token_id), items, query, held)
+        asked = self._asked(inputs, _media.question_ids(ids, seen, self._image_token_id), items, query, held)
         chosen = [self._questions.chosen(each) for each in asked]
-        with call.stage("text"):
+        with call.stage("text"), in_full_precision(ids.device):
             if scorer is not None and hasattr(scorer, "text_embeddings"):
                 wanted = [text for text in dict.fromkeys(text for each in chosen for text in each) if text is not None]
                 scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
-        with call.stage("select"):
+        with call.stage("select"), in_full_precision(ids.device):
             selections = self._select(items, chosen, scorer)
         with call.stage("project"):
             kept = [reduced_image(item.image, chose) for item, chose in zip(items, selections, strict=True)]
@@ -228,6 +231,11 @@ class Pipeline:
             seen = [_media.frames_of(each) for each in seen]
         return _media.in_order(seen)
 
+    def spread(self, reduced: Reduced, ids: Tensor) -> Callable[[Any], Any]:
+        """What gives an output's logits the length of the prompt ``ids`` again."""
+        is_image = torch.isin(ids, torch.tensor(self.placeholders(), device=ids.device))
+        return lambda out: reduced.plan.spread_logits(out, is_image)
+
     def placeholders(self) -> list[int]:
         """Ids that stand for images and videos."""
         return [medium.image_token_id(self._model) for medium in self._media()]
@@ -276,7 +284,12 @@ class Pipeline:
         return self._scorer
 
     def _asked(
-        self, ids: Tensor, items: Sequence[Item], query: str | Sequence[str] | None, held: Held | None
+        self,
+        inputs: ModelInputs,
+        ids: Tensor,
+        items: Sequence[Item],
+        query: str | Sequence[str] | None,
+        held: Held | None,
     ) -> list[Asked]:
         """The questions about every image, the last one last; None where nothing reads them."""
         if query is None and not self.method.needs_relevance:
@@ -286,7 +299,8 @@ class Pipeline:
             mine = [i for i, item in enumerate(items) if item.row == row]
             for i, before in zip(mine, held.pictures.asked_of(row) if held is not None else [], strict=False):
                 earlier[i] = before
-        return self._questions.of_images(ids, self._image_token_id, items, query, earlier, self.method.name)
+        token, name = self._image_token_id, self.method.name
+        return self._questions.of_images(ids, token, items, query, earlier, name, inputs.get("labels"))
 
     def _shrunk(self, inputs: ModelInputs, seen: list[Seen], plan: ShrinkPlan, generating: bool) -> ModelInputs:
         """Inputs without pixels, cut by ``plan``, with positions where the family has its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,16 @@ from torch import Tensor
 from trimkit.errors import ConfigError, InputError
 from trimkit.shrink import Side
 
-__all__ = ["Positions", "TurnPolicy", "check_choice", "padding_id", "padding_side", "plain_positions", "refuse_cache"]
+__all__ = [
+    "Positions",
+    "TurnPolicy",
+    "check_choice",
+    "in_full_precision",
+    "padding_id",
+    "padding_side",
+    "plain_positions",
+    "refuse_cache",
+]
 
 
 TurnPolicy = Literal["refresh", "first", "union"]
@@ -26,6 +36,12 @@ def check_choice(option: str, value: str, kind: Any) -> None:
     """
     if value not in get_args(kind):
         raise ConfigError(f"{option}={value!r} is not known: choose one of {', '.join(get_args(kind))}")
+
+
+def in_full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Without autocast, where it is on: training in half precision is to keep the patches that asking keeps."""
+    mixed = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if mixed else contextlib.nullcontext()
 
 
 def refuse_cache(inputs: dict[str, Any], image_token_id: int, has_images: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from trimkit.errors import ConfigError, InputError
+from trimkit.integrations._answers import QueryFrom, check_query_from, make_reader, without_answers
 from trimkit.integrations._inputs import TurnPolicy, check_choice
 from trimkit.integrations._media import Item, without_frame_marks
 from trimkit.query import QueryReader
@@ -22,6 +23,7 @@ class Questions:
 
     Args:
         processor: the model's processor or None; needed where questions are read from the prompt.
+        query_from: what is read there; see ``trimkit.reduce``.
         policy: what a later question of a conversation sees of an earlier image. ``refresh``: the tokens relevant to it;
             ``first``: those chosen for the first question about the image; ``union``: those chosen for any question so far.
 
@@ -29,9 +31,11 @@ class Questions:
         ConfigError: an unknown policy.
     """
 
-    def __init__(self, processor: Any, policy: TurnPolicy) -> None:
+    def __init__(self, processor: Any, policy: TurnPolicy, query_from: QueryFrom = "question") -> None:
+        check_query_from(query_from)
         check_choice("turns", policy, TurnPolicy)
         self.policy = policy
+        self._query_from = query_from
         self._processor = processor
         self._reader: QueryReader | None = None
 
@@ -43,6 +47,7 @@ class Questions:
         query: str | Sequence[str] | None,
         earlier: Sequence[Asked],
         method: str,
+        labels: Tensor | None = None,
     ) -> list[Asked]:
         """All questions about every image so far, the last one last.
 
@@ -53,6 +58,7 @@ class Questions:
             query: the question as the caller gives it: one, or one a row; None to read it from the prompt.
             earlier: what was asked before of the images at the head of each row, where the caller gives the questions.
             method: named in errors.
+            labels: ``[B, L]`` where the model trains; what has one is no question.
 
         Raises:
             InputError: the queries do not match the rows.
@@ -64,7 +70,8 @@ class Questions:
         if self._reader is None:
             if self._processor is None:
                 raise ConfigError(f"method {method!r} reads the question: pass the model's processor, or query='...'")
-            self._reader = QueryReader(self._processor)
+            self._reader = make_reader(self._processor, self._query_from)
+        ids = without_answers(self._reader, ids, labels, image_token_id)
         return self._read(self._reader, ids, image_token_id, items)
 
     def chosen(self, asked: Asked) -> Asked:

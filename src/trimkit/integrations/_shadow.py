@@ -30,6 +30,8 @@ class Shadow:
         setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and args[0] is self._owner:  # accelerate unwraps a model by binding what it had wrapped anew
+            args = args[1:]
         if self._handler is None:  # removed, but somebody wrapped or kept it
             return self._stock(*args, **kwargs)
         return self._handler(self._stock, *args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from trimkit.types import Report, StageSeconds
 
@@ -21,6 +22,7 @@ class Call:
         self.passes = False  # whether its inputs are not ours to shorten
         self.seconds = StageSeconds()
         self.report: Report | None = None
+        self.mend: Callable[[Any], Any] | None = None  # what the forward pass gives, made fit for the caller
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -33,10 +35,11 @@ class Call:
         """Start the clock of the first forward pass; later ones pass through."""
         self._begun, self._prefilled = None if self._prefilled else self._clock(), True
 
-    def end_forward(self) -> None:
-        """Stop it."""
+    def end_forward(self, out: Any) -> Any:
+        """Stop it, and give what the pass gave."""
         if self._begun is not None:
             self.seconds.prefill, self._begun = self._clock() - self._begun, None
+        return out if self.mend is None else self.mend(out)
 
 
 class CallSlot(threading.local):

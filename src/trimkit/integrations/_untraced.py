@@ -21,13 +21,11 @@ def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
 @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator,no-untyped-call]
 def run_forward(
     prepare: Callable[..., Any],
-    finish: Callable[[Any], None],
+    finish: Callable[[Any, Any], Any],
     stock: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
     """``stock`` on what ``prepare`` makes of the arguments; of this, a compiler compiles the stock call alone."""
     call, inputs = prepare(stock, args, kwargs)
-    out = stock(**inputs)
-    finish(call)
-    return out
+    return finish(call, stock(**inputs))

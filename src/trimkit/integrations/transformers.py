@@ -21,6 +21,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
+from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._call import Pipeline, Reduced
 from trimkit.integrations._chat import Chats, Held, reuse
 from trimkit.integrations._generation import (
@@ -61,6 +62,8 @@ class Attachment:
         cache_images: int = 32,
         turns: TurnPolicy = "refresh",
         positions: Positions = "auto",
+        query_from: QueryFrom = "question",
+        full_logits: bool = False,
         **options: Any,
     ) -> None:
         _check_version()
@@ -70,7 +73,10 @@ class Attachment:
             raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.query = query
-        self._pipeline = Pipeline(self.model, processor, method, scorer, cache_images, turns, positions, options)
+        self._pipeline = Pipeline(
+            self.model, processor, method, scorer, cache_images, turns, positions, options, query_from
+        )
+        self._full_logits = full_logits
         self._chats = Chats()
         self._slot = CallSlot()
         self._shadows: list[tuple[Shadow, ...]] = []
@@ -209,7 +215,7 @@ class Attachment:
             return stock(**inputs)
 
     def _forward(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
-        """Stock ``forward`` on shortened inputs; logits have the shortened length."""
+        """Stock ``forward`` on shortened inputs; logits have the shortened length, or with ``full_logits`` the given one."""
         if torch.compiler.is_compiling() and not args and self._pipeline.is_plain(kwargs):
             return stock(**kwargs)  # a decoding step: a compiler finds nothing of ours in its way
         return self._run_forward(self._prepare, self._finish, stock, args, kwargs)
@@ -235,6 +241,8 @@ class Attachment:
             return call, inputs
         reduced = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._keep(call.report)
+        if self._full_logits:
+            call.mend = self._pipeline.spread(reduced, inputs["input_ids"])
         return call, hand_over(reduced.inputs)
 
     def _keep(self, report: Report | None) -> None:
@@ -283,6 +291,8 @@ def reduce(
     cache_images: int = 32,
     turns: TurnPolicy = "refresh",
     positions: Positions = "auto",
+    query_from: QueryFrom = "question",
+    full_logits: bool = False,
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -302,6 +312,11 @@ def reduce(
             ``past_key_values`` of earlier turns, what is the same at the head of the prompt is not run again.
         positions: ``contiguous`` numbers the tokens that are left, ``original`` leaves each its place in the full prompt.
             ``auto``: contiguous; original where positions are 3-D (M-RoPE).
+        query_from: what is read from a prompt where no ``query`` is given. ``question``: no answer, in training either.
+            ``conversation-with-answers``: all that both sides say, as the released training recipe does; there the answers
+            that are to be learnt choose the patches, which they cannot do when the model is asked.
+        full_logits: direct calls return logits as long as the prompt was passed, at every text token those that it gave: for a
+            loss or a metric outside the model, which compares them with uncut labels.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
@@ -318,6 +333,8 @@ def reduce(
         cache_images=cache_images,
         turns=turns,
         positions=positions,
+        query_from=query_from,
+        full_logits=full_logits,
         **options,
     )
 
