@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimkit.cache import FeatureCache, content_key, encoder_stamp
+from trimkit.cache import FeatureCache
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.integrations import _media
 from trimkit.integrations._answers import QueryFrom
@@ -37,7 +37,7 @@ from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import resolve_scorer
 from trimkit.sharing import union
 from trimkit.shrink import ShrinkPlan, plan_shrink
-from trimkit.types import EncoderProfile, ImageTokens, Report, Selection
+from trimkit.types import EncoderProfile, Report, Selection
 
 __all__ = ["Pipeline", "Reduced"]
 
@@ -190,7 +190,7 @@ class Pipeline:
     def _see(self, family: Family, inputs: ModelInputs) -> Seen:
         """The images, or the videos, of a call, encoded."""
         arguments = family.encoder_arguments(self._model, inputs)
-        images, cached = self._encode(family, arguments)
+        images, cached = _media.encode(family, self._model, arguments, None if self.method.keeps_all else self.cache)
         return Seen(family, arguments, images, cached, family.places(self._model, inputs))
 
     def _joined(self, seen: Seen, held: Held) -> Seen:
@@ -242,30 +242,6 @@ class Pipeline:
 
     def _media(self) -> list[Family]:
         return [self.family] if self.family.videos is None else [self.family, self.family.videos]
-
-    def _encode(self, family: Family, arguments: ModelInputs) -> tuple[list[ImageTokens], list[bool]]:
-        """Tokens of every image or video, and which came from the cache."""
-        if self.method.keeps_all:
-            # Encoded in one pass as the stock model does: another batch size may differ in the last bit.
-            images = family.encode(self._model, arguments)
-            return images, [False] * len(images)
-        parts = family.split(self._model, arguments)
-        keys = [content_key(part) for part in parts]
-        # With gradients on, features must carry theirs: nothing is taken from the cache.
-        usable = not (self._model.training or torch.is_grad_enabled())
-        stamp = encoder_stamp(family.encoder_modules(self._model)) if usable else 0
-        found = {key: self.cache.get(key, stamp) for key in keys} if usable else {}
-        missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
-        cached = [key not in missing for key in keys]
-        if missing:
-            all_of_them = len(missing) == len(parts)
-            model, wanted = self._model, list(missing.values())
-            encoded = family.encode(model, arguments) if all_of_them else family.encode_parts(model, wanted)
-            for key, tokens in zip(missing, encoded, strict=True):
-                found[key] = replace(tokens, key=key)
-                if usable:
-                    self.cache.put(key, stamp, replace(tokens, key=key))
-        return [held for key in keys if (held := found[key]) is not None], cached
 
     def _text_scorer(self) -> Scorer | None:
         """The scorer, where the method needs one; found on first use.

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from trimkit.cache import FeatureCache, content_key, encoder_stamp
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.models import Family, ModelInputs
 from trimkit.shrink import image_rows
@@ -19,6 +21,7 @@ __all__ = [
     "Item",
     "Seen",
     "all_places",
+    "encode",
     "encoder_inputs",
     "frames_of",
     "given_media",
@@ -67,6 +70,35 @@ class Item:
     row: int
     first: int
     last: int
+
+
+def encode(
+    family: Family, model: Any, arguments: ModelInputs, cache: FeatureCache | None
+) -> tuple[list[ImageTokens], list[bool]]:
+    """Tokens of every image or video, and which came from ``cache``.
+
+    Without a cache all are encoded in one pass as the stock model does: another batch size may differ in the last bit.
+    """
+    if cache is None:
+        images = family.encode(model, arguments)
+        return images, [False] * len(images)
+    parts = family.split(model, arguments)
+    keys = [content_key(part) for part in parts]
+    # With gradients on, features must carry theirs: nothing is taken from the cache.
+    usable = not (model.training or torch.is_grad_enabled())
+    stamp = encoder_stamp(family.encoder_modules(model)) if usable else 0
+    found = {key: cache.get(key, stamp) for key in keys} if usable else {}
+    missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
+    cached = [key not in missing for key in keys]
+    if missing:
+        wanted = list(missing.values())
+        all_of_them = len(missing) == len(parts)
+        encoded = family.encode(model, arguments) if all_of_them else family.encode_parts(model, wanted)
+        for key, tokens in zip(missing, encoded, strict=True):
+            found[key] = replace(tokens, key=key)
+            if usable:
+                cache.put(key, stamp, replace(tokens, key=key))
+    return [held for key in keys if (held := found[key]) is not None], cached
 
 
 def given_media(family: Family, model: Any, inputs: ModelInputs) -> list[Family]:
