@@ -145,6 +145,17 @@ def test_a_failed_turn_leaves_nothing_to_go_on_from(model: Any) -> None:
             model.generate(**_ask(out, MORE), **GREEDY, query="two", past_key_values=cache)
 
 
+def test_a_refused_turn_may_be_asked_again(model: Any) -> None:
+    inputs = tiny.llava_batch([1], seed=2)
+    with trimkit.reduce(model, **TRIM) as trim:
+        cache = DynamicCache(config=model.config.text_config)
+        out = model.generate(**inputs, **GREEDY, query="one", past_key_values=cache)
+        with pytest.raises(trimkit.InputError, match="2 entries for 1 rows"):
+            model.generate(**_ask(out, MORE), **GREEDY, query=["two", "three"], past_key_values=cache)
+        model.generate(**_ask(out, MORE), **GREEDY, query="two", past_key_values=cache)
+        assert trim.report.reused > 0
+
+
 def test_an_unknown_policy_is_refused(model: Any) -> None:
     with pytest.raises(trimkit.ConfigError, match="refresh, first, union"):
         trimkit.reduce(model, method="none", turns="last")  # type: ignore[arg-type]

@@ -175,7 +175,7 @@ class Attachment:
         input_ids: Tensor = kwargs["input_ids"]
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = infer_attention_mask(self.model.generation_config, kwargs)
-        with torch.no_grad():
+        with torch.no_grad(), self._chats.untouched(cache, held):
             reduced = self._pipeline.reduce(kwargs, self._ask(query), call, generating=True, held=held)
         inputs, plan = dict(reduced.inputs), reduced.plan
         if held is not None and call.report is not None:

@@ -7,7 +7,7 @@ what its first columns have in common with the cache is used again, and only the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -98,6 +98,16 @@ class Chats:
         """
         held = None if cache is None else self._held.pop(cache, None)
         return held if held is not None and int(cache.get_seq_length()) == held.ids.shape[1] else None
+
+    @contextlib.contextmanager
+    def untouched(self, cache: Any, held: Held | None) -> Iterator[None]:
+        """What is done to ``cache`` has not begun: an error within leaves it usable."""
+        try:
+            yield
+        except BaseException:
+            if held is not None:
+                self._held[cache] = held
+            raise
 
     def put(self, out: Any, given: Any, prompt: dict[str, Any], fed: Fed, pictures: Pictures) -> None:
         """Remember what a finished ``generate`` has left in its cache.
