@@ -42,7 +42,7 @@ def resolve_scorer(
     """
     if isinstance(scorer, Scorer):
         return scorer
-    name = str(directory or getattr(model.config, "_name_or_path", "") or "")
+    name = str(getattr(model.config, "_name_or_path", "") or "") if directory is None else str(directory)
     settings = read_settings(Path(name)) if name and Path(name).is_dir() else {}
     if isinstance(scorer, nn.Module):
         source = str(getattr(getattr(scorer, "config", None), "_name_or_path", ""))
