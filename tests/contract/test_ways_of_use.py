@@ -134,8 +134,9 @@ class TestCompiled:
         with pytest.raises(trimkit.UnsupportedError, match="attach the model first, then compile it"):
             trimkit.attach(torch.compile(model, backend="eager"), **RANDOM)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("first", ["attach", "compile"])
-    @pytest.mark.parametrize("how", ["forward", pytest.param("model", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("how", ["forward", "model"])
     def test_compiled_in_place(self, model: Any, batch: Batch, expected: Any, how: str, first: str) -> None:
         def compile_it() -> None:
             if how == "forward":
@@ -158,14 +159,18 @@ class TestCompiled:
 
     def test_a_static_cache_compiles_the_decoding_steps(self, model: Any, batch: Batch, expected: Any) -> None:
         """As ``generate`` does by itself on a GPU; nothing of trimkit breaks the graph."""
-        config = CompileConfig(backend="eager", fullgraph=True, mode=None)
+        graphs: list[Any] = []
+
+        def backend(graph: Any, inputs: Any) -> Any:
+            graphs.append(graph)
+            return graph.forward
+
+        config = CompileConfig(backend=backend, fullgraph=True, mode=None)
         config._compile_all_devices = True
-        torch._dynamo.utils.counters.clear()
         with trimkit.reduce(model, **RANDOM):
             out = model.generate(**batch, **GREEDY, cache_implementation="static", compile_config=config)
         assert torch.equal(out, expected[1])
-        assert not torch._dynamo.utils.counters["graph_break"]
-        assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+        assert graphs, "nothing was compiled"
 
     def test_training_compiles_the_stock_part(self, model: Any, batch: Batch) -> None:
         labels = batch["input_ids"].masked_fill(batch["input_ids"] == tiny.IMAGE_TOKEN, -100)

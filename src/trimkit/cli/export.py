@@ -26,9 +26,9 @@ def command(
     ] = None,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Write a checkpoint whose generate is reduced under plain transformers.
+    """Write a checkpoint that plain transformers reduces.
 
-    It then needs trimkit installed and trust_remote_code=True, both when loading; without the latter nothing changes.
+    It needs trimkit installed, and trust_remote_code=True in from_pretrained; without that it is the checkpoint it was.
     """
     from trimkit import export
 
