@@ -16,7 +16,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "train_clip --minutes 12 --grid 24 --objects 6 12 --batch 10 --lr 1e-3 --seed 3 --resume",
     ),
     "cache": ("lm_data --train 8000 --held-out 256",),
-    "lm": ("train_lm --minutes 110",),
+    "lm": ("train_lm --minutes 205",),
     "export": ("export",),
     "evaluate": ("evaluate --n 1200",),
     "finish": ("samples", "card"),

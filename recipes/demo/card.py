@@ -56,7 +56,8 @@ width {lwidth}, tied embeddings; the tower is
 frozen, projector and language model are trained together, with helper heads and attention targets that are dropped.
 **It was trained on full and on TRIM-reduced sequences
 mixed**, as the paper
-fine-tunes with TRIM on; a model that never saw reduced sequences would lose more.
+fine-tunes with TRIM on; a model that never saw reduced sequences would lose more. Conversations of
+up to three turns were among them.
 Training scenes and evaluation scenes come from disjoint generator namespaces (`items.py`): no seed you choose can
 hit a training scene.
 Weights are stored in fp16 and load in float32.
