@@ -27,7 +27,7 @@ import trimkit
 from trimkit.demo import demo_model_path, load_demo
 from trimkit.demo.items import EVALUATION_NAMESPACE, TRAINING_NAMESPACE, item_rng, sample_scene_question
 from trimkit.demo.render import render
-from trimkit.eval.scenes import wilson
+from trimkit.eval.tally import wilson
 
 GERMAN = {
     "yes": "ja", "no": "nein", "left": "links", "right": "rechts", "above": "oben", "below": "unten",

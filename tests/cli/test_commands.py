@@ -15,7 +15,7 @@ import trimkit
 from tests.cli.conftest import Cli
 from trimkit.demo import sample_images
 from trimkit.eval import dialogues, scenes
-from trimkit.eval._tally import wilson
+from trimkit.eval.tally import wilson
 from trimkit.methods import method_classes
 
 KEYS = {"answer", "image_tokens_full", "image_tokens_kept", "seconds"}

@@ -38,7 +38,7 @@ def command(
     several.
     """
     from trimkit.eval import dialogues
-    from trimkit.eval._tally import check_arguments
+    from trimkit.eval.tally import check_arguments
 
     methods = [common.pick_method(name.strip(), budget, settings) for name in method.split(",")]
     policies = [policy.strip() for policy in turns.split(",")]

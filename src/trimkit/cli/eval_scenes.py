@@ -32,7 +32,7 @@ def command(
     several.
     """
     from trimkit.eval import scenes
-    from trimkit.eval._tally import check_arguments
+    from trimkit.eval.tally import check_arguments
 
     methods = [common.pick_method(name.strip(), budget, settings) for name in method.split(",")]
     check_arguments(seed, n, batch_size, positions)

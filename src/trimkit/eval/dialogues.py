@@ -7,7 +7,7 @@ from typing import Any
 
 from trimkit._provenance import versions
 from trimkit.ask import build_chat_inputs, decode
-from trimkit.eval._tally import NEW_TOKENS, check_arguments, summary, whole
+from trimkit.eval.tally import NEW_TOKENS, check_arguments, summary, whole
 from trimkit.integrations.transformers import Attachment, Positions, TurnPolicy, reduce
 from trimkit.methods import Method, get_method
 
