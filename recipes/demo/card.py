@@ -28,7 +28,7 @@ multiple choice A to D.
 ## What it cannot do
 Anything else. Photographs, drawings and other emoji sets give arbitrary answers; so do questions in other words
 than those of
-`questions.py`, counts above four, several signs, two pictures at once and follow-up turns. It has no world
+`questions.py`, counts above four, several signs, two pictures at once and more than three turns. It has no world
 knowledge and no
 safety training. {pooled}
 
