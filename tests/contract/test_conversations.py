@@ -77,3 +77,21 @@ def test_only_a_causal_prompt_of_plain_positions_is_continued(case: FamilyCase) 
         model.generate(**later(inputs, out), **GENERATE, past_key_values=cache)
     anew = case.positions or model.config.model_type == "paligemma"
     assert (trim.report.reused == 0) == anew
+
+
+def test_with_everything_kept_a_cache_goes_on_as_in_stock(case: FamilyCase) -> None:
+    """Without its pictures, as stock wants it; then with them."""
+    model = case.build()
+    inputs = case.single(case.batch("left"), 1)
+    with trimkit.reduce(model, method="none"):
+        cache = DynamicCache(config=model.config.get_text_config())
+        out = model.generate(**inputs, **GENERATE, past_key_values=cache)
+        whole = later(inputs, out)
+        given = {name: whole[name] for name in ("input_ids", "attention_mask")}
+        second = model.generate(**given, **GENERATE, past_key_values=cache)
+        third = later(whole, second)
+        last = model.generate(**third, **GENERATE, past_key_values=cache)
+    stock = DynamicCache(config=model.config.get_text_config())
+    assert torch.equal(model.generate(**inputs, **GENERATE, past_key_values=stock), out)
+    assert torch.equal(model.generate(**given, **GENERATE, past_key_values=stock), second)
+    assert torch.equal(model.generate(**third, **GENERATE), last)

@@ -169,8 +169,8 @@ class Attachment:
         held = self._chats.take(cache)
         if not self._has_ids(kwargs):
             held = None
-        if held is None and not self._covers(kwargs):
-            return self._plain(stock, kwargs, call)
+        if not (self._covers(kwargs) if held is None else self._replans(kwargs)):
+            return self._plain(stock, kwargs, call, held)
         refuse_paged(kwargs)
         input_ids: Tensor = kwargs["input_ids"]
         if kwargs.get("attention_mask") is None:
@@ -189,12 +189,18 @@ class Attachment:
             self._chats.put(out, cache, reduced.inputs, reduced.fed, reduced.pictures)
         return out if plan.identity else restore_prompt(out, input_ids, plan.length)
 
-    def _plain(self, stock: Any, kwargs: dict[str, Any], call: Call) -> Any:
-        """A call without a picture; a picture may come in a later turn."""
+    def _plain(self, stock: Any, kwargs: dict[str, Any], call: Call, held: Held | None) -> Any:
+        """A call as the stock model runs it; pictures may come in a later turn."""
         out = self._run(stock, kwargs, call)
-        if self._one_a_row(kwargs):
+        if self._one_a_row(kwargs) and held is not None:
+            self._chats.put(out, kwargs["past_key_values"], kwargs, held.fed, held.pictures)
+        elif self._one_a_row(kwargs):
             self._chats.put_text(out, kwargs, self._pipeline.placeholders())
         return out
+
+    def _replans(self, inputs: dict[str, Any]) -> bool:
+        """Whether a turn on a filled cache is to be planned anew; with everything kept, only to fit pictures in."""
+        return not self.method.keeps_all or self._pipeline.has_images(inputs)
 
     def _one_a_row(self, inputs: dict[str, Any]) -> bool:
         return one_sequence_a_row(self.model.generation_config, inputs)
