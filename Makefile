@@ -57,7 +57,7 @@ docs: $(STAMP)  ## regenerate the method table, the CLI pages and the result tab
 	$(BIN)/python -m benchmarks.tables
 
 matrix: $(STAMP)  ## run the contract tests and write what they found, by model family
-	$(BIN)/python -m pytest tests/contract --matrix benchmarks/results/families.json -m "not gpu"
+	$(BIN)/python -m pytest tests/contract --matrix benchmarks/results/families.json
 	$(BIN)/python -m docs.generate
 
 bench: $(STAMP)  ## measure prefill time against FLOPs on a random-weight LLaVA; writes benchmarks/results/bench_ask.json
