@@ -203,8 +203,9 @@ class TestDetaching:
         assert torch.equal(model.generate(**one, **GREEDY), stock)
         assert not torch.equal(stock, expected), "the reduction changes nothing here: the test proves nothing"
 
-    def test_and_attaching_anew(self, model: Any) -> None:
-        one = tiny.llava_batch([1], seed=2)
+    @pytest.mark.parametrize("family", ["llava", "paligemma"])
+    def test_and_attaching_anew(self, family: str) -> None:
+        model, one = _tiny(family)
         with trimkit.reduce(model, method="random", budget=9):
             later = model.generate(**one, **GREEDY)
         trim = trimkit.attach(model, method="random", budget=4)
@@ -247,8 +248,10 @@ def _tiny(family: str) -> tuple[Any, Batch]:
 class TestNesting:
     """A call within a call, and a model beside a model."""
 
-    def test_generate_and_forward_inside_generate(self, model: Any) -> None:
-        first, second = tiny.llava_batch([1], seed=2), tiny.llava_batch([2], seed=5)
+    @pytest.mark.parametrize("family", ["llava", "paligemma"])
+    def test_generate_and_forward_inside_generate(self, family: str) -> None:
+        model, first = _tiny(family)
+        second = FAMILIES[family].single(FAMILIES[family].batch("left"), 1)
         with trimkit.reduce(model, method="random", budget=0.2), torch.no_grad():
             expected = model.generate(**first, **GREEDY), model.generate(**second, **GREEDY), model(**second).logits
             seen: list[tuple[torch.Tensor, torch.Tensor]] = []

@@ -140,6 +140,7 @@ def test_an_exported_model_may_be_attached(exported: Path, asked: Any, expected:
     with trimkit.reduce(plain, method="random", budget=7) as trim:
         plain.generate(**asked, **GREEDY)
         assert trim.report.tokens_after == 14
+    assert "_trimkit_exported" not in plain.__dict__, "the attachment has reduced already"
     assert torch.equal(_said(plain, asked), expected[0])
 
 

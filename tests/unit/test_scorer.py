@@ -126,6 +126,14 @@ def test_the_checkpoint_names_its_scorer(clip_dir: Path) -> None:
         resolve_scorer(None, model, None)
 
 
+def test_of_a_model_whose_weights_are_elsewhere(clip_dir: Path) -> None:
+    """An offloaded model is on no device until it is called."""
+    model = tiny.llava().to("meta")
+    found = resolve_scorer(str(clip_dir), model, None, model.config.vision_config)
+    assert isinstance(found, ClipNativeScorer)
+    assert found.text_embeddings(["what is on the left"])[0].device.type == "cpu"
+
+
 def test_end_to_end_from_a_saved_clip(clip_dir: Path) -> None:
     model, batch = tiny.llava(), tiny.llava_batch([1], seed=0)
     with trimkit.reduce(model, scorer=str(clip_dir), query="what is on the left", sign=-1) as trim:

@@ -76,6 +76,18 @@ def test_what_was_wrapped_since_becomes_transparent(model: Any, batch: dict[str,
         assert torch.equal(model(**batch).logits, expected)
 
 
+def test_attached_again_over_a_wrapper_of_an_earlier_shadow(model: Any, batch: dict[str, torch.Tensor]) -> None:
+    """functools.wraps copies attributes: those of a shadow that is gone must not become the next one's."""
+    with torch.no_grad():
+        trim = trimkit.attach(model, method="random", budget=5)
+        shadow = model.forward
+        model.forward = functools.wraps(shadow)(functools.partial(shadow))
+        trim.detach()
+        with trimkit.reduce(model, method="random", budget=9) as again:
+            model(**batch)
+            assert [image.tokens_after for image in again.report.images] == [9, 9]
+
+
 def test_signatures_are_stock(model: Any) -> None:
     before = {name: inspect.signature(getattr(model, name)) for name in ("forward", "generate")}
     with trimkit.reduce(model, method="none"):

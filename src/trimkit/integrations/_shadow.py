@@ -26,7 +26,8 @@ class Shadow:
         self._handler: Callable[..., Any] | None = handler
         self._own = owner.__dict__.get(name)
         self._stock = getattr(owner, name)
-        functools.update_wrapper(self, self._stock)  # generate reads the signatures of forward and of itself
+        # generate reads the signatures of forward and of itself; attributes are not taken: another shadow's would be ours
+        functools.update_wrapper(self, self._stock, updated=())
         setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
