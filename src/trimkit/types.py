@@ -53,6 +53,9 @@ class ImageTokens:
         tower_columns: which columns of ``features`` are the layer that a native scorer reads, where several stand side by side.
         views: what the encoder was given and which token sees which part of it; only where a scorer looks at pixels.
         frames: tokens of each frame of a video in turn, N in all; empty for an image.
+        cls_attention: ``[N]`` float, what the tower's class token attends to at each patch, mean over heads, at the layer that
+            gives ``features``; only where a method asks for it.
+        keys: ``[N, K]`` attention keys of the patches at that layer, heads side by side; likewise.
     """
 
     features: Tensor
@@ -62,6 +65,8 @@ class ImageTokens:
     tower_columns: tuple[int, int] | None = None
     views: tuple[View, ...] = ()
     frames: tuple[int, ...] = ()
+    cls_attention: Tensor | None = None
+    keys: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
@@ -78,6 +83,8 @@ class TokenBatch:
         profile: how to read ``relevance``.
         grids: B token grids (or None).
         keys: B strings naming image and question, the same in a batch as alone.
+        cls_attention: ``[B, N]``, see ``ImageTokens``; only for a method whose ``signals`` name it.
+        tower_keys: ``[B, N, K]``, the ``keys`` of ``ImageTokens``; likewise.
     """
 
     features: Tensor
@@ -86,6 +93,8 @@ class TokenBatch:
     profile: EncoderProfile
     grids: tuple[tuple[int, int] | None, ...]
     keys: tuple[str, ...]
+    cls_attention: Tensor | None = None
+    tower_keys: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,8 @@ class Selection:
         scores: ``[N]`` what the method ranked by (higher = keep), or None.
         relevance: ``[N]`` signed text relevance, or None.
         weights: ``[N]`` shares of the dropped tokens in the aggregated one, or None for their plain mean.
+        mixing: ``[k, N]`` rows that sum to 1, of a method that merges: kept token i becomes ``mixing[i] @ features`` and stands at
+            ``indices[i]``; None where kept tokens stay as they are.
     """
 
     indices: Tensor
@@ -107,6 +118,7 @@ class Selection:
     scores: Tensor | None = None
     relevance: Tensor | None = None
     weights: Tensor | None = None
+    mixing: Tensor | None = None
 
     @property
     def keeps_all(self) -> bool:

@@ -32,6 +32,8 @@ class Method(BaseModel):
         summary: one line for the catalogue.
         paper: link of the source.
         uses_text: whether ``TokenBatch.relevance`` is needed.
+        stage: ``tower`` where tokens go before the language model, ``llm`` where they go after some of its layers.
+        signals: what it needs from the vision tower beside features: ``cls_attention``, ``keys``.
 
     Options:
         budget: how many tokens stay, see ``trimkit.budget``.
@@ -48,6 +50,8 @@ class Method(BaseModel):
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
     uses_text: ClassVar[bool] = False
+    stage: ClassVar[Literal["tower", "llm"]] = "tower"
+    signals: ClassVar[frozenset[str]] = frozenset()
 
     budget: BudgetField = Budget("iqr")
     aggregate: Literal["mean", "weighted", "none"] = "none"
