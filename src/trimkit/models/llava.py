@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimkit.models._base import Family, ModelInputs
+from trimkit.models._clip_tower import layer_states
 from trimkit.types import ImageTokens
 
 __all__ = ["Llava"]
@@ -35,14 +36,15 @@ class Llava(Family):
         default = getattr(config, "vision_feature_select_strategy", "default")  # VipLLaVA has no other
         strategy = arguments.get("vision_feature_select_strategy", default)
         tower = self.base(model).vision_tower
-        hidden = tower(arguments["pixel_values"], output_hidden_states=True, return_dict=True).hidden_states
         without_cls = strategy == "default"
         layers = [layer] if isinstance(layer, int) else list(layer)
+        hidden = layer_states(tower, arguments["pixel_values"], layers)
         features = torch.cat([hidden[i][:, 1:] if without_cls else hidden[i] for i in layers], dim=-1)
         side = config.vision_config.image_size // config.vision_config.patch_size
         grid = (side, side) if features.shape[1] == side * side else None
-        start = hidden[0].shape[-1] * (layers.index(_SCORED) if _SCORED in layers else 0)
-        columns = None if len(layers) == 1 else (start, start + hidden[0].shape[-1])
+        width = features.shape[-1] // len(layers)
+        start = width * (layers.index(_SCORED) if _SCORED in layers else 0)
+        columns = None if len(layers) == 1 else (start, start + width)
         return [ImageTokens(features=image, grid=grid, tower_columns=columns) for image in features]
 
     def project(self, model: Any, features: Sequence[Tensor]) -> list[Tensor]:
