@@ -80,9 +80,10 @@ class FeatureCache:
             return
         # A view would keep the whole batch's features alive.
         layers = tuple(layer.detach().clone() for layer in tokens.layers)
-        self._held.put(
-            (key, stamp), replace(tokens, features=tokens.features.detach().clone(), layers=layers, views=())
-        )
+        features, midway = tokens.features.detach().clone(), tokens.midway
+        if midway is not None:
+            midway = replace(midway, head=midway.head.detach().clone())
+        self._held.put((key, stamp), replace(tokens, features=features, layers=layers, midway=midway, views=()))
 
     def clear(self) -> None:
         """Forget everything."""

@@ -79,7 +79,12 @@ def relevance_of(
         raise ConfigError(f"method {method.name!r} needs a question for every image: pass query= or a processor")
     with torch.no_grad():
         cosine = method.normalize_relevance(scorer.profile)
-        return scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
+        found = scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
+    # NaN ranks last whatever the encoder's sign.
+    return [
+        row if image.alive is None else row.masked_fill(~image.alive.to(row.device), torch.nan)
+        for row, image in zip(found, images, strict=True)
+    ]
 
 
 def make_batch(
@@ -111,8 +116,8 @@ def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
     """The image with what is kept of its features, and of those for deeper layers."""
     if selection.keeps_all:
         return image
-    features, *layers = (_reduced(each, selection) for each in (image.features, *image.layers))
-    return replace(image, features=features, layers=tuple(layers), views=())
+    features, *layers = (_reduced(each, selection, image.alive) for each in (image.features, *image.layers))
+    return replace(image, features=features, layers=tuple(layers), views=(), alive=None)
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
@@ -120,7 +125,7 @@ def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
     return reduced_image(image, selection).features
 
 
-def _reduced(features: Tensor, selection: Selection) -> Tensor:
+def _reduced(features: Tensor, selection: Selection, alive: Tensor | None) -> Tensor:
     indices = selection.indices.to(features.device)
     kept = features[indices]
     if not selection.aggregated:
@@ -128,4 +133,6 @@ def _reduced(features: Tensor, selection: Selection) -> Tensor:
     keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
     keep[0, indices] = True
     weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)
-    return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, weights=weights)])
+    # What a tower dropped midway has no features that could be averaged with the others'.
+    real = None if alive is None else alive.unsqueeze(0).to(features.device)
+    return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, real, weights)])

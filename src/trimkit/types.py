@@ -9,7 +9,16 @@ from torch import Tensor
 from trimkit.errors import ConfigError
 from trimkit.geometry import View
 
-__all__ = ["EncoderProfile", "ImageReport", "ImageTokens", "Report", "Selection", "StageSeconds", "TokenBatch"]
+__all__ = [
+    "EncoderProfile",
+    "ImageReport",
+    "ImageTokens",
+    "Midway",
+    "Report",
+    "Selection",
+    "StageSeconds",
+    "TokenBatch",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,19 @@ class EncoderProfile:
 
 
 @dataclass(frozen=True)
+class Midway:
+    """A vision tower that has stopped in the middle.
+
+    Attributes:
+        layers: how many layers were run.
+        head: ``[h, D]`` the state of tokens that stand before the patches (the class token's).
+    """
+
+    layers: int
+    head: Tensor
+
+
+@dataclass(frozen=True)
 class ImageTokens:
     """The tokens of one image or video, before the projector where the family can give them so.
 
@@ -56,6 +78,9 @@ class ImageTokens:
         cls_attention: ``[N]`` float, what the tower's class token attends to at each patch, mean over heads, at the layer that
             gives ``features``; only where a method asks for it.
         keys: ``[N, K]`` attention keys of the patches at that layer, heads side by side; likewise.
+        midway: set where the tower has not been run to its end yet; ``features`` are then the states at that layer.
+        alive: ``[N]`` bool, which patches the tower was run to its end on, where it was not on all; the others have the
+            features of the layer at which they were dropped, and are not selected.
     """
 
     features: Tensor
@@ -67,6 +92,8 @@ class ImageTokens:
     frames: tuple[int, ...] = ()
     cls_attention: Tensor | None = None
     keys: Tensor | None = None
+    midway: Midway | None = None
+    alive: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
@@ -108,8 +135,8 @@ class Selection:
         scores: ``[N]`` what the method ranked by (higher = keep), or None.
         relevance: ``[N]`` signed text relevance, or None.
         weights: ``[N]`` shares of the dropped tokens in the aggregated one, or None for their plain mean.
-        mixing: ``[k, N]`` rows that sum to 1, of a method that merges: kept token i becomes ``mixing[i] @ features`` and stands at
-            ``indices[i]``; None where kept tokens stay as they are.
+        mixing: ``[k, N]`` rows that sum to 1, of a method that merges: kept token i becomes ``mixing[i] @ features`` and stands
+            at ``indices[i]``; None where kept tokens stay as they are.
     """
 
     indices: Tensor

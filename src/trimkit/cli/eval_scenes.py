@@ -19,6 +19,12 @@ def command(
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
     positions: evaluation.PositionsOption = "auto",
+    tower_keep: Annotated[
+        float | None,
+        typer.Option(
+            "--tower-keep", help="Share of the patches that the vision tower is run to its end on.", show_default="all"
+        ),
+    ] = None,
     model: common.ModelOption = "demo",
     batch_size: evaluation.BatchOption = 16,
     device: common.DeviceOption = "cpu",
@@ -36,7 +42,8 @@ def command(
 
     methods = [common.pick_method(name.strip(), budget, settings) for name in method.split(",")]
     check_arguments(seed, n, batch_size, positions)
-    arms = [{"method": each, "seed": seed, "batch_size": batch_size, "positions": positions} for each in methods]
+    shared = {"seed": seed, "batch_size": batch_size, "positions": positions, "tower_keep": tower_keep}
+    arms = [{"method": each, **shared} for each in methods]
     evaluation.measure(
         scenes.evaluate,
         arms,

@@ -59,6 +59,8 @@ class Attachment:
         positions: Positions = "auto",
         query_from: QueryFrom = "question",
         full_logits: bool = False,
+        tower_keep: float | None = None,
+        tower_layer: int | None = None,
         **options: Any,
     ) -> None:
         _check_version()
@@ -69,7 +71,16 @@ class Attachment:
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.query = query
         self._pipeline = Pipeline(
-            self.model, processor, method, scorer, cache_images, turns, positions, options, query_from
+            self.model,
+            processor,
+            method,
+            scorer,
+            cache_images,
+            turns,
+            positions,
+            options,
+            query_from,
+            (tower_keep, tower_layer),
         )
         self._full_logits = full_logits
         self._chats = Chats()

@@ -30,6 +30,7 @@ from trimkit.integrations._inputs import (
 from trimkit.integrations._media import Item, Seen
 from trimkit.integrations._questions import Asked, Questions
 from trimkit.integrations._stages import Call
+from trimkit.integrations._tower import only_alive, tower_pruning
 from trimkit.methods import Method, get_method
 from trimkit.models import Family, ModelInputs, family_of
 from trimkit.reducer import no_scorer, reduced_image, relevance_of, select_tokens
@@ -68,7 +69,7 @@ class Pipeline:
         method, options: as ``trimkit.reduce`` takes them.
         scorer: likewise; resolved on first use, since a text-free method needs none.
         cache_images: capacity of the feature cache.
-        turns, positions, query_from: as ``trimkit.reduce`` takes them.
+        turns, positions, query_from: as ``trimkit.reduce`` takes them; ``tower``: its ``tower_keep`` and ``tower_layer``.
 
     Raises:
         ConfigError, UnsupportedError: what cannot be.
@@ -85,12 +86,14 @@ class Pipeline:
         positions: Positions,
         options: dict[str, Any],
         query_from: QueryFrom = "question",
+        tower: tuple[float | None, int | None] = (None, None),
     ) -> None:
         if cache_images < 0:
             raise ConfigError(f"cache_images={cache_images} is negative: give the number of images to hold, 0 for none")
         self.family = family_of(model)
         self._positions = self._known(positions)
         self.method = get_method(method, **options)
+        self._tower = tower_pruning(self.family, model, self.method, *tower)
         self.cache = FeatureCache(cache_images)
         self._model = model
         self._processor = processor
@@ -151,6 +154,7 @@ class Pipeline:
             if scorer is not None and hasattr(scorer, "text_embeddings"):
                 wanted = [text for text in dict.fromkeys(text for each in chosen for text in each) if text is not None]
                 scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
+        items = self._finished(items, chosen, scorer, call)
         with call.stage("select"), in_full_precision(ids.device):
             selections = self._select(items, chosen, scorer)
         with call.stage("project"):
@@ -190,6 +194,8 @@ class Pipeline:
     def _see(self, family: Family, inputs: ModelInputs) -> Seen:
         """The images, or the videos, of a call, encoded."""
         arguments = family.encoder_arguments(self._model, inputs)
+        if self._tower is not None:
+            arguments |= self._tower.arguments()
         images, cached = _media.encode(family, self._model, arguments, None if self.method.keeps_all else self.cache)
         return Seen(family, arguments, images, cached, family.places(self._model, inputs))
 
@@ -209,7 +215,18 @@ class Pipeline:
             queries = [each[min(turn, len(each) - 1)] for each in asked]
             relevance = relevance_of(images, queries, self.method, scorer)
             rounds.append(select_tokens(images, relevance, queries, self.method, profile, rows))
-        return [union(each) for each in zip(*rounds, strict=True)]
+        return [only_alive(image, union(each)) for image, each in zip(images, zip(*rounds, strict=True), strict=True)]
+
+    def _finished(self, items: list[Item], asked: Sequence[Asked], scorer: Scorer | None, call: Call) -> list[Item]:
+        """The items with their towers run to the end, where they have stopped midway."""
+        if self._tower is None or scorer is None or not items:
+            return items
+        images = [item.image for item in items]
+        with call.stage("select"), in_full_precision(self._model.device):
+            alive = self._tower.alive(images, asked, self.method, scorer)
+        with call.stage("vision"):
+            images = self.family.finish(self._model, images, alive)
+        return [replace(item, image=image) for item, image in zip(items, images, strict=True)]
 
     def _plan(
         self, inputs: ModelInputs, places: Tensor, selections: Sequence[Selection], generating: bool

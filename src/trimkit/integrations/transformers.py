@@ -34,6 +34,8 @@ def reduce(
     positions: Positions = "auto",
     query_from: QueryFrom = "question",
     full_logits: bool = False,
+    tower_keep: float | None = None,
+    tower_layer: int | None = None,
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -58,6 +60,9 @@ def reduce(
             that are to be learnt choose the patches, which they cannot do when the model is asked.
         full_logits: direct calls return logits as long as the prompt was passed, at every text token those that it gave: for a
             loss or a metric outside the model, which compares them with uncut labels.
+        tower_keep: share of the patches that the vision tower is run to its end on: those most relevant to the question by its
+            states at ``tower_layer`` (by default after three fifths of its layers). LLaVA-1.5 only. Faster, at a cost in
+            accuracy that is to be measured for the model; off by default.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
@@ -76,6 +81,8 @@ def reduce(
         positions=positions,
         query_from=query_from,
         full_logits=full_logits,
+        tower_keep=tower_keep,
+        tower_layer=tower_layer,
         **options,
     )
 

@@ -1,7 +1,7 @@
 """CLIP's vision tower layer by layer: no further than the layer that is used, and on fewer patches behind one in the middle.
 
-LLaVA reads the last layer but one; the stock call computes the last one too and throws it away. The modules are the model's own,
-in its own order: what comes out is equal to the stock call's to the last bit.
+LLaVA reads the last layer but one; the stock call computes the last one too and throws it away. The modules are the model's
+own, in its own order: what comes out is equal to the stock call's to the last bit.
 """
 
 from __future__ import annotations
