@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,6 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
-from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._call import Pipeline, Reduced
 from trimkit.integrations._chat import Chats, Held, reuse
 from trimkit.integrations._generation import (
@@ -26,7 +25,7 @@ from trimkit.integrations._generation import (
     shift_lengths,
     show_whole_prompt,
 )
-from trimkit.integrations._inputs import Positions, TurnPolicy
+from trimkit.integrations._inputs import CallSettings
 from trimkit.integrations._modes import drafts, refuse_paged
 from trimkit.integrations._presence import Presence
 from trimkit.integrations._shadow import Shadow
@@ -54,13 +53,7 @@ class Attachment:
         method: str | Method = "trim",
         scorer: Scorer | nn.Module | str | Path | None = None,
         query: str | Sequence[str] | None = None,
-        cache_images: int = 32,
-        turns: TurnPolicy = "refresh",
-        positions: Positions = "auto",
-        query_from: QueryFrom = "question",
         full_logits: bool = False,
-        tower_keep: float | None = None,
-        tower_layer: int | None = None,
         **options: Any,
     ) -> None:
         _check_version()
@@ -70,18 +63,9 @@ class Attachment:
             raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.query = query
-        self._pipeline = Pipeline(
-            self.model,
-            processor,
-            method,
-            scorer,
-            cache_images,
-            turns,
-            positions,
-            options,
-            query_from,
-            (tower_keep, tower_layer),
-        )
+        named = {field.name for field in fields(CallSettings)} & set(options)
+        settings = CallSettings(**{name: options.pop(name) for name in named})
+        self._pipeline = Pipeline(self.model, processor, method, scorer, settings, options)
         self._full_logits = full_logits
         self._chats = Chats()
         self._slot = CallSlot()

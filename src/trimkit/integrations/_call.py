@@ -13,14 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from trimkit.cache import FeatureCache
-from trimkit.errors import ConfigError, InputError, UnsupportedError
+from trimkit.errors import InputError, UnsupportedError
 from trimkit.integrations import _media
-from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._chat import Fed, Held, Pictures, with_earlier
 from trimkit.integrations._inputs import (
-    Positions,
-    TurnPolicy,
-    check_choice,
+    CallSettings,
     in_full_precision,
     padding_id,
     padding_side,
@@ -68,8 +65,8 @@ class Pipeline:
         processor: its processor or None.
         method, options: as ``trimkit.reduce`` takes them.
         scorer: likewise; resolved on first use, since a text-free method needs none.
-        cache_images: capacity of the feature cache.
-        turns, positions, query_from: as ``trimkit.reduce`` takes them; ``tower``: its ``tower_keep`` and ``tower_layer``.
+        settings: how calls are reduced.
+        options: the method's own.
 
     Raises:
         ConfigError, UnsupportedError: what cannot be.
@@ -81,27 +78,22 @@ class Pipeline:
         processor: Any,
         method: str | Method,
         scorer: Scorer | nn.Module | str | Path | None,
-        cache_images: int,
-        turns: TurnPolicy,
-        positions: Positions,
+        settings: CallSettings,
         options: dict[str, Any],
-        query_from: QueryFrom = "question",
-        tower: tuple[float | None, int | None] = (None, None),
     ) -> None:
-        if cache_images < 0:
-            raise ConfigError(f"cache_images={cache_images} is negative: give the number of images to hold, 0 for none")
         self.family = family_of(model)
-        self._positions = self._known(positions)
+        self._settings = settings
+        self._refuse_positions()
         self.method = get_method(method, **options)
-        self._tower = tower_pruning(self.family, model, self.method, *tower)
-        self.cache = FeatureCache(cache_images)
+        self._tower = tower_pruning(self.family, model, self.method, settings.tower_keep, settings.tower_layer)
+        self.cache = FeatureCache(settings.cache_images)
         self._model = model
         self._processor = processor
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
         self._loading = threading.Lock()
-        self._questions = Questions(processor, turns, query_from)
+        self._questions = Questions(processor, settings.turns, settings.query_from)
         self._image_token_id = self.family.image_token_id(model)
         self._pixels = tuple(medium.pixels(model) for medium in self._media())
 
@@ -170,13 +162,11 @@ class Pipeline:
         fed = Fed.of(plan.take(places, 0).bool(), encoded, [item.family.handed_as() for item in items])
         return Reduced(out, plan, fed, Pictures.of(seen, items, asked))
 
-    def _known(self, positions: Positions) -> Positions:
-        check_choice("positions", positions, Positions)
-        if positions == "contiguous" and self.family.own_positions:
+    def _refuse_positions(self) -> None:
+        if self._settings.positions == "contiguous" and self.family.own_positions:
             raise UnsupportedError(
                 "this model's tokens have 3-D positions (M-RoPE), which stay original: leave positions= out"
             )
-        return positions
 
     def _see_all(self, inputs: ModelInputs, held: Held | None) -> list[Seen]:
         """The images and the videos of the prompts, with those of earlier turns."""
@@ -233,7 +223,9 @@ class Pipeline:
     ) -> ShrinkPlan:
         mask = inputs.get("attention_mask")
         side = padding_side(mask, self._tokenizer, generating)
-        plan = plan_shrink(places, mask, 1, selections, side, keep_end=not generating)
+        plan = plan_shrink(
+            places, mask, 1, selections, side, keep_end=not generating, multiple=self._settings.pad_to_multiple_of
+        )
         if not plan.identity and isinstance(inputs.get("logits_to_keep"), Tensor):
             raise UnsupportedError(
                 "logits_to_keep counts columns that are cut: pass a number of last ones, not indices"
@@ -307,7 +299,7 @@ class Pipeline:
         out = {name: value for name, value in shrunk.items() if name not in done}
         if positions is not None:
             self.family.place(self._model, out, plan.take(positions, 0), generating=generating)
-        elif self._positions == "original":
+        elif self._settings.positions == "original":
             first = 0 if generating else self.family.first_position(model)
             out["position_ids"] = plan.take(plain_positions(ids, inputs.get("attention_mask")), 0) + first
         return out

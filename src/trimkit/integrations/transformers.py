@@ -36,6 +36,7 @@ def reduce(
     full_logits: bool = False,
     tower_keep: float | None = None,
     tower_layer: int | None = None,
+    pad_to_multiple_of: int = 1,
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -63,6 +64,9 @@ def reduce(
         tower_keep: share of the patches that the vision tower is run to its end on: those most relevant to the question by its
             states at ``tower_layer`` (by default after three fifths of its layers). LLaVA-1.5 only. Faster, at a cost in
             accuracy that is to be measured for the model; off by default.
+        pad_to_multiple_of: pads the shortened prompt (masked) to a multiple of so many columns, as far as the full one is long.
+            For ``torch.compile`` and static caches, where each new length costs a compilation: with 64, pictures come in a
+            handful of lengths.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
@@ -83,6 +87,7 @@ def reduce(
         full_logits=full_logits,
         tower_keep=tower_keep,
         tower_layer=tower_layer,
+        pad_to_multiple_of=pad_to_multiple_of,
         **options,
     )
 

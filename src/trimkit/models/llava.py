@@ -66,7 +66,7 @@ class Llava(Family):
         plain = getattr(config, "vision_feature_select_strategy", "default") == "default" and isinstance(layer, int)
         if not (self._before_projector(model) and plain):
             return 0
-        return layer if layer >= 0 else int(config.vision_config.num_hidden_layers) + 1 + layer
+        return int(layer if layer >= 0 else config.vision_config.num_hidden_layers + 1 + layer)
 
     def finish(self, model: Any, images: Sequence[ImageTokens], alive: Sequence[Tensor]) -> list[ImageTokens]:
         """Images with as many patches alive are run on together."""
