@@ -79,14 +79,23 @@ class FeatureCache:
         if self.limit == 0:
             return
         # A view would keep the whole batch's features alive.
-        layers = tuple(layer.detach().clone() for layer in tokens.layers)
-        self._held.put(
-            (key, stamp), replace(tokens, features=tokens.features.detach().clone(), layers=layers, views=())
+        held = replace(
+            tokens,
+            features=tokens.features.detach().clone(),
+            layers=tuple(layer.detach().clone() for layer in tokens.layers),
+            views=(),
+            cls_attention=_copied(tokens.cls_attention),
+            keys=_copied(tokens.keys),
         )
+        self._held.put((key, stamp), held)
 
     def clear(self) -> None:
         """Forget everything."""
         self._held.clear()
+
+
+def _copied(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach().clone()
 
 
 def content_key(arguments: Mapping[str, Any]) -> str:

@@ -97,6 +97,8 @@ def make_batch(
     if relevance is not None:
         rows = [row.to(padded.device) for row in relevance]
         scores = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    attention = _padded([image.cls_attention for image in images], padded.device)
+    keys = _padded([image.keys for image in images], padded.device)
     return TokenBatch(
         features=padded,
         mask=columns < lengths.to(padded.device).unsqueeze(1),
@@ -104,7 +106,15 @@ def make_batch(
         profile=profile,
         grids=tuple(image.grid for image in images),
         keys=tuple(f"{image.key}|{query or ''}" for image, query in zip(images, queries, strict=True)),
+        cls_attention=attention,
+        tower_keys=keys,
     )
+
+
+def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
+    """A signal of all images, or None where one lacks it."""
+    given = [row.detach().to(device) for row in rows if row is not None]
+    return torch.nn.utils.rnn.pad_sequence(given, batch_first=True) if len(given) == len(rows) else None
 
 
 def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
@@ -112,7 +122,7 @@ def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
     if selection.keeps_all:
         return image
     features, *layers = (_reduced(each, selection) for each in (image.features, *image.layers))
-    return replace(image, features=features, layers=tuple(layers), views=())
+    return replace(image, features=features, layers=tuple(layers), views=(), cls_attention=None, keys=None)
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
@@ -122,10 +132,17 @@ def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
 
 def _reduced(features: Tensor, selection: Selection) -> Tensor:
     indices = selection.indices.to(features.device)
-    kept = features[indices]
+    kept = features[indices] if selection.mixing is None else _mixed(features, selection.mixing)
     if not selection.aggregated:
         return kept
     keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
     keep[0, indices] = True
     weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)
     return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, weights=weights)])
+
+
+def _mixed(features: Tensor, mixing: Tensor) -> Tensor:
+    """``[k, D]`` rows of ``mixing`` applied: summed in float32 (float64 stays), given back in the features' dtype."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    with torch.autocast(features.device.type, enabled=False):
+        return (mixing.to(wide) @ wide).to(features.dtype)

@@ -21,6 +21,7 @@ from trimkit.integrations._inputs import (
     Positions,
     TurnPolicy,
     check_choice,
+    check_signals,
     in_full_precision,
     padding_id,
     padding_side,
@@ -91,6 +92,7 @@ class Pipeline:
         self.family = family_of(model)
         self._positions = self._known(positions)
         self.method = get_method(method, **options)
+        check_signals(self.family, model, self.method)
         self.cache = FeatureCache(cache_images)
         self._model = model
         self._processor = processor
@@ -190,7 +192,9 @@ class Pipeline:
     def _see(self, family: Family, inputs: ModelInputs) -> Seen:
         """The images, or the videos, of a call, encoded."""
         arguments = family.encoder_arguments(self._model, inputs)
-        images, cached = _media.encode(family, self._model, arguments, None if self.method.keeps_all else self.cache)
+        keeps_all = self.method.keeps_all
+        cache, signals = (None, frozenset[str]()) if keeps_all else (self.cache, self.method.signals)
+        images, cached = _media.encode(family, self._model, arguments, cache, signals)
         return Seen(family, arguments, images, cached, family.places(self._model, inputs))
 
     def _joined(self, seen: Seen, held: Held) -> Seen:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimkit.models._base import Family, ModelInputs
+from trimkit.models._signals import attention_of
 from trimkit.types import ImageTokens
 
 __all__ = ["Llava"]
@@ -53,6 +54,13 @@ class Llava(Family):
         if len(set(lengths)) == 1:  # the stock call's shape, so that everything kept is equal to the last bit
             return list(projector(torch.stack(list(features))))
         return list(projector(torch.cat(list(features))).split(lengths))
+
+    def signal_layer(self, model: Any, arguments: ModelInputs) -> Any:
+        if not self._before_projector(model):
+            return None
+        return attention_of(
+            self.base(model).vision_tower, arguments.get("vision_feature_layer", _feature_layer(model.config))
+        )
 
     def tower(self, model: Any) -> Any:
         return model.config.vision_config if self._before_projector(model) else None
