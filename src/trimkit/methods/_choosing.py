@@ -36,10 +36,10 @@ class ChoosingMethod(Method):
         raise NotImplementedError
 
     def scores(self, batch: TokenBatch) -> Tensor:
-        rows = [self.quality(single(batch, row)) for row in range(len(batch.mask))]
         scores = torch.zeros(batch.mask.shape, dtype=torch.float32, device=batch.mask.device)
-        for row, values in enumerate(rows):
-            scores[row, batch.mask[row]] = values.float()
+        for row, real in enumerate(batch.mask):
+            if bool(real.any()):
+                scores[row, real] = self.quality(single(batch, row)).float()
         return F.sanitize(scores, batch.mask)
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:

@@ -29,8 +29,8 @@ class Trim(Method):
         sign, normalize, temperature: ``auto`` takes the encoder's profile (``trimkit.types.EncoderProfile``).
         text: a question beyond the text tower's length is cut in ``chunks`` whose embeddings are averaged, or
             ``truncate``-d as the released code does.
-        score: ``softmax`` over the image's patches, or the signed ``similarity`` itself, shifted so that its least is 0: the same
-            order, but other quartiles and other mass.
+        score: ``softmax`` over the image's patches, or the signed ``similarity`` itself, shifted so that its least is 0: the
+            same order, but other quartiles and other mass.
     """
 
     name: ClassVar[str] = "trim"
@@ -67,8 +67,10 @@ class Trim(Method):
             raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
         if self.score == "similarity":
             signed = F.sanitize(batch.relevance * self._resolved_sign(batch), batch.mask)
-            least = signed.masked_fill(~batch.mask, torch.inf).amin(dim=-1, keepdim=True)
-            return (signed - least).masked_fill(~batch.mask, 0.0)
+            lowest = [
+                row[real].min() if bool(real.any()) else 0.0 for row, real in zip(signed, batch.mask, strict=True)
+            ]
+            return (signed - torch.as_tensor(lowest).to(signed).unsqueeze(1)).masked_fill(~batch.mask, 0.0)
         temperature = batch.profile.temperature if self.temperature == "auto" else self.temperature
         return F.relevance_to_scores(
             batch.relevance, batch.mask, sign=self._resolved_sign(batch), temperature=temperature
