@@ -79,15 +79,25 @@ class FeatureCache:
         if self.limit == 0:
             return
         # A view would keep the whole batch's features alive.
-        layers = tuple(layer.detach().clone() for layer in tokens.layers)
-        features, midway = tokens.features.detach().clone(), tokens.midway
-        if midway is not None:
-            midway = replace(midway, head=midway.head.detach().clone())
-        self._held.put((key, stamp), replace(tokens, features=features, layers=layers, midway=midway, views=()))
+        midway = tokens.midway
+        held = replace(
+            tokens,
+            features=tokens.features.detach().clone(),
+            layers=tuple(layer.detach().clone() for layer in tokens.layers),
+            views=(),
+            cls_attention=_copied(tokens.cls_attention),
+            keys=_copied(tokens.keys),
+            midway=None if midway is None else replace(midway, head=midway.head.detach().clone()),
+        )
+        self._held.put((key, stamp), held)
 
     def clear(self) -> None:
         """Forget everything."""
         self._held.clear()
+
+
+def _copied(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach().clone()
 
 
 def content_key(arguments: Mapping[str, Any]) -> str:

@@ -106,6 +106,8 @@ def sanitize(values: Tensor, mask: Tensor | None = None) -> Tensor:
     A row with no finite value becomes all zeros, that is all-equal. Finite input comes back bit for bit.
     """
     values = values.to(_score_dtype(values))
+    if values.shape[-1] == 0:
+        return values
     finite = torch.isfinite(values)
     if mask is not None:
         finite = finite & mask

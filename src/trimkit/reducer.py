@@ -102,6 +102,8 @@ def make_batch(
     if relevance is not None:
         rows = [row.to(padded.device) for row in relevance]
         scores = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    attention = _padded([image.cls_attention for image in images], padded.device)
+    keys = _padded([image.keys for image in images], padded.device)
     return TokenBatch(
         features=padded,
         mask=columns < lengths.to(padded.device).unsqueeze(1),
@@ -109,7 +111,15 @@ def make_batch(
         profile=profile,
         grids=tuple(image.grid for image in images),
         keys=tuple(f"{image.key}|{query or ''}" for image, query in zip(images, queries, strict=True)),
+        cls_attention=attention,
+        tower_keys=keys,
     )
+
+
+def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
+    """A signal of all images, or None where one lacks it."""
+    given = [row.detach().to(device) for row in rows if row is not None]
+    return torch.nn.utils.rnn.pad_sequence(given, batch_first=True) if len(given) == len(rows) else None
 
 
 def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
@@ -117,7 +127,7 @@ def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
     if selection.keeps_all:
         return image
     features, *layers = (_reduced(each, selection, image.alive) for each in (image.features, *image.layers))
-    return replace(image, features=features, layers=tuple(layers), views=(), alive=None)
+    return replace(image, features=features, layers=tuple(layers), views=(), cls_attention=None, keys=None, alive=None)
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
@@ -127,7 +137,7 @@ def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
 
 def _reduced(features: Tensor, selection: Selection, alive: Tensor | None) -> Tensor:
     indices = selection.indices.to(features.device)
-    kept = features[indices]
+    kept = features[indices] if selection.mixing is None else _mixed(features, selection.mixing)
     if not selection.aggregated:
         return kept
     keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
@@ -136,3 +146,10 @@ def _reduced(features: Tensor, selection: Selection, alive: Tensor | None) -> Te
     # What a tower dropped midway has no features that could be averaged with the others'.
     real = None if alive is None else alive.unsqueeze(0).to(features.device)
     return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, real, weights)])
+
+
+def _mixed(features: Tensor, mixing: Tensor) -> Tensor:
+    """``[k, D]`` rows of ``mixing`` applied: summed in float32 (float64 stays), given back in the features' dtype."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    with torch.autocast(features.device.type, enabled=False):
+        return (mixing.to(wide) @ wide).to(features.dtype)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from trimkit.errors import ConfigError
 from trimkit.types import ImageTokens, Selection
 
 __all__ = ["merge_images", "split_selection", "union"]
@@ -17,8 +18,17 @@ def merge_images(images: Sequence[ImageTokens]) -> ImageTokens:
     """The images' tokens as if they were one image's; a single image stays as it is."""
     if len(images) == 1:
         return images[0]
-    features = torch.cat([image.features for image in images])
-    return ImageTokens(features=features, key="+".join(image.key for image in images))
+    return ImageTokens(
+        features=torch.cat([image.features for image in images]),
+        key="+".join(image.key for image in images),
+        cls_attention=_joined([image.cls_attention for image in images]),
+        keys=_joined([image.keys for image in images]),
+    )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if len(given) == len(parts) else None
 
 
 def split_selection(selection: Selection, totals: Sequence[int], *, fixed: bool) -> list[Selection]:
@@ -31,9 +41,16 @@ def split_selection(selection: Selection, totals: Sequence[int], *, fixed: bool)
         selection: of the merged image.
         totals: tokens of each image.
         fixed: whether the budget is a number that must hold in all: the lowest-ranked tokens then pay for what is added.
+
+    Raises:
+        ConfigError: the method merges tokens, which would mix one image into another.
     """
     if len(totals) == 1:
         return [selection]
+    if selection.mixing is not None:
+        raise ConfigError(
+            "a method that merges tokens cannot share one budget among the images of a prompt: leave share= at 'image'"
+        )
     device = selection.indices.device
     keep = torch.zeros(selection.total, dtype=torch.bool, device=device)
     keep[selection.indices] = True
@@ -87,11 +104,24 @@ def _part(selection: Selection, keep: Tensor, start: int, aggregated: bool) -> S
 
 
 def union(selections: Sequence[Selection]) -> Selection:
-    """What any of several questions keeps of one image; scores and relevance are those for the last."""
+    """What any of several questions keeps of one image; scores and relevance are those for the last.
+
+    Raises:
+        ConfigError: tokens are merged, and otherwise for one question than for another.
+    """
     last = selections[-1]
-    if len(selections) == 1:
+    if all(_same(each, last) for each in selections[:-1]):
         return last
+    if any(selection.mixing is not None for selection in selections):
+        raise ConfigError("tokens merged for several questions have no union: use turns='refresh' or turns='first'")
     keep = torch.zeros(last.total, dtype=torch.bool, device=last.indices.device)
     keep[torch.cat([selection.indices for selection in selections])] = True
     indices, rest = keep.nonzero().squeeze(1), not bool(keep.all())
     return replace(last, indices=indices, aggregated=rest and any(selection.aggregated for selection in selections))
+
+
+def _same(one: Selection, other: Selection) -> bool:
+    """Whether both give the same tokens."""
+    if one.mixing is None or other.mixing is None or one.aggregated != other.aggregated:
+        return False
+    return torch.equal(one.indices, other.indices) and torch.equal(one.mixing, other.mixing)

@@ -135,8 +135,9 @@ class Selection:
         scores: ``[N]`` what the method ranked by (higher = keep), or None.
         relevance: ``[N]`` signed text relevance, or None.
         weights: ``[N]`` shares of the dropped tokens in the aggregated one, or None for their plain mean.
-        mixing: ``[k, N]`` rows that sum to 1, of a method that merges: kept token i becomes ``mixing[i] @ features`` and stands
-            at ``indices[i]``; None where kept tokens stay as they are.
+        mixing: ``[k, N]`` rows of a method that merges: kept token i becomes ``mixing[i] @ features`` and stands at
+            ``indices[i]``; None where kept tokens stay as they are. Rows sum to 1, unless a released code's do not and the
+            method is asked to do as it does.
     """
 
     indices: Tensor

@@ -14,7 +14,7 @@ from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 LENGTHS = (36, 1, 20, 7)
 WIDTH = 8
 BUDGETS = ("iqr", "top-p:0.6", 0.2, 5)
-CLASSES = dict(method_classes())
+CLASSES = {name: cls for name, cls in method_classes() if cls.stage == "tower"}
 
 
 def rows(lengths: tuple[int, ...] = LENGTHS) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -34,6 +34,8 @@ def batch_of(images: list[tuple[torch.Tensor, torch.Tensor]], keys: list[str]) -
         profile=EncoderProfile(sign=1),
         grids=(None,) * len(images),
         keys=tuple(keys),
+        cls_attention=pad([torch.softmax(2 * features[:, 0], dim=0) for features, _ in images], batch_first=True),
+        tower_keys=pad([features.flip(1) for features, _ in images], batch_first=True),
     )
 
 
@@ -43,6 +45,10 @@ def build(name: str, **options: Any) -> Method:
 
 def same(a: Selection, b: Selection) -> bool:
     if (a.weights is None) != (b.weights is None):
+        return False
+    if (a.mixing is None) != (b.mixing is None):
+        return False
+    if a.mixing is not None and b.mixing is not None and not torch.allclose(a.mixing, b.mixing):
         return False
     weights = a.weights is None or b.weights is None or torch.allclose(a.weights, b.weights)
     return torch.equal(a.indices, b.indices) and a.aggregated == b.aggregated and weights
@@ -70,6 +76,10 @@ def test_selections_are_sound(name: str, budget: Any) -> None:
         assert chosen.indices.numel() == 0 or 0 <= int(chosen.indices[0]) <= int(chosen.indices[-1]) < length
         assert 1 <= len(chosen) <= length
         assert chosen.weights is None or chosen.weights.shape == (length,)
+        if chosen.mixing is not None:
+            assert chosen.mixing.shape == (chosen.indices.numel(), length)
+            assert chosen.indices.numel() < length
+            torch.testing.assert_close(chosen.mixing.sum(dim=1), torch.ones(len(chosen.mixing)))
 
 
 @pytest.mark.parametrize("name", sorted(set(CLASSES) - {"none"}))
@@ -80,7 +90,8 @@ def test_what_is_dropped_becomes_one_token(name: str, aggregate: str) -> None:
     image = ImageTokens(features=features.requires_grad_())
     tokens = reduced_features(image, chosen)
     assert len(tokens) == len(chosen)
-    assert torch.equal(tokens[: chosen.indices.numel()], features[chosen.indices])
+    kept = features[chosen.indices] if chosen.mixing is None else chosen.mixing @ features
+    assert torch.equal(tokens[: chosen.indices.numel()], kept)
     assert chosen.aggregated == (aggregate != "none")
     if chosen.aggregated:
         rest = torch.ones(len(features), dtype=torch.bool)

@@ -17,7 +17,9 @@ def command(as_json: common.JsonOption = False) -> None:
         {
             "name": name,
             "summary": cls.summary,
+            "stage": cls.stage,
             "uses_text": cls.uses_text,
+            "signals": sorted(cls.signals),
             "paper": cls.paper,
             "options": cls().model_dump(mode="json"),
         }
@@ -28,6 +30,12 @@ def command(as_json: common.JsonOption = False) -> None:
         return
     for entry in entries:
         print(f"{entry['name']:<14} {entry['summary']}")
+        print(f"{'':<14} stage    {entry['stage']}{_needs(entry)}")
         print(f"{'':<14} options  {', '.join(f'{key}={value}' for key, value in entry['options'].items())}")
         if entry["paper"]:
             print(f"{'':<14} source   {entry['paper']}")
+
+
+def _needs(entry: dict[str, Any]) -> str:
+    needs = (["the question"] if entry["uses_text"] else []) + entry["signals"]
+    return f", needs {', '.join(needs)}" if needs else ""

@@ -18,6 +18,7 @@ from trimkit.integrations import _media
 from trimkit.integrations._chat import Fed, Held, Pictures, with_earlier
 from trimkit.integrations._inputs import (
     CallSettings,
+    check_signals,
     in_full_precision,
     padding_id,
     padding_side,
@@ -86,6 +87,7 @@ class Pipeline:
         self._refuse_positions()
         self.method = get_method(method, **options)
         self._tower = tower_pruning(self.family, model, self.method, settings.tower_keep, settings.tower_layer)
+        check_signals(self.family, model, self.method)
         self.cache = FeatureCache(settings.cache_images)
         self._model = model
         self._processor = processor
@@ -186,7 +188,9 @@ class Pipeline:
         arguments = family.encoder_arguments(self._model, inputs)
         if self._tower is not None:
             arguments |= self._tower.arguments()
-        images, cached = _media.encode(family, self._model, arguments, None if self.method.keeps_all else self.cache)
+        keeps_all = self.method.keeps_all
+        cache, signals = (None, frozenset[str]()) if keeps_all else (self.cache, self.method.signals)
+        images, cached = _media.encode(family, self._model, arguments, cache, signals)
         return Seen(family, arguments, images, cached, family.places(self._model, inputs))
 
     def _joined(self, seen: Seen, held: Held) -> Seen:

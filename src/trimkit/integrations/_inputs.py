@@ -10,8 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from trimkit.errors import ConfigError, InputError
+from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.integrations._answers import QueryFrom
+from trimkit.methods import Method
+from trimkit.models import Family
 from trimkit.shrink import Side
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "Positions",
     "TurnPolicy",
     "check_choice",
+    "check_signals",
     "in_full_precision",
     "padding_id",
     "padding_side",
@@ -68,6 +71,19 @@ def check_choice(option: str, value: str, kind: Any) -> None:
     """
     if value not in get_args(kind):
         raise ConfigError(f"{option}={value!r} is not known: choose one of {', '.join(get_args(kind))}")
+
+
+def check_signals(family: Family, model: Any, method: Method) -> None:
+    """Refuse a method that asks the vision tower for what this model's has not.
+
+    Raises:
+        UnsupportedError: as it says.
+    """
+    if method.signals and not method.keeps_all and family.signal_layer(model, {}) is None:
+        raise UnsupportedError(
+            f"method {method.name!r} needs {' and '.join(sorted(method.signals))} of a CLIP tower with a class token, which "
+            f"{type(model).__name__} does not give: use a method without signals, such as 'trim' or 'divprune'"
+        )
 
 
 def in_full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from trimkit.cache import FeatureCache, content_key, encoder_stamp
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.models import Family, ModelInputs
+from trimkit.models._signals import listening
 from trimkit.shrink import image_rows
 from trimkit.types import ImageReport, ImageTokens, Selection
 
@@ -73,14 +74,20 @@ class Item:
 
 
 def encode(
-    family: Family, model: Any, arguments: ModelInputs, cache: FeatureCache | None
+    family: Family,
+    model: Any,
+    arguments: ModelInputs,
+    cache: FeatureCache | None,
+    signals: frozenset[str] = frozenset(),
 ) -> tuple[list[ImageTokens], list[bool]]:
-    """Tokens of every image or video, and which came from ``cache``.
+    """Tokens of every image or video, with what ``signals`` asks for, and which came from ``cache``.
 
     Without a cache all are encoded in one pass as the stock model does: another batch size may differ in the last bit.
     """
+    layer = family.signal_layer(model, arguments) if signals else None
     if cache is None:
-        images = family.encode(model, arguments)
+        with listening(layer, signals) as heard:
+            images = heard.onto(family.encode(model, arguments))
         return images, [False] * len(images)
     parts = family.split(model, arguments)
     keys = [content_key(part) for part in parts]
@@ -93,7 +100,9 @@ def encode(
     if missing:
         wanted = list(missing.values())
         all_of_them = len(missing) == len(parts)
-        encoded = family.encode(model, arguments) if all_of_them else family.encode_parts(model, wanted)
+        with listening(layer, signals) as heard:
+            found_now = family.encode(model, arguments) if all_of_them else family.encode_parts(model, wanted)
+            encoded = heard.onto(found_now)
         for key, tokens in zip(missing, encoded, strict=True):
             found[key] = replace(tokens, key=key)
             if usable:
@@ -250,7 +259,16 @@ def _frames(video: ImageTokens) -> list[ImageTokens]:
             if len(view.tokens) and start <= int(view.tokens[0]) < start + length
         )
         layers = tuple(layer[part] for layer in video.layers)
-        key = f"{video.key}#{number}" if video.key else ""
-        frames.append(ImageTokens(video.features[part], key=key, layers=layers, views=views, frames=(length,)))
+        frames.append(
+            ImageTokens(
+                video.features[part],
+                key=f"{video.key}#{number}" if video.key else "",
+                layers=layers,
+                views=views,
+                frames=(length,),
+                cls_attention=None if video.cls_attention is None else video.cls_attention[part],
+                keys=None if video.keys is None else video.keys[part],
+            )
+        )
         start += length
     return frames

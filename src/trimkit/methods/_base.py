@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -13,7 +14,7 @@ from trimkit.budget import Budget, BudgetField
 from trimkit.errors import ConfigError
 from trimkit.types import EncoderProfile, Selection, TokenBatch
 
-__all__ = ["Method", "keep_all"]
+__all__ = ["Method", "keep_all", "single"]
 
 
 def keep_all(batch: TokenBatch) -> list[Selection]:
@@ -22,6 +23,25 @@ def keep_all(batch: TokenBatch) -> list[Selection]:
     return [
         Selection(indices=row.nonzero().squeeze(1), total=total) for row, total in zip(batch.mask, totals, strict=True)
     ]
+
+
+def single(batch: TokenBatch, row: int) -> TokenBatch:
+    """One image of a batch, without padding: a method that looks at one at a time gets the same numbers in any batch."""
+    real = batch.mask[row]
+
+    def cut(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[row, : len(real)][real].unsqueeze(0)
+
+    return TokenBatch(
+        features=batch.features[row][real].unsqueeze(0),
+        mask=real[real].unsqueeze(0),
+        relevance=cut(batch.relevance),
+        profile=batch.profile,
+        grids=batch.grids[row : row + 1],
+        keys=batch.keys[row : row + 1],
+        cls_attention=cut(batch.cls_attention),
+        tower_keys=cut(batch.tower_keys),
+    )
 
 
 class Method(BaseModel):
@@ -63,6 +83,15 @@ class Method(BaseModel):
         """``[B, N]`` float scores, higher = keep."""
         raise NotImplementedError
 
+    def mixing(self, image: TokenBatch, indices: Tensor) -> Tensor | None:
+        """``[k, N]`` rows of a method that merges (see ``Selection.mixing``) for what it keeps of one image, else None.
+
+        Args:
+            image: the image alone, B = 1, without padding.
+            indices: ``[k]`` ascending, fewer than N.
+        """
+        return None
+
     @property
     def keeps_all(self) -> bool:
         """Whether nothing is dropped whatever the image."""
@@ -95,10 +124,11 @@ class Method(BaseModel):
         if self.aggregate == "weighted" and bool((scores < 0).any()):
             raise ConfigError(f"method {self.name!r} has negative scores: use aggregate='mean' or 'none'")
         relevance = self.signed_relevance(batch)
-        return [
+        chosen = [
             self._pack(keep[row, :total], scores[row, :total], None if relevance is None else relevance[row, :total])
             for row, total in enumerate(batch.mask.sum(dim=1).tolist())
         ]
+        return [self._mixed(selection, batch, row) for row, selection in enumerate(chosen)]
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         """``[B, N]`` bool: the budget applied to the scores."""
@@ -108,6 +138,12 @@ class Method(BaseModel):
         if self.budget.kind == "top-p":
             return F.top_p_select(scores, self.budget.value, batch.mask, min_tokens=floor, max_tokens=cap)
         return F.count_select(scores, self._patch_counts(batch.mask), batch.mask)
+
+    def _mixed(self, selection: Selection, batch: TokenBatch, row: int) -> Selection:
+        """With the rows of a method that merges, unless every token stays."""
+        if type(self).mixing is Method.mixing or len(selection.indices) == selection.total:
+            return selection
+        return replace(selection, mixing=self.mixing(single(batch, row), selection.indices))
 
     def _patch_counts(self, mask: Tensor) -> Tensor:
         """Patches of a fixed budget: one place is the aggregated token's, unless all or a single one is kept."""

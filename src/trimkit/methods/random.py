@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trimkit import functional as F
 from trimkit.methods._base import Method
+from trimkit.methods._choosing import trim_counts
 from trimkit.types import TokenBatch
 
 __all__ = ["Random"]
@@ -41,10 +42,7 @@ class Random(Method):
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         if self.budget.kind != "iqr" or batch.relevance is None:
             return super().keep(scores, batch)
-        profile = batch.profile
-        trim = F.relevance_to_scores(batch.relevance, batch.mask, sign=profile.sign, temperature=profile.temperature)
-        counts = F.limit_counts(F.iqr_count(trim, batch.mask), min_tokens=self.min_tokens, max_tokens=self.max_tokens)
-        return F.count_select(scores, counts, batch.mask)
+        return F.count_select(scores, trim_counts(self, batch), batch.mask)
 
     def _row(self, key: str, length: int) -> Tensor:
         # Seeded by content, not by position in the batch: a batch equals its rows alone.

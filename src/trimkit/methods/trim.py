@@ -29,6 +29,8 @@ class Trim(Method):
         sign, normalize, temperature: ``auto`` takes the encoder's profile (``trimkit.types.EncoderProfile``).
         text: a question beyond the text tower's length is cut in ``chunks`` whose embeddings are averaged, or
             ``truncate``-d as the released code does.
+        score: ``softmax`` over the image's patches, or the signed ``similarity`` itself, shifted so that its least is 0: the
+            same order, but other quartiles and other mass.
     """
 
     name: ClassVar[str] = "trim"
@@ -41,6 +43,7 @@ class Trim(Method):
     temperature: Literal["auto"] | float = Field(default="auto")
     aggregate: Literal["mean", "weighted", "none"] = "mean"
     text: Literal["chunks", "truncate"] = "chunks"
+    score: Literal["softmax", "similarity"] = "softmax"
 
     def model_post_init(self, context: object) -> None:
         """Refuse a temperature that is not a positive number."""
@@ -62,6 +65,12 @@ class Trim(Method):
     def scores(self, batch: TokenBatch) -> Tensor:
         if batch.relevance is None:
             raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
+        if self.score == "similarity":
+            signed = F.sanitize(batch.relevance * self._resolved_sign(batch), batch.mask)
+            lowest = [
+                row[real].min() if bool(real.any()) else 0.0 for row, real in zip(signed, batch.mask, strict=True)
+            ]
+            return (signed - torch.as_tensor(lowest).to(signed).unsqueeze(1)).masked_fill(~batch.mask, 0.0)
         temperature = batch.profile.temperature if self.temperature == "auto" else self.temperature
         return F.relevance_to_scores(
             batch.relevance, batch.mask, sign=self._resolved_sign(batch), temperature=temperature
@@ -101,6 +110,8 @@ class TrimReleased(Trim):
     def model_post_init(self, context: object) -> None:
         """Refuse limits that the released code does not have."""
         super().model_post_init(context)
+        if self.score != "softmax":
+            raise ConfigError(f"method {self.name!r} scores by softmax: leave score out, or use method 'trim'")
         if self.budget.kind == "iqr" and (self.min_tokens, self.max_tokens) != (1, None):
             raise ConfigError(f"method {self.name!r} has no floor and no cap: leave min_tokens and max_tokens out")
 

@@ -201,6 +201,13 @@ class Family:
         """Modules whose change makes cached features stale."""
         return [m for name, m in model.named_modules() if "language_model" not in name and "lm_head" not in name]
 
+    def signal_layer(self, model: Any, arguments: ModelInputs) -> Any:
+        """The attention module of the tower's layer that gives the features, whose class token a method may ask about.
+
+        None where the tower has no class token, or its patches are not the tokens one by one.
+        """
+        return None
+
     def tower(self, model: Any) -> Any:
         """Config of the CLIP tower whose features ``encode`` gives before the projector, or None where it gives others."""
         return None

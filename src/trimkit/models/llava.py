@@ -12,6 +12,7 @@ from torch import Tensor
 from trimkit.errors import UnsupportedError
 from trimkit.models._base import Family, ModelInputs
 from trimkit.models._clip_tower import go_on, layer_states
+from trimkit.models._signals import attention_of
 from trimkit.types import ImageTokens, Midway
 
 __all__ = ["Llava"]
@@ -89,6 +90,13 @@ class Llava(Family):
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size
         grid = (side, side) if state.shape[1] == side * side + 1 else None
         return [ImageTokens(features=each[1:], grid=grid, midway=Midway(stop, each[:1])) for each in state]
+
+    def signal_layer(self, model: Any, arguments: ModelInputs) -> Any:
+        if not self._before_projector(model):
+            return None
+        return attention_of(
+            self.base(model).vision_tower, arguments.get("vision_feature_layer", _feature_layer(model.config))
+        )
 
     def tower(self, model: Any) -> Any:
         return model.config.vision_config if self._before_projector(model) else None

@@ -1,0 +1,49 @@
+"""DART: a few pivot tokens, and the tokens that repeat them least."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trimkit import functional as F
+from trimkit.budget import Budget, BudgetField
+from trimkit.methods._choosing import ChoosingMethod, cosines
+from trimkit.types import TokenBatch
+
+__all__ = ["Dart"]
+
+
+class Dart(ChoosingMethod):
+    """Keeps pivots, the tokens of the largest L1 norm, and for each pivot in turn the tokens least similar to it (cosine).
+
+    The paper does this inside the language model, at the second layer, with pivots by the norm of its keys, four of the
+    picture and four of the text. This is its form *after the vision tower*: norms and similarities are of the features, and
+    there are no text pivots. What the text adds is therefore missing, and so is the cost of the first layers. The default
+    budget is the paper's 88.9 % pruned of 576.
+
+    Options:
+        pivots: how many (at most a half of what is kept, at least one).
+    """
+
+    name: ClassVar[str] = "dart"
+    summary: ClassVar[str] = "DART, after the tower: pivots of large norm and the patches that repeat them least"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2502.11494"
+
+    budget: BudgetField = Budget("count", 64)
+    pivots: int = Field(default=8, ge=1)
+
+    def quality(self, image: TokenBatch) -> Tensor:
+        return F.sanitize(image.features.float().abs().sum(dim=-1))[0]
+
+    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+        pivots = min(self.pivots, max(1, count // 2))
+        kept = F.count_select(scores.unsqueeze(0), pivots)[0]
+        leads = kept.nonzero().squeeze(1).tolist()
+        similar = cosines(image.features[0])
+        for turn, lead in enumerate(leads):
+            share = (turn + 1) * (count - pivots) // pivots - turn * (count - pivots) // pivots
+            kept = kept | F.count_select((-similar[lead]).masked_fill(kept, -torch.inf).unsqueeze(0), share)[0]
+        return kept.nonzero().squeeze(1)

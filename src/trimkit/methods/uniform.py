@@ -1,0 +1,43 @@
+"""Uniform sampling: patches at equal distances over the picture. A baseline that many methods fail to beat."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from trimkit.budget import Budget, BudgetField
+from trimkit.methods._choosing import ChoosingMethod, trim_counts
+from trimkit.methods._grid import centres
+from trimkit.types import TokenBatch
+
+__all__ = ["Uniform"]
+
+
+class Uniform(ChoosingMethod):
+    """Cuts the token grid into as many equal cells as tokens may stay, and keeps the patch in the middle of each.
+
+    Where the tokens are not one grid (videos, tiles), they are sampled at equal steps in their order. With ``budget="iqr"`` it
+    keeps as many patches as TRIM would on that image and question, as ``random`` does: only then it reads the text. All scores
+    are equal. VTC-Bench and UniPruneBench report how strong such baselines are.
+    """
+
+    name: ClassVar[str] = "uniform"
+    summary: ClassVar[str] = "patches at equal distances over the picture (baseline)"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2510.07143"
+
+    budget: BudgetField = Budget("ratio", 0.25)
+
+    @property
+    def needs_relevance(self) -> bool:
+        return self.budget.kind == "iqr"
+
+    def quality(self, image: TokenBatch) -> Tensor:
+        return torch.ones(image.mask.shape[1], device=image.mask.device)
+
+    def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
+        return trim_counts(self, batch) if self.budget.kind == "iqr" else super().counts(scores, batch)
+
+    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+        return centres(len(scores), image.grids[0], count).to(scores.device)
