@@ -34,6 +34,7 @@ def batch_of(images: list[tuple[torch.Tensor, torch.Tensor]], keys: list[str]) -
         profile=EncoderProfile(sign=1),
         grids=(None,) * len(images),
         keys=tuple(keys),
+        attention=pad([relevance.softmax(dim=0) for _, relevance in images], batch_first=True),
     )
 
 
