@@ -26,6 +26,7 @@ def deep_llava(kind: str = "llama", layers: int = 4, kv_heads: int = 2, attentio
         if parameter.ndim == 1 and "language_model" in name and name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.5)
     model.set_attn_implementation(attention)
+    model.generation_config.eos_token_id = None  # answers of one length compare plainly
     return model
 
 

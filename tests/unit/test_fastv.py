@@ -169,6 +169,7 @@ def test_everything_kept_is_the_stock_call(model: Any, batch: Batch, budget: flo
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
 def test_hooks_are_gone_after_an_error(model: Any, one: Batch, at: int) -> None:
+    model(**one, output_hidden_states=True)  # transformers installs its own, for good, on first use
     before = hooks(model)
 
     def fails(*args: Any) -> None:
@@ -176,9 +177,9 @@ def test_hooks_are_gone_after_an_error(model: Any, one: Batch, at: int) -> None:
 
     with trimkit.reduce(model, **HALF):
         bad = model.model.language_model.layers[at].mlp.register_forward_pre_hook(fails)
-        for call in (model, model.generate):
+        for call, options in ((model, {}), (model.generate, GREEDY)):
             with pytest.raises(RuntimeError, match="on purpose"):
-                call(**one)
+                call(**one, **options)
             assert hooks(model) == before + 1
         bad.remove()
         model.generate(**one, **GREEDY)
@@ -193,9 +194,7 @@ def test_beams(model: Any, batch: Batch, options: dict[str, Any]) -> None:
         assert len(trim.report.images) == sum(IMAGES)
         assert answers(model, batch, **options, use_cache=False) == together
         rows = [row for inputs in singles(batch) for row in answers(model, inputs, **options)]
-    for row, expected in zip(together, rows, strict=True):
-        assert row[: len(expected)] == expected
-        assert not any(row[len(expected) :])
+    assert together == rows
 
 
 def test_sampling_is_the_distribution_and_can_be_repeated(model: Any, one: Batch) -> None:
@@ -264,7 +263,9 @@ def test_training(model: Any, one: Batch) -> None:
         assert torch.equal(trim.report.images[0].indices, expected)
         torch.testing.assert_close(out.loss, cross_entropy(out.logits[0, -4:-1], ids[0, -3:]))
         assert model.model.language_model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
-        model.gradient_checkpointing_enable()
+        for module in model.model.language_model.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = True
         with pytest.raises(UnsupportedError, match="gradient checkpointing"):
             model(**inputs, labels=labels)
 
@@ -337,6 +338,7 @@ class TestRefusals:
     """One line that says what cannot be, and hooks are gone."""
 
     def test_a_cache_of_one_length(self, model: Any, one: Batch) -> None:
+        model(**one, output_hidden_states=True)
         before = hooks(model)
         cache = StaticCache(config=model.config.text_config, max_cache_len=128)
         with trimkit.reduce(model, **HALF):
@@ -348,10 +350,6 @@ class TestRefusals:
     def test_a_prompt_in_parts(self, model: Any, one: Batch) -> None:
         with trimkit.reduce(model, **HALF), pytest.raises(UnsupportedError, match="prefill_chunk_size"):
             model.generate(**one, **GREEDY, prefill_chunk_size=8)
-
-    def test_drafting_for_itself(self, model: Any, one: Batch) -> None:
-        with trimkit.reduce(model, **HALF), pytest.raises(UnsupportedError, match="draft for itself"):
-            model.generate(**one, **GREEDY, assistant_early_exit=1)
 
     @pytest.mark.parametrize("layer", [4, 40])
     def test_a_layer_that_is_not_there(self, model: Any, layer: int) -> None:
@@ -393,7 +391,11 @@ def test_features_and_prompts_alone_do_not_rank() -> None:
         get_method("fastv").select(batch)
 
 
-REFUSED = {"gemma3": "window", "cohere2_vision": "window", "lfm2_vl": "self_attn", "qwen3_vl": "adds image features"}
+REFUSED = {
+    **dict.fromkeys(("aya_vision", "cohere2_vision", "gemma3", "mistral3"), "see a window"),
+    "lfm2_vl": "self_attn",
+    "qwen3_vl": "adds image features",
+}
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -401,6 +403,8 @@ def test_families(name: str) -> None:
     """With a cache as without, in beams too; where the language model cannot, one line says so."""
     case = FAMILIES[name]
     model, batch = case.build(), case.batch("left")
+    model.generation_config.eos_token_id = None
+    model.generation_config.suppress_tokens = [IMAGE_TOKEN, 98]  # without a cache they would be taken for placeholders
     options: dict[str, Any] = {"method": "fastv", "layer": 1, "budget": 0.5}
     if name in REFUSED:
         with pytest.raises(UnsupportedError, match=REFUSED[name]), trimkit.reduce(model, **options):
@@ -422,9 +426,10 @@ def test_families(name: str) -> None:
 def test_the_demo_model_answers() -> None:
     from trimkit.ask import ask
     from trimkit.demo import load_demo, sample_images
+    from trimkit.images import load_image
 
     model, processor = load_demo()
     sample = next(iter(sample_images().values()))
-    answer = ask(model, processor, sample.path, sample.question, method="fastv", budget=0.5)
-    assert answer.text.lower().strip(" .") == sample.answer.lower().strip(" .")
-    assert (answer.tokens_before, answer.tokens_after) == (576, 288)
+    answer = ask(model, processor, load_image(sample.path), sample.question, method="fastv", budget=0.5)
+    assert answer.answer.lower().strip(" .") == sample.answer.lower().strip(" .")
+    assert (answer.image_tokens_full, answer.image_tokens_kept) == (576, 288)

@@ -164,8 +164,6 @@ class Attachment:
             kwargs["input_ids"] = kwargs.pop("inputs")
         call = Call(self._pipeline.clock)
         if drafts(kwargs):
-            if self._inside and self._slot.current is not None:
-                raise UnsupportedError(f"with method {self.method.name!r} a model cannot draft for itself: leave that out")
             call.passes = True
             return self._run(stock, kwargs, call)
         cache = kwargs.get("past_key_values")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trimkit.errors import ConfigError, UnsupportedError
-from trimkit.integrations._inside_attention import Tap, output_projection
+from trimkit.integrations._inside_attention import REGISTERING, Tap, output_projection
 from trimkit.integrations._inside_layout import Columns, Layout, Prompts, cut_mask, plan_layout, take
 from trimkit.methods import Method
 from trimkit.reducer import select_inside
@@ -117,7 +117,8 @@ class Inside:
     def __enter__(self) -> Inside:
         if self._depth == 0:
             module = self._decoder.module
-            if module.training and getattr(module, "gradient_checkpointing", False):
+            modules = (module, *self._decoder.layers)
+            if module.training and any(getattr(each, "gradient_checkpointing", False) for each in modules):
                 raise UnsupportedError(
                     f"method {self._method.name!r} does not train with gradient checkpointing: switch it off"
                 )
@@ -135,20 +136,22 @@ class Inside:
 
     def _register(self) -> None:
         layers, first = self._decoder.layers, self._decoder.first
-        tap = layers[first - 1].self_attn.register_forward_pre_hook(self._record, with_kwargs=True)
-        cut = [layer.register_forward_pre_hook(self._cut, with_kwargs=True) for layer in layers[first:]]
-        # In front: whoever collects hidden states sees the last layer's spread.
-        self._hooks = [tap, *cut, layers[-1].register_forward_hook(self._spread, prepend=True)]
+        with REGISTERING:
+            tap = layers[first - 1].self_attn.register_forward_pre_hook(self._record, with_kwargs=True)
+            cut = [layer.register_forward_pre_hook(self._cut, with_kwargs=True) for layer in layers[first:]]
+            # In front: whoever collects hidden states sees the last layer's spread.
+            self._hooks = [tap, *cut, layers[-1].register_forward_hook(self._spread, prepend=True)]
 
     def _mine(self) -> bool:
         return threading.get_ident() == self._thread
 
-    def _record(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # A hook that is being removed may be called once more by another thread, without kwargs.
+    def _record(self, module: Any, args: tuple[Any, ...], kwargs: Any = None) -> Any:
         if self._decided or not self._mine():
             return None
         return args, self._tap.record(args, kwargs)
 
-    def _cut(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _cut(self, module: Any, args: tuple[Any, ...], kwargs: Any = None) -> Any:
         if not self._mine():
             return None
         hidden, args, kwargs = _hidden_and_rest(args, kwargs)

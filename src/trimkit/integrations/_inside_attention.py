@@ -15,8 +15,9 @@ from torch import Tensor
 from trimkit.errors import UnsupportedError
 from trimkit.integrations._inside_layout import Columns, cut_mask, take
 
-__all__ = ["Tap", "output_projection"]
+__all__ = ["REGISTERING", "Tap", "output_projection"]
 
+REGISTERING = threading.Lock()  # torch numbers hooks without one: two threads could get one number
 _PROJECTIONS = ("o_proj", "out_proj", "dense")
 
 
@@ -105,7 +106,8 @@ class Tap:
             if threading.get_ident() == thread:
                 caught.append(args[0])
 
-        handle = output_projection(self._attention).register_forward_pre_hook(catch)
+        with REGISTERING:
+            handle = output_projection(self._attention).register_forward_pre_hook(catch)
         try:
             self._attention.forward(**kwargs)  # not called: whoever collects outputs is to see one pass
         finally:
