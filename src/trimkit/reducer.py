@@ -15,7 +15,15 @@ from trimkit.scorers import Scorer
 from trimkit.sharing import merge_images, split_selection
 from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 
-__all__ = ["make_batch", "no_scorer", "reduced_features", "reduced_image", "relevance_of", "select_inside", "select_tokens"]
+__all__ = [
+    "make_batch",
+    "no_scorer",
+    "reduced_features",
+    "reduced_image",
+    "relevance_of",
+    "select_inside",
+    "select_tokens",
+]
 
 
 def select_tokens(
@@ -76,7 +84,9 @@ def select_inside(
     fixed = method.budget.kind in ("ratio", "count")
     found: dict[int, Selection] = {}
     for group, selection in zip(groups, chosen, strict=True):
-        found.update(zip(group, split_selection(selection, [len(attention[i]) for i in group], fixed=fixed), strict=True))
+        found.update(
+            zip(group, split_selection(selection, [len(attention[i]) for i in group], fixed=fixed), strict=True)
+        )
     return [found[i] for i in range(len(rows))]
 
 

@@ -52,7 +52,7 @@ def by_hand(model: Any, one: dict[str, Tensor], layer: int, counts: list[int], s
     kept: list[int] | None = None
     answer: list[int] = []
     first: Tensor | None = None
-    for step in range(max(steps, 1)):
+    for _ in range(max(steps, 1)):
         states, at, before = hidden, positions, hidden
         weights = torch.zeros(0)
         for number, block in enumerate(text.layers):
@@ -75,7 +75,8 @@ def by_hand(model: Any, one: dict[str, Tensor], layer: int, counts: list[int], s
         answer.append(int(logits[-1].argmax()))
         hidden = torch.cat([hidden, text.embed_tokens(torch.tensor(answer[-1:]))])
         positions = torch.arange(len(hidden))
-    assert first is not None and kept is not None
+    assert first is not None
+    assert kept is not None
     return ByHand(first, found, kept, answer)
 
 

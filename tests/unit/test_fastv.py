@@ -119,18 +119,21 @@ def test_a_ragged_batch_is_its_rows(attention: str, budget: Any, side: str) -> N
     assert together == alone
 
 
-def test_rows_without_padding_may_keep_different_numbers() -> None:
-    """All prompts are equally long and none is padded: stock attention runs without a mask, and the later layers need one."""
-    ids = torch.tensor([[1, *[IMAGE_TOKEN] * 36, *range(5, 41), 7, 8], [1, *[IMAGE_TOKEN] * 72, 7, 8]])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": tiny.pixels(3)}
-    for attention in ("sdpa", "eager"):
-        model = deep_llava(attention=attention)
-        with torch.no_grad(), trimkit.reduce(model, **HALF):
-            logits, generated = model(**inputs).logits, answers(model, inputs)
-            for row, counts in enumerate(([0], [1, 2])):
-                alone = {"input_ids": ids[row : row + 1], "pixel_values": inputs["pixel_values"][counts]}
-                torch.testing.assert_close(model(**alone).logits[0], logits[row], rtol=1e-4, atol=1e-4)
-                assert answers(model, {**alone, "attention_mask": torch.ones(1, 75)})[0] == generated[row]
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_rows_of_one_length_may_keep_different_numbers(attention: str, padded: bool) -> None:
+    """What is missing is no padding. Where no row has any, stock sdpa runs without a mask, and the later layers need one."""
+    rows = [[1, *[IMAGE_TOKEN] * 36, *range(5, 41), 7, 8], [1, *[IMAGE_TOKEN] * 72, 7, 8]]
+    inputs = tiny.pad_rows([*rows, [1, 5, 6]] if padded else rows)
+    inputs["pixel_values"] = tiny.pixels(3)
+    model = deep_llava(attention=attention)
+    with torch.no_grad(), trimkit.reduce(model, **HALF):
+        logits, generated = model(**inputs).logits, answers(model, inputs)
+        for row, pictures in enumerate(([0], [1, 2])):
+            ids = torch.tensor(rows[row : row + 1])
+            alone = {"input_ids": ids, "pixel_values": inputs["pixel_values"][pictures]}
+            torch.testing.assert_close(model(**alone).logits[0], logits[row], rtol=1e-4, atol=1e-4)
+            assert answers(model, {**alone, "attention_mask": torch.ones_like(ids)})[0] == generated[row]
 
 
 def test_flash_attention_s_masks_are_cut_too(monkeypatch: pytest.MonkeyPatch, batch: Batch) -> None:
@@ -151,7 +154,11 @@ def test_flash_attention_s_masks_are_cut_too(monkeypatch: pytest.MonkeyPatch, ba
     model, flash = deep_llava(), deep_llava()
     flash.model.language_model.config._attn_implementation = "my_flash"
     level = {name: value for name, value in batch.items() if name != "attention_mask"}
-    for inputs in (batch, tiny.llava_batch([1], seed=2), {**level, "attention_mask": torch.ones_like(batch["input_ids"])}):
+    for inputs in (
+        batch,
+        tiny.llava_batch([1], seed=2),
+        {**level, "attention_mask": torch.ones_like(batch["input_ids"])},
+    ):
         with torch.no_grad(), trimkit.reduce(model, **HALF), trimkit.reduce(flash, **HALF):
             real = inputs["attention_mask"].bool()
             torch.testing.assert_close(flash(**inputs).logits[real], model(**inputs).logits[real], rtol=1e-4, atol=1e-4)
@@ -313,7 +320,7 @@ def test_images_of_a_prompt_may_share_the_budget(model: Any) -> None:
         model.generate(**inputs, **GREEDY)
         counts = [image.tokens_after for image in trim.report.images]
     assert sum(counts) == TOKENS // 2
-    assert min(counts) >= 1
+    assert 1 <= min(counts) < TOKENS // 4, "as if each image had a budget of its own"
 
 
 def test_two_threads_do_not_meet(model: Any, one: Batch) -> None:
@@ -323,7 +330,7 @@ def test_two_threads_do_not_meet(model: Any, one: Batch) -> None:
         found: dict[int, Any] = {}
 
         def ask(number: int, inputs: Batch) -> None:
-            replies = [answers(model, inputs) for _ in range(4)]
+            replies = [answers(model, inputs) for _ in range(6)]
             found[number] = replies, len(trim.report.images)
 
         threads = [threading.Thread(target=ask, args=pair) for pair in enumerate((one, other))]
@@ -331,7 +338,7 @@ def test_two_threads_do_not_meet(model: Any, one: Batch) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert [found[i] for i in range(2)] == [([expected[i]] * 4, i + 1) for i in range(2)]
+    assert [found[i] for i in range(2)] == [([expected[i]] * 6, i + 1) for i in range(2)]
 
 
 class TestRefusals:
@@ -387,7 +394,7 @@ def test_features_and_prompts_alone_do_not_rank() -> None:
     from trimkit.types import EncoderProfile, TokenBatch
 
     batch = TokenBatch(torch.zeros(1, 4, 2), torch.ones(1, 4, dtype=torch.bool), None, EncoderProfile(), (None,), ("",))
-    with pytest.raises(ConfigError, match="within trimkit.reduce"):
+    with pytest.raises(ConfigError, match=r"within trimkit\.reduce"):
         get_method("fastv").select(batch)
 
 

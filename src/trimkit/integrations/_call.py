@@ -18,8 +18,6 @@ from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.integrations import _media
 from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._chat import Fed, Held, Pictures, with_earlier
-from trimkit.integrations._inside import Decoder, Inside, everything
-from trimkit.integrations._inside_layout import Prompts
 from trimkit.integrations._inputs import (
     Positions,
     TurnPolicy,
@@ -30,6 +28,8 @@ from trimkit.integrations._inputs import (
     plain_positions,
     refuse_cache,
 )
+from trimkit.integrations._inside import Decoder, Inside, everything
+from trimkit.integrations._inside_layout import Prompts
 from trimkit.integrations._media import Item, Seen
 from trimkit.integrations._questions import Asked, Questions
 from trimkit.integrations._stages import Call
@@ -233,7 +233,13 @@ class Pipeline:
         self, inputs: ModelInputs, places: Tensor, selections: Sequence[Selection], generating: bool
     ) -> ShrinkPlan:
         mask = inputs.get("attention_mask")
-        if self.decoder is not None and generating and mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
+        if (
+            self.decoder is not None
+            and generating
+            and mask is not None
+            and mask.ndim == 2
+            and not bool(mask[:, -1].all())
+        ):
             return pad_left(mask)
         side = padding_side(mask, self._tokenizer, generating)
         plan = plan_shrink(places, mask, 1, selections, side, keep_end=not generating)

@@ -1,8 +1,8 @@
 """Dropping image tokens inside the language model: hooks on the decoder layers of one model, there for one call.
 
-Up to layer K everything is as ever. Before layer K the image tokens are ranked by what the last prompt token attends to in layer
-K - 1, and dropped columns leave: hidden states, masks, rotary embeddings and from there on the caches are shorter. Behind the
-last layer each column is put back where it was, so that whoever called sees nothing of it. No class is patched.
+Up to layer K everything is as ever. Before layer K the image tokens are ranked by what the last prompt token attends to in
+layer K - 1, and dropped columns leave: hidden states, masks, rotary embeddings and from there on the caches are shorter. Behind
+the last layer each column is put back where it was, so that whoever called sees nothing of it. No class is patched.
 """
 
 from __future__ import annotations
@@ -164,9 +164,9 @@ class Inside:
         return (hidden, *args), self._pass.arguments(kwargs)
 
     def _spread(self, module: Any, args: tuple[Any, ...], out: Any) -> Any:
-        done, self._pass = (self._pass, None) if self._mine() else (None, None)
-        if done is None:
+        if not self._mine() or self._pass is None:
             return None
+        done, self._pass = self._pass, None
         return (done.spread(out[0]), *out[1:]) if isinstance(out, tuple) else done.spread(out)
 
     def _begin(self, hidden: Tensor, cache: Any) -> _Pass | None:
@@ -190,7 +190,9 @@ class Inside:
         prompts = self._prompts
         every = len(hidden) // len(prompts.places)
         rows = list(dict.fromkeys(prompts.rows))
-        of_row = [torch.cat([c for c, at in zip(prompts.columns, prompts.rows, strict=True) if at == row]) for row in rows]
+        of_row = [
+            torch.cat([c for c, at in zip(prompts.columns, prompts.rows, strict=True) if at == row]) for row in rows
+        ]
         columns = torch.zeros(len(prompts.places), max(map(len, of_row)), dtype=torch.int64, device=hidden.device)
         for row, each in zip(rows, of_row, strict=True):
             columns[row, : len(each)] = each.to(hidden.device)
@@ -248,7 +250,9 @@ class _Pass:
                 gone = flash or value.ndim == 1
                 out[name] = None if gone else take(value.unsqueeze(-1), self._at.queries).squeeze(-1)
             elif name != "attention_mask" and isinstance(value, Tensor) and self._whole.shape[1] in value.shape:
-                raise UnsupportedError(f"layers are given {name!r}, which cannot be cut: use a method that drops tokens before")
+                raise UnsupportedError(
+                    f"layers are given {name!r}, which cannot be cut: use a method that drops tokens before"
+                )
         return out
 
     def _mask(self, mask: Any) -> Any:

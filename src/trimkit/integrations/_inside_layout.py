@@ -1,4 +1,4 @@
-"""Which columns go on inside the language model, and how masks and hidden states are cut to them. Bookkeeping on tensors alone."""
+"""Which columns go on inside the language model, and how masks and hidden states are cut to them. Tensor bookkeeping alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Columns:
 
     Attributes:
         keys: ``[R, m]`` int64, ascending: what the layer's cache holds and is given.
-        valid: ``[R, m]`` bool, false where a dropped column stands in, so that rows of one batch are equally long; nobody sees it.
+        valid: ``[R, m]`` bool, false where a dropped column stands in, so that rows are equally long; nobody sees it.
         ragged: whether one is false.
         queries: ``[R, q]`` what the layer computes.
         first: column of the first query that the mask has.
@@ -108,7 +108,9 @@ class Prompts:
         UnsupportedError: a mask that is not 2-D.
     """
 
-    def __init__(self, inputs: dict[str, Any], places: Tensor, images: Sequence[ImageTokens], rows: Sequence[int]) -> None:
+    def __init__(
+        self, inputs: dict[str, Any], places: Tensor, images: Sequence[ImageTokens], rows: Sequence[int]
+    ) -> None:
         mask = inputs.get("attention_mask")
         if mask is not None and mask.ndim != 2:
             raise UnsupportedError("image tokens cannot be cut from a custom attention mask: pass a 2-D one")
@@ -141,8 +143,9 @@ def plan_layout(places: Tensor, real: Tensor, selections: Sequence[Selection], r
     if all(selection.keeps_all for selection in selections):
         return None
     places, real = places.cpu(), real.cpu()
+    totals = [selection.total for selection in selections]
     keep, merged = real & ~places, []
-    for selection, row, columns in zip(selections, rows, _image_columns(places, selections, rows), strict=True):
+    for selection, row, columns in zip(selections, rows, _image_columns(places, totals, rows), strict=True):
         kept = torch.zeros(selection.total, dtype=torch.bool)
         kept[selection.indices.cpu()] = True
         keep[row, columns[kept]] = True
@@ -159,11 +162,10 @@ def plan_layout(places: Tensor, real: Tensor, selections: Sequence[Selection], r
     return Layout(columns, valid, not bool(valid.all()), places.shape[1], tuple(merged))
 
 
-def _image_columns(places: Tensor, images: Sequence[Any], rows: Sequence[int]) -> list[Tensor]:
-    """Columns of every image; ``images`` are what says how many each has: selections, or counts."""
-    found, used = [], {row: 0 for row in rows}
-    for image, row in zip(images, rows, strict=True):
-        total = image if isinstance(image, int) else image.total
+def _image_columns(places: Tensor, totals: Sequence[int], rows: Sequence[int]) -> list[Tensor]:
+    """Columns of every image, from how many each has and its row."""
+    found, used = [], dict.fromkeys(rows, 0)
+    for total, row in zip(totals, rows, strict=True):
         found.append(places[row].nonzero().squeeze(1)[used[row] : used[row] + total])
         used[row] += total
     return found

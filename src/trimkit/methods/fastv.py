@@ -20,10 +20,11 @@ _PAPER_LAYER = 2
 class FastV(Method):
     """Image tokens go through the first ``layer`` layers; those with the least attention go no further.
 
-    A token's score is what the last token of the prompt attends to it, mean over heads, in the last layer that sees all. What is
-    dropped is really gone: hidden states and key-value cache of the later layers are shorter. Kept tokens keep their positions.
-    The question is read by the language model itself, not through ``relevance``. As the authors' code counts (``fastv_forward.py``
-    of github.com/pkunlp-icler/FastV): the layer at index ``layer`` is the first to see fewer tokens, and ``layer - 1`` ranks.
+    A token's score is what the last token of the prompt attends to it, mean over heads, in the last layer that sees all. What
+    is dropped is really gone: hidden states and key-value cache of the later layers are shorter. Kept tokens keep their
+    positions. The question is read by the language model itself, not through ``relevance``. As in the authors' code
+    (``fastv_forward.py`` of github.com/pkunlp-icler/FastV), the layer at index ``layer`` is the first to see fewer tokens, and
+    ``layer - 1`` ranks.
 
     Options:
         layer: how many layers see all tokens; ``auto`` is the paper's 2, or all but the last where the model has no more.
