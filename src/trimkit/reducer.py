@@ -15,7 +15,15 @@ from trimkit.scorers import Scorer
 from trimkit.sharing import merge_images, split_selection
 from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 
-__all__ = ["make_batch", "no_scorer", "reduced_features", "reduced_image", "relevance_of", "select_tokens"]
+__all__ = [
+    "make_batch",
+    "no_scorer",
+    "reduced_features",
+    "reduced_image",
+    "relevance_of",
+    "select_inside",
+    "select_tokens",
+]
 
 
 def select_tokens(
@@ -52,6 +60,34 @@ def select_tokens(
             parts = split_selection(selection, [len(images[i]) for i in group], fixed=fixed)
             found.update(zip(group, parts, strict=True))
         return [found[i] for i in range(len(images))]
+
+
+def select_inside(
+    attention: Sequence[Tensor], features: Sequence[Tensor], rows: Sequence[int], method: Method
+) -> list[Selection]:
+    """Choose the tokens of every image inside the language model.
+
+    Args:
+        attention: B tensors ``[N_i]`` of what the last prompt token attends to.
+        features: B tensors ``[N_i, D]`` of hidden states.
+        rows: the prompt of each image, where the method shares its budget among a prompt's images.
+        method: what chooses, of ``stage`` ``llm``.
+    """
+    shared = method.share == "prompt" and not method.keeps_all
+    groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
+    groups = groups if shared else [[i] for i in range(len(rows))]
+    tokens = [ImageTokens(torch.cat([features[i] for i in group])) for group in groups]
+    batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
+    joined = [torch.cat([attention[i] for i in group]) for group in groups]
+    padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
+    chosen = method.select(replace(batch, attention=padded))
+    fixed = method.budget.kind in ("ratio", "count")
+    found: dict[int, Selection] = {}
+    for group, selection in zip(groups, chosen, strict=True):
+        found.update(
+            zip(group, split_selection(selection, [len(attention[i]) for i in group], fixed=fixed), strict=True)
+        )
+    return [found[i] for i in range(len(rows))]
 
 
 def no_scorer(method: Method) -> ConfigError:

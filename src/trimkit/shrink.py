@@ -16,7 +16,7 @@ from torch import Tensor
 from trimkit.errors import InputError, UnsupportedError
 from trimkit.types import Selection
 
-__all__ = ["ShrinkPlan", "image_rows", "plan_shrink"]
+__all__ = ["ShrinkPlan", "image_rows", "pad_left", "plan_shrink"]
 
 Side = Literal["left", "right"]
 
@@ -172,6 +172,12 @@ def plan_shrink(
     length = max(len(row) for row in sources)
     length = max(length, min(-(-length // multiple) * multiple, width))
     return ShrinkPlan(sources=_pad(sources, side, length).to(input_ids.device), identity=False)
+
+
+def pad_left(mask: Tensor) -> ShrinkPlan:
+    """Plan to move all padding of ``mask`` ``[B, L]`` to the left, and nothing else."""
+    order = torch.argsort(mask.bool().long(), dim=1, stable=True)
+    return ShrinkPlan(order.masked_fill(~mask.bool().gather(1, order), -1), identity=False)
 
 
 def _row_sources(ids: Tensor, image_token_id: int, selections: Sequence[Selection], start: int, stop: int) -> Tensor:

@@ -112,6 +112,8 @@ class TokenBatch:
         keys: B strings naming image and question, the same in a batch as alone.
         cls_attention: ``[B, N]``, see ``ImageTokens``; only for a method whose ``signals`` name it.
         tower_keys: ``[B, N, K]``, the ``keys`` of ``ImageTokens``; likewise.
+        attention: ``[B, N]`` float, what the last prompt token attends to at each token, mean over heads; only for a method of
+            ``stage`` ``llm``, whose ``features`` are hidden states of the language model.
     """
 
     features: Tensor
@@ -122,6 +124,7 @@ class TokenBatch:
     keys: tuple[str, ...]
     cls_attention: Tensor | None = None
     tower_keys: Tensor | None = None
+    attention: Tensor | None = None
 
 
 @dataclass(frozen=True)

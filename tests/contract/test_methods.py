@@ -36,6 +36,7 @@ def batch_of(images: list[tuple[torch.Tensor, torch.Tensor]], keys: list[str]) -
         keys=tuple(keys),
         cls_attention=pad([torch.softmax(2 * features[:, 0], dim=0) for features, _ in images], batch_first=True),
         tower_keys=pad([features.flip(1) for features, _ in images], batch_first=True),
+        attention=pad([relevance.softmax(dim=0) for _, relevance in images], batch_first=True),
     )
 
 

@@ -71,8 +71,9 @@ class Attachment:
         self._slot = CallSlot()
         self._shadows: list[tuple[Shadow, ...]] = []
         self._presence = Presence(self.model, "forward", self._forward)
-        self._prepare, self._finish = untraced(self._prepare_forward), untraced(Call.end_forward)
-        self._run_forward = run_forward
+        self._prepare, self._finish = untraced(self._prepare_forward), untraced(self._finish_forward)
+        self._inside = self._pipeline.decoder is not None  # compiled layers would not see its hooks
+        self._run_forward = untraced(run_forward) if self._inside else run_forward
         self._report: Report | None = None
 
     @property
@@ -186,6 +187,7 @@ class Attachment:
 
     def _plain(self, stock: Any, kwargs: dict[str, Any], call: Call, held: Held | None) -> Any:
         """A call as the stock model runs it; pictures may come in a later turn."""
+        call.inside = self._pipeline.around(kwargs)
         out = self._run(stock, kwargs, call)
         if self._one_a_row(kwargs) and held is not None:
             self._chats.put(out, kwargs["past_key_values"], kwargs, held.fed, held.pictures)
@@ -202,17 +204,17 @@ class Attachment:
 
     def _reuse(self, held: Held, cache: Any, reduced: Reduced) -> int:
         """Columns of the cache that serve this turn too."""
-        allowed, one_a_row = self._pipeline.family.continues(self.model), self._one_a_row(reduced.inputs)
+        allowed, one_a_row = self._pipeline.continues, self._one_a_row(reduced.inputs)
         return reuse(held, cache, reduced.inputs, reduced.fed, allowed=allowed, one_a_row=one_a_row)
 
     def _run(self, stock: Any, inputs: dict[str, Any], call: Call) -> Any:
         """Stock ``generate`` as ``call``; its forward passes are seen to the end, though the model be detached meanwhile."""
-        with self._presence.held(), self._slot.use(call):
+        with self._presence.held(), self._slot.use(call), call.inside:
             return stock(**inputs)
 
     def _forward(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``forward`` on shortened inputs; logits have the shortened length, or with ``full_logits`` the given one."""
-        if torch.compiler.is_compiling() and not args and self._pipeline.is_plain(kwargs):
+        if torch.compiler.is_compiling() and not (args or self._inside) and self._pipeline.is_plain(kwargs):
             return stock(**kwargs)  # a decoding step: a compiler finds nothing of ours in its way
         return self._run_forward(self._prepare, self._finish, stock, args, kwargs)
 
@@ -220,6 +222,12 @@ class Attachment:
         call, inputs = self._own_forward(stock, args, kwargs)
         call.begin_forward()
         return call, inputs
+
+    def _finish_forward(self, call: Call, out: Any) -> Any:
+        out = call.end_forward(out)
+        if self._inside and call.report is not None:  # only now is it known what was dropped
+            self._keep(call.report)
+        return out
 
     def _own_forward(self, stock: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
         """The call that a forward pass belongs to, and what stock ``forward`` is to be given."""
@@ -234,6 +242,7 @@ class Attachment:
             return call, inputs
         query = inputs.pop("query", None)
         if not self._covers(inputs):
+            call.inside = self._pipeline.around(inputs)
             return call, inputs
         reduced = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._keep(call.report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from trimkit.integrations._inputs import (
     plain_positions,
     refuse_cache,
 )
+from trimkit.integrations._inside import Decoder, Inside, everything
+from trimkit.integrations._inside_layout import Prompts
 from trimkit.integrations._media import Item, Seen
 from trimkit.integrations._questions import Asked, Questions
 from trimkit.integrations._stages import Call
@@ -35,7 +38,7 @@ from trimkit.reducer import no_scorer, reduced_image, relevance_of, select_token
 from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import resolve_scorer
 from trimkit.sharing import union
-from trimkit.shrink import ShrinkPlan, plan_shrink
+from trimkit.shrink import ShrinkPlan, pad_left, plan_shrink
 from trimkit.types import EncoderProfile, Report, Selection
 
 __all__ = ["Pipeline", "Reduced"]
@@ -98,6 +101,12 @@ class Pipeline:
         self._questions = Questions(processor, settings.turns, settings.query_from)
         self._image_token_id = self.family.image_token_id(model)
         self._pixels = tuple(medium.pixels(model) for medium in self._media())
+        inside = self.method.stage == "llm" and not self.method.keeps_all
+        self.decoder = Decoder(model, self.method) if inside else None
+        if inside and (positions == "contiguous" or turns != "refresh"):
+            raise ConfigError(
+                f"method {self.method.name!r} keeps positions and asks anew in every turn: leave positions= and turns= out"
+            )
 
     def clear_caches(self) -> None:
         """Forget image features, and what a scorer holds of questions."""
@@ -159,8 +168,15 @@ class Pipeline:
         out = self._shrunk(inputs, seen, plan, generating)
         if encoded:
             out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **encoded}
-        reports = zip(items, asked, selections, strict=True)
-        call.report = Report(self.method.name, tuple(_media.report_of(*parts) for parts in reports), call.seconds)
+
+        def done(selections: Sequence[Selection]) -> None:
+            reports = zip(items, asked, selections, strict=True)
+            call.report = Report(self.method.name, tuple(_media.report_of(*parts) for parts in reports), call.seconds)
+
+        done(selections)
+        if self.decoder is not None and items:
+            prompts = Prompts(out, plan.take(places, 0), [item.image for item in items], [item.row for item in items])
+            call.inside = Inside(self.decoder, self.method, prompts, lambda: call.stage("select"), done)
         fed = Fed.of(plan.take(places, 0).bool(), encoded, [item.family.handed_as() for item in items])
         return Reduced(out, plan, fed, Pictures.of(seen, items, asked))
 
@@ -202,6 +218,8 @@ class Pipeline:
 
     def _select(self, items: Sequence[Item], asked: Sequence[Asked], scorer: Scorer | None) -> list[Selection]:
         """What is kept of every image: for its question, or for any of them where it has several."""
+        if self.decoder is not None:  # chosen later
+            return everything([item.image for item in items])
         profile = scorer.profile if scorer is not None else EncoderProfile()
         images, rows = [item.image for item in items], [item.row for item in items]
         rounds = []
@@ -226,6 +244,14 @@ class Pipeline:
         self, inputs: ModelInputs, places: Tensor, selections: Sequence[Selection], generating: bool
     ) -> ShrinkPlan:
         mask = inputs.get("attention_mask")
+        if (
+            self.decoder is not None
+            and generating
+            and mask is not None
+            and mask.ndim == 2
+            and not bool(mask[:, -1].all())
+        ):
+            return pad_left(mask)
         side = padding_side(mask, self._tokenizer, generating)
         plan = plan_shrink(
             places, mask, 1, selections, side, keep_end=not generating, multiple=self._settings.pad_to_multiple_of
@@ -248,6 +274,15 @@ class Pipeline:
         """What gives an output's logits the length of the prompt ``ids`` again."""
         is_image = torch.isin(ids, torch.tensor(self.placeholders(), device=ids.device))
         return lambda out: reduced.plan.spread_logits(out, is_image)
+
+    @property
+    def continues(self) -> bool:
+        """Whether a later turn may be run on top of a cache; not where its layers were cut for another question."""
+        return self.decoder is None and self.family.continues(self._model)
+
+    def around(self, inputs: ModelInputs) -> contextlib.AbstractContextManager[Any]:
+        """What has to be around a call without pictures, whose cache may come from one inside which tokens were dropped."""
+        return contextlib.nullcontext() if self.decoder is None else self.decoder.of(inputs.get("past_key_values"))
 
     def placeholders(self) -> list[int]:
         """Ids that stand for images and videos."""

@@ -92,6 +92,10 @@ class Method(BaseModel):
         """
         return None
 
+    def first_short_layer(self, layers: int) -> int:
+        """Of a method inside a language model of that many ``layers``: the first, counted from 0, that sees fewer tokens."""
+        raise NotImplementedError
+
     @property
     def keeps_all(self) -> bool:
         """Whether nothing is dropped whatever the image."""
