@@ -15,6 +15,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
+from trimkit.cache import FeatureCache
 from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
 from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._call import Pipeline, Reduced
@@ -54,7 +55,7 @@ class Attachment:
         method: str | Method = "trim",
         scorer: Scorer | nn.Module | str | Path | None = None,
         query: str | Sequence[str] | None = None,
-        cache_images: int = 32,
+        cache_images: int | FeatureCache = 32,
         turns: TurnPolicy = "refresh",
         positions: Positions = "auto",
         query_from: QueryFrom = "question",

@@ -67,7 +67,7 @@ class Pipeline:
         processor: its processor or None.
         method, options: as ``trimkit.reduce`` takes them.
         scorer: likewise; resolved on first use, since a text-free method needs none.
-        cache_images: capacity of the feature cache.
+        cache_images: capacity of the feature cache, or a cache that attachments of one model share.
         turns, positions, query_from: as ``trimkit.reduce`` takes them.
 
     Raises:
@@ -80,18 +80,18 @@ class Pipeline:
         processor: Any,
         method: str | Method,
         scorer: Scorer | nn.Module | str | Path | None,
-        cache_images: int,
+        cache_images: int | FeatureCache,
         turns: TurnPolicy,
         positions: Positions,
         options: dict[str, Any],
         query_from: QueryFrom = "question",
     ) -> None:
-        if cache_images < 0:
+        if isinstance(cache_images, int) and cache_images < 0:
             raise ConfigError(f"cache_images={cache_images} is negative: give the number of images to hold, 0 for none")
         self.family = family_of(model)
         self._positions = self._known(positions)
         self.method = get_method(method, **options)
-        self.cache = FeatureCache(cache_images)
+        self.cache = FeatureCache(cache_images) if isinstance(cache_images, int) else cache_images
         self._model = model
         self._processor = processor
         self._tokenizer = getattr(processor, "tokenizer", processor)
@@ -202,7 +202,7 @@ class Pipeline:
 
     def _select(self, items: Sequence[Item], asked: Sequence[Asked], scorer: Scorer | None) -> list[Selection]:
         """What is kept of every image: for its question, or for any of them where it has several."""
-        profile = scorer.profile if scorer is not None else EncoderProfile()
+        profile = self.method.profile or (scorer.profile if scorer is not None else EncoderProfile())
         images, rows = [item.image for item in items], [item.row for item in items]
         rounds = []
         for turn in range(max(map(len, asked), default=1)):
