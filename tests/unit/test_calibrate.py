@@ -84,7 +84,7 @@ def test_agreement_is_that_of_answers_really_generated(random_llava: tuple[Any, 
     import trimkit
 
     model, processor = random_llava
-    method = get_method("trim", budget=24)
+    method = get_method("trim", budget=500)
     same = []
     for answers in probe._answers:
         texts = [pair.question for pair in answers.pairs]
@@ -136,7 +136,7 @@ def test_calibrate_makes_a_config_and_leaves_the_model_alone(random_llava: tuple
         per_picture=1,
         max_new_tokens=2,
         scorer=Salience(True),
-        agreement=0.5,
+        agreement=0.1,
         advance=steps.append,
     )
     assert set(vars(model)) == before
@@ -144,7 +144,8 @@ def test_calibrate_makes_a_config_and_leaves_the_model_alone(random_llava: tuple
     assert plain["config"]["reduce"]["method"] == "trim"
     assert plain["config"]["reduce"]["profile"] == plain["chosen"]["profile"]
     assert plain["chosen"]["profile"]["sign"] == -1
-    assert plain["chosen"]["agreement"] >= 0.5
+    assert plain["chosen"]["target_reached"]
+    assert plain["chosen"]["agreement"] >= 0.1
     shares = [each["share"] for each in plain["curve"]]
     assert shares == sorted(shares)
     assert any(each["budget"] == "iqr" for each in plain["curve"])
@@ -164,7 +165,7 @@ def test_a_method_without_text_has_its_budget_alone_chosen(random_llava: tuple[A
 
 def test_the_same_seed_gives_the_same(random_llava: tuple[Any, Any]) -> None:
     runs = [
-        calibrate(*random_llava, spots(3), QUESTIONS, max_new_tokens=2, scorer=Salience(), seed=5).to_plain()
+        calibrate(*random_llava, spots(2), ["What?"], max_new_tokens=1, scorer=Salience(), seed=5).to_plain()
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
