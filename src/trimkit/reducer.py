@@ -114,7 +114,7 @@ def relevance_of(
     if len(asked) != len(images):
         raise ConfigError(f"method {method.name!r} needs a question for every image: pass query= or a processor")
     with torch.no_grad():
-        cosine = method.normalize_relevance(scorer.profile)
+        cosine = method.normalize_relevance(method.profile or scorer.profile)
         found = scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
     # NaN ranks last whatever the encoder's sign.
     return [

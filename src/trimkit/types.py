@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from pydantic import ConfigDict
 from torch import Tensor
 
 from trimkit.errors import ConfigError
@@ -30,6 +32,8 @@ class EncoderProfile:
         normalize: cosine instead of dot product.
         temperature: divides the similarity before the softmax.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # where it is read from a file
 
     sign: int = -1
     normalize: bool = False

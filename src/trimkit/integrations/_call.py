@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimkit.cache import FeatureCache
 from trimkit.errors import InputError, UnsupportedError
 from trimkit.integrations import _media
 from trimkit.integrations._chat import Fed, Held, Pictures, with_earlier
@@ -91,7 +90,7 @@ class Pipeline:
         self.method = get_method(method, **options)
         self._tower = tower_pruning(self.family, model, self.method, settings.tower_keep, settings.tower_layer)
         check_signals(self.family, model, self.method)
-        self.cache = FeatureCache(settings.cache_images)
+        self.cache = settings.cache()
         self._model = model
         self._processor = processor
         self._tokenizer = getattr(processor, "tokenizer", processor)
@@ -220,7 +219,7 @@ class Pipeline:
         """What is kept of every image: for its question, or for any of them where it has several."""
         if self.decoder is not None:  # chosen later
             return everything([item.image for item in items])
-        profile = scorer.profile if scorer is not None else EncoderProfile()
+        profile = self.method.profile or (scorer.profile if scorer is not None else EncoderProfile())
         images, rows = [item.image for item in items], [item.row for item in items]
         rounds = []
         for turn in range(max(map(len, asked), default=1)):

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from trimkit.cache import FeatureCache
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.integrations._answers import QueryFrom
 from trimkit.methods import Method
@@ -42,7 +43,7 @@ class CallSettings:
         ConfigError: a number that cannot be, or an unknown choice.
     """
 
-    cache_images: int = 32
+    cache_images: int | FeatureCache = 32
     turns: TurnPolicy = "refresh"
     positions: Positions = "auto"
     query_from: QueryFrom = "question"
@@ -52,7 +53,7 @@ class CallSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.cache_images < 0:
+        if isinstance(self.cache_images, int) and self.cache_images < 0:
             raise ConfigError(
                 f"cache_images={self.cache_images} is negative: give the number of images to hold, 0 for none"
             )
@@ -61,6 +62,10 @@ class CallSettings:
                 f"pad_to_multiple_of={self.pad_to_multiple_of} is below 1: give for example 64, or 1 for no padding"
             )
         check_choice("positions", self.positions, Positions)
+
+    def cache(self) -> FeatureCache:
+        """The feature cache: one of its own, or the one that attachments of one model share."""
+        return FeatureCache(self.cache_images) if isinstance(self.cache_images, int) else self.cache_images
 
 
 def check_choice(option: str, value: str, kind: Any) -> None:

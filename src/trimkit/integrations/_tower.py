@@ -55,7 +55,8 @@ class TowerPruning:
         best: Tensor | None = None
         for turn in range(max(map(len, asked), default=0)):
             queries = [each[min(turn, len(each) - 1)] for each in asked]
-            batch = make_batch(images, relevance_of(images, queries, method, scorer), queries, scorer.profile)
+            profile = method.profile or scorer.profile
+            batch = make_batch(images, relevance_of(images, queries, method, scorer), queries, profile)
             signed = method.signed_relevance(batch)
             if signed is not None:
                 best = signed if best is None else torch.maximum(best, signed)

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from trimkit.cache import FeatureCache
 from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._attachment import MINIMUM_TRANSFORMERS, Attachment
 from trimkit.integrations._inputs import Positions, TurnPolicy
@@ -29,7 +30,7 @@ def reduce(
     method: str | Method = "trim",
     scorer: Scorer | nn.Module | str | Path | None = None,
     query: str | Sequence[str] | None = None,
-    cache_images: int = 32,
+    cache_images: int | FeatureCache = 32,
     turns: TurnPolicy = "refresh",
     positions: Positions = "auto",
     query_from: QueryFrom = "question",
@@ -50,7 +51,8 @@ def reduce(
         query: the question (one for all rows, or one a row); by default the last user turn of each prompt. A call may
             override it: ``model.generate(..., query=[...])``.
         cache_images: how many images' (or videos') features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each
-            in half precision); 0 holds none. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
+            in half precision); 0 holds none. A ``trimkit.cache.FeatureCache`` is shared by all attachments of one model that
+            it is passed to. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
         turns: what a later question of a conversation sees of an earlier picture: the tokens relevant to it (``refresh``),
             those chosen for the first question about the picture (``first``), or for any question so far (``union``). With a
             ``past_key_values`` of earlier turns, what is the same at the head of the prompt is not run again.
