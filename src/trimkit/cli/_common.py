@@ -32,6 +32,7 @@ __all__ = [
     "print_json",
     "progress",
     "quiet",
+    "read_settings",
     "write_json",
 ]
 
@@ -67,6 +68,16 @@ def pick_method(name: str, budget: str | None, settings: Sequence[str] | None) -
     from trimkit.methods import get_method
 
     options: dict[str, Any] = {} if budget is None else {"budget": budget}
+    return get_method(name, **{**options, **read_settings(settings)})
+
+
+def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
+    """``OPTION=VALUE`` each, the value as JSON where it is that.
+
+    Raises:
+        ConfigError: something else.
+    """
+    options: dict[str, Any] = {}
     for setting in settings or ():
         key, equals, value = setting.partition("=")
         if not (key and equals):
@@ -75,7 +86,7 @@ def pick_method(name: str, budget: str | None, settings: Sequence[str] | None) -
             options[key] = json.loads(value)
         except ValueError:
             options[key] = value
-    return get_method(name, **options)
+    return options
 
 
 def pick_picture(image: str | None, question: str | None) -> tuple[Any, str]:
