@@ -36,7 +36,7 @@ class LanguageSizes:
 
 @dataclass(frozen=True)
 class Sizes:
-    """All that the formulas need of a model; ``patch`` in numbers a patch has, ``text`` None where nothing reads the question."""
+    """All that the formulas need of a model; a ``patch`` is so many numbers; ``text`` is None where nothing reads the question."""
 
     vision: TowerSizes
     language: LanguageSizes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from trimkit.models import family_of
 
 __all__ = ["Counted", "Round", "count", "rounds"]
 
-_PEAK_RUNS = 3
+_PEAK_RUNS = 2
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,7 @@ def count(arm: Arm) -> Counted:
         new_tokens=arm.new_tokens,
     )
     peak, how = _peak(arm, request)
-    return Counted(
-        given / arm.batch, int(counter.get_total_flops()), int(trace.passes[0].whole), kv, work, peak, how
-    )
+    return Counted(given / arm.batch, int(counter.get_total_flops()), int(trace.passes[0].whole), kv, work, peak, how)
 
 
 def rounds(
@@ -109,7 +106,7 @@ def _turn(arm: Arm, requests: list[Any], other: Any) -> Round:
 
 
 def _peak(arm: Arm, request: Any) -> tuple[int, str]:
-    """The median of a few runs: the system hands out memory in pieces that vary."""
+    """The least of a few runs: memory that is handed out in larger pieces than needed only adds."""
     seen = []
     how = ""
     for _ in range(_PEAK_RUNS):
@@ -117,7 +114,7 @@ def _peak(arm: Arm, request: Any) -> tuple[int, str]:
         size, how = measure_peak(lambda: arm.call(request), arm.subject.model.device)
         seen.append(size)
     arm.forget()
-    return int(statistics.median(seen)), how
+    return min(seen), how
 
 
 def _counter() -> Any:

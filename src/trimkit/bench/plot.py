@@ -1,4 +1,4 @@
-"""Time against image tokens: one row of panels for each batch size and length, end to end on the left and prefill on the right."""
+"""Time against image tokens: for each batch size and length one panel for the whole request and one for prefill."""
 
 from __future__ import annotations
 
@@ -70,7 +70,12 @@ def _legend(canvas: Canvas, colours: dict[str, str], about: dict[str, Any]) -> N
 
 
 def _panel(
-    canvas: Canvas, corner: tuple[float, float], arms: list[dict[str, Any]], key: str, title: str, colours: dict[str, str]
+    canvas: Canvas,
+    corner: tuple[float, float],
+    arms: list[dict[str, Any]],
+    key: str,
+    title: str,
+    colours: dict[str, str],
 ) -> None:
     """Dots at medians with bars between the quartiles; a method's dots are joined, with the full model's as the last."""
     left, top = corner[0] + 66, corner[1] + 34

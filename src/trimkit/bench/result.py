@@ -53,7 +53,7 @@ def ratio_result(
     full_layers: int,
     seed: int,
 ) -> dict[str, Any]:
-    """One entry of ``ratios``: an arm and the full arm of the same batch and length, in this order; ``held`` bytes of weights."""
+    """One entry of ``ratios``: an arm, then the full arm of the same batch and length; ``held`` bytes of weights."""
     mine, full = counted
     one, other = ([turn.first for turn in each] for each in turns)
     result: dict[str, Any] = {

@@ -36,7 +36,7 @@ class Settings:
     Attributes:
         model: ``demo``, a directory or a hub id; or else
         random: the name of a shape, built with random weights, of ``layers`` of its layers.
-        methods, budgets: budgets None is the method's own; for a random shape, whose relevance means nothing, 21 % of the tokens.
+        methods, budgets: None is the method's own budget; for a random shape, whose relevance means nothing, 21 %.
         options: further options of the methods.
         new_tokens, batch_sizes: lengths and rows of a call.
         questions: about each picture, one after the other.

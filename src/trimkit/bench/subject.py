@@ -115,6 +115,5 @@ class Checkpoint:
         return ImageChops.offset(load_image(self._samples[which].path), 7 * times, 0)
 
 
-
 def _question(number: int) -> str:
     return _QUESTION.format(_THINGS[number % len(_THINGS)], number + 2)

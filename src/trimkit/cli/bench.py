@@ -27,7 +27,9 @@ def command(
     layers: Annotated[
         int | None, typer.Option("--layers", help="Of the shape's language model; the rest is extrapolated.")
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="A reduction method, or several with commas between.")] = "trim",
+    method: Annotated[
+        str, typer.Option("--method", help="A reduction method, or several with commas between.")
+    ] = "trim",
     budget: Annotated[
         str | None,
         typer.Option(
@@ -45,9 +47,12 @@ def command(
     ] = 40,
     repeats: Annotated[int, typer.Option("--repeats", help="Timed runs of each arm, all arms in turn.")] = 9,
     seed: Annotated[int, typer.Option("--seed", help="Of weights and inputs.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="'cpu', 'auto' (a GPU where there is one), or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="'cpu', 'auto' (a GPU where there is one), or cuda:N.")
+    ] = "auto",
     dtype: Annotated[
-        str, typer.Option("--dtype", help="'auto' (half precision where it is fast), 'float32', 'float16' or 'bfloat16'.")
+        str,
+        typer.Option("--dtype", help="'auto' (half precision where it is fast), 'float32', 'float16' or 'bfloat16'."),
     ] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's own")] = None,
     plot: Annotated[
@@ -106,7 +111,9 @@ def _numbers(option: str, given: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in _words(given))
     except ValueError:
-        raise ConfigError(f"{option} {given!r} is not a whole number: give one, or several with commas between") from None
+        raise ConfigError(
+            f"{option} {given!r} is not a whole number: give one, or several with commas between"
+        ) from None
 
 
 def _warn(line: str) -> None:
