@@ -152,20 +152,23 @@ def weights(sizes: Sizes) -> dict[str, int]:
 def peaks(sizes: Sizes, work: Work, element: int) -> dict[str, int]:
     """Bytes above the idle model, at their most: in the ``vision`` tower, and in the language model's ``prefill``.
 
-    A layer holds most in its feed-forward part: the gate, what it is multiplied with and the product, beside the layer's input,
-    its normed form, and the embeddings that the model was called with. ``activations`` is that, ``kv`` the cache with it;
-    ``peak`` is the most that any stage holds.
+    A layer holds most in its feed-forward part. The tower: its inner width three times (the activation is a product), the layer's
+    input, its sum with attention, the normed form of that, and the layer that was selected. The language model: gate, up and their
+    product, the same three, the embeddings it was called with, and the rotations of its positions. ``pictures`` is what is held of
+    them meanwhile: patch features and projected tokens, each as given and as handed on. ``activations`` has all of that,
+    ``kv`` the cache with it; ``peak`` is the most that any moment holds.
     """
     lm, seen, batch = sizes.language, sizes.vision, work.batch
-    longest = max(work.prefill, default=0)
-    activations = batch * longest * (3 * lm.inner + 3 * lm.width) * element
-    activations += work.projected * lm.width * element
+    patches, tokens = batch * max(work.tower, default=0), batch * max(work.prefill, default=0)
+    pictures = 2 * (patches * seen.width + work.projected * lm.width) * element
+    activations = tokens * (3 * lm.inner + 4 * lm.width + 2 * lm.head) * element + pictures
     kv = kv_bytes(sizes, Work(batch, prefill=work.prefill), element)
-    vision = batch * max(work.tower, default=0) * (3 * seen.inner + 3 * seen.width) * element
-    grown = kv_bytes(sizes, work, element)
+    vision = patches * (3 * seen.inner + 4 * seen.width) * element
+    grown = kv_bytes(sizes, work, element) + pictures
     return {
         "kv": kv,
         "activations": activations,
+        "pictures": pictures,
         "prefill": kv + activations,
         "vision": vision,
         "peak": max(kv + activations, vision, grown),

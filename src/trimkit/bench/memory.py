@@ -7,8 +7,9 @@ import ctypes
 import gc
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,19 +18,28 @@ __all__ = ["measure_peak"]
 _PROC = Path("/proc/self")
 _PERIOD = 0.001
 
+# glibc's mallopt: from which size on memory comes from the system and goes back there, and how much it holds back.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_SMALL, _LARGE = 65_536, 32 * 1024 * 1024  # _LARGE is what glibc itself arrives at after a few large tensors
+
 
 def measure_peak(run: Callable[[], object], device: torch.device) -> tuple[int, str]:
     """Run, and say how many bytes it took at its most above the start, and how that was measured.
 
-    What is free already is first handed back to the system, since it would be used again unseen. ``cuda-allocator`` is exact.
+    What is free already is first handed back to the system, since it would be used again unseen; under glibc, what is freed
+    during the run goes back at once, so that gaps in the heap do not count. ``cuda-allocator`` is exact.
     ``rss-high-water`` is the kernel's own mark of the process's resident memory; ``rss-sampled`` reads that memory every
     millisecond where the mark cannot be reset; ``rss-maximum`` only sees what goes beyond all that was before.
     """
     gc.collect()
     if device.type == "cuda":
         return _on_gpu(run, device), "cuda-allocator"
-    _trim()
-    if not (_PROC / "statm").is_file():
+    with _returned_at_once():
+        return _resident(run)
+
+
+def _resident(run: Callable[[], object]) -> tuple[int, str]:
+    if not (_PROC / "status").is_file():
         return _beyond_maximum(run), "rss-maximum"
     before = _status("VmRSS")
     if _reset_high_water():
@@ -48,9 +58,22 @@ def _on_gpu(run: Callable[[], object], device: torch.device) -> int:
     return int(torch.cuda.max_memory_allocated(device)) - int(before)
 
 
-def _trim() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+@contextlib.contextmanager
+def _returned_at_once() -> Iterator[None]:
+    """Every tensor gets pages of its own inside; afterwards as in a process that has run for a while."""
+    try:
+        library: Any = ctypes.CDLL(None)
+        tune, trim = library.mallopt, library.malloc_trim
+    except (OSError, AttributeError, TypeError):  # another C library
+        yield
+        return
+    tune(_MMAP_THRESHOLD, _SMALL)
+    trim(0)
+    try:
+        yield
+    finally:
+        tune(_MMAP_THRESHOLD, _LARGE)
+        tune(_TRIM_THRESHOLD, 2 * _LARGE)
 
 
 def _status(name: str) -> int:
