@@ -301,3 +301,13 @@ def test_half_precision_only_where_the_cpu_is_fast(monkeypatch: pytest.MonkeyPat
     assert machine.pick_dtype("auto", cpu, said.append) is torch.bfloat16
     assert machine.pick_dtype("bfloat16", cpu, said.append) is torch.bfloat16
     assert len(said) == 1
+
+
+@pytest.mark.gpu
+def test_on_a_gpu() -> None:
+    result = bench(Settings(random="small", device="cuda", repeats=2, new_tokens=(3,)))
+    assert result["provenance"]["dtype"] == "bfloat16"
+    for arm in result["arms"]:
+        assert arm["peak_measured"] == "cuda-allocator"
+        assert arm["peak_bytes"] > arm["kv_bytes"] == arm["kv_bytes_formula"]
+        assert arm["flops"] == arm["flops_formula"]

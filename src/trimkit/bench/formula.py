@@ -36,7 +36,7 @@ class LanguageSizes:
 
 @dataclass(frozen=True)
 class Sizes:
-    """All that the formulas need of a model; a ``patch`` is so many numbers; ``text`` is None where nothing reads the question."""
+    """All that the formulas need of a model; ``patch`` is in numbers; ``text`` is None where nothing reads the question."""
 
     vision: TowerSizes
     language: LanguageSizes
@@ -110,10 +110,10 @@ def flops(sizes: Sizes, work: Work) -> dict[str, int]:
     decode = 0
     for step in range(work.new_tokens - 1):
         decode += head + batch * sum(_language_layer(lm, 1, length + step + 1) for length in work.prefill)
-    text = sum(
-        sizes.text.layers * _tower_layer(sizes.text, length) + 2 * sizes.text.width * sizes.projection
-        for length in (work.texts if sizes.text is not None else ())
-    )
+    text = 0
+    if (reader := sizes.text) is not None:
+        for length in work.texts:
+            text += reader.layers * _tower_layer(reader, length) + 2 * reader.width * sizes.projection
     embedded = 2 * sizes.patches * sizes.patch * sizes.vision.width if work.tower else 0
     return {
         "vision": batch * (embedded + sum(_tower_layer(sizes.vision, length) for length in work.tower)),
@@ -152,11 +152,11 @@ def weights(sizes: Sizes) -> dict[str, int]:
 def peaks(sizes: Sizes, work: Work, element: int) -> dict[str, int]:
     """Bytes above the idle model, at their most: in the ``vision`` tower, and in the language model's ``prefill``.
 
-    A layer holds most in its feed-forward part. The tower: its inner width three times (the activation is a product), the layer's
-    input, its sum with attention, the normed form of that, and the layer that was selected. The language model: gate, up and their
-    product, the same three, the embeddings it was called with, and the rotations of its positions. ``pictures`` is what is held of
-    them meanwhile: patch features and projected tokens, each as given and as handed on. ``activations`` has all of that,
-    ``kv`` the cache with it; ``peak`` is the most that any moment holds.
+    A layer holds most in its feed-forward part. The tower: its inner width three times (the activation is a product), the
+    layer's input, its sum with attention, the normed form of that, and the layer that was selected. The language model: gate,
+    up and their product, the same three, the embeddings it was called with, and the rotations of its positions. ``pictures``
+    is what is held of them meanwhile: patch features and projected tokens, each as given and as handed on. ``activations``
+    has all of that, ``kv`` is the cache beside it; ``peak`` is the most that any moment holds.
     """
     lm, seen, batch = sizes.language, sizes.vision, work.batch
     patches, tokens = batch * max(work.tower, default=0), batch * max(work.prefill, default=0)

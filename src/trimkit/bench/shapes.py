@@ -56,14 +56,14 @@ class Shape:
         return {**asdict(self), "of_layers": self.full_layers, "image_tokens": self.image_tokens}
 
 
-_CLIP_L = {"vision": (24, 1024, 16), "text": (12, 768, 12)}
+_CLIP_L, _CLIP_L_TEXT = (24, 1024, 16), (12, 768, 12)
 
 SHAPES = {
     # config.json of llava-hf/llava-1.5-7b-hf and -13b-hf: Vicuna with 64 places more in its vocabulary.
-    "llava-1.5-7b": Shape(**_CLIP_L, language=(32, 4096, 32), inner=11_008, vocabulary=32_064),
-    "llava-1.5-13b": Shape(**_CLIP_L, language=(40, 5120, 40), inner=13_824, vocabulary=32_064),
+    "llava-1.5-7b": Shape(_CLIP_L, _CLIP_L_TEXT, language=(32, 4096, 32), inner=11_008, vocabulary=32_064),
+    "llava-1.5-13b": Shape(_CLIP_L, _CLIP_L_TEXT, language=(40, 5120, 40), inner=13_824, vocabulary=32_064),
     # LLaVA-1.5's tower before a language model that two CPU cores can run.
-    "clip-l-336": Shape(**_CLIP_L, language=(12, 1024, 16), inner=2816, vocabulary=32_000),
+    "clip-l-336": Shape(_CLIP_L, _CLIP_L_TEXT, language=(12, 1024, 16), inner=2816, vocabulary=32_000),
     "small": Shape(
         vision=(2, 64, 4),
         text=(2, 32, 4),
