@@ -58,8 +58,9 @@ def count(arm: Arm) -> Counted:
     arm.forget()
     with counter, arm.observed(lambda: float(counter.get_total_flops())) as trace:
         out = arm.call(request, return_dict_in_generate=True)
-    kv = sum(part.nbytes for layer in out.past_key_values.layers for part in (layer.keys, layer.values))
-    del out
+    held = [getattr(layer, name, None) for layer in out.past_key_values.layers for name in ("keys", "values")]
+    kv = sum(part.nbytes for part in held if part is not None)  # a layer without attention has none
+    del out, held
     report = arm.report
     model = arm.subject.model
     placeholders = int((request.inputs["input_ids"] == family_of(model).image_token_id(model)).sum())
