@@ -83,7 +83,11 @@ class Arm:
 
     def call(self, request: Request, streamer: Any = None, **options: Any) -> Any:
         """One ``generate`` call."""
-        settings = {"max_new_tokens": self.new_tokens, "min_new_tokens": self.new_tokens, "do_sample": False}
+        settings: dict[str, Any] = {
+            "max_new_tokens": self.new_tokens,
+            "min_new_tokens": self.new_tokens,
+            "do_sample": False,
+        }
         if streamer is not None:
             settings["streamer"] = streamer
         if self.attachment is not None and request.query is not None:

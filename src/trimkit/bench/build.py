@@ -64,21 +64,23 @@ def clip_config(shape: Shape) -> Any:
 
 def build_llava(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
     """A stock ``LlavaForConditionalGeneration`` in eval mode, made where and as it is to run."""
-    from transformers import AutoModelForImageTextToText
+    import transformers
 
+    auto: Any = transformers.AutoModelForImageTextToText  # typed only in part
     torch.manual_seed(seed)
     with torch.device(device):
-        model: Any = AutoModelForImageTextToText.from_config(llava_config(shape), dtype=dtype)
+        model: Any = auto.from_config(llava_config(shape), dtype=dtype)
     return model.eval()
 
 
 def build_scorer(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> ClipNativeScorer:
     """A text tower with random weights, fitting the vision features of ``build_llava``."""
-    from transformers import AutoModel
+    import transformers
 
+    auto: Any = transformers.AutoModel  # typed only in part
     torch.manual_seed(seed)
     with torch.device(device):
-        clip: Any = AutoModel.from_config(clip_config(shape), dtype=dtype)
+        clip: Any = auto.from_config(clip_config(shape), dtype=dtype)
     clip.vision_model.encoder.layers = torch.nn.ModuleList()  # as after loading: the model has computed these features
     return ClipNativeScorer(clip.eval(), _WordHash(shape.text_vocabulary))
 
