@@ -191,12 +191,14 @@ class ImageReport:
 class StageSeconds:
     """Wall-clock seconds per stage of one call (CPU clock; a GPU is synchronised at each boundary).
 
-    ``prefill`` ends with the first forward pass of the language model; ``text`` is the question's encoding.
+    ``prefill`` ends with the first forward pass of the language model; ``text`` is the question's encoding; ``shrink`` is the
+    gathering of what was kept and the shortening of the prompt.
     """
 
     vision: float = 0.0
     text: float = 0.0
     select: float = 0.0
+    shrink: float = 0.0
     project: float = 0.0
     prefill: float = 0.0
 

@@ -34,6 +34,7 @@ __all__ = [
     "print_json",
     "progress",
     "quiet",
+    "read_settings",
     "write_json",
 ]
 
@@ -87,15 +88,7 @@ def pick_method(name: str | None, budget: str | None, settings: Sequence[str] | 
         options = {key: options[key] for key in ("budget", "profile") if key in options}
     if budget is not None:
         options["budget"] = budget
-    for setting in settings or ():
-        key, equals, value = setting.partition("=")
-        if not (key and equals):
-            raise ConfigError(f"--set {setting!r} is not OPTION=VALUE: give for example --set aggregate=none")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return get_method(own if name is None else name, **options)
+    return get_method(own if name is None else name, **{**options, **read_settings(settings)})
 
 
 def pick_methods(
@@ -104,6 +97,24 @@ def pick_methods(
     """``pick_method`` for names with commas between."""
     wanted = [None] if names is None else [name.strip() for name in names.split(",")]
     return [pick_method(name, budget, settings, config) for name in wanted]
+
+
+def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
+    """``OPTION=VALUE`` each, the value as JSON where it is that.
+
+    Raises:
+        ConfigError: something else.
+    """
+    options: dict[str, Any] = {}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"--set {setting!r} is not OPTION=VALUE: give for example --set aggregate=none")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
 
 
 def pick_picture(image: str | None, question: str | None) -> tuple[Any, str]:

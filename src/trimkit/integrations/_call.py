@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimkit.errors import InputError, UnsupportedError
+from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.integrations import _media
 from trimkit.integrations._chat import Fed, Held, Pictures, with_earlier
 from trimkit.integrations._inputs import (
@@ -102,7 +102,7 @@ class Pipeline:
         self._pixels = tuple(medium.pixels(model) for medium in self._media())
         inside = self.method.stage == "llm" and not self.method.keeps_all
         self.decoder = Decoder(model, self.method) if inside else None
-        if inside and (positions == "contiguous" or turns != "refresh"):
+        if inside and (settings.positions == "contiguous" or settings.turns != "refresh"):
             raise ConfigError(
                 f"method {self.method.name!r} keeps positions and asks anew in every turn: leave positions= and turns= out"
             )
@@ -150,21 +150,23 @@ class Pipeline:
             seen = self._see_all(inputs, held)
         scorer = self._text_scorer()
         items = self._items(seen, scorer)
-        asked = self._asked(inputs, _media.question_ids(ids, seen, self._image_token_id), items, query, held)
-        chosen = [self._questions.chosen(each) for each in asked]
         with call.stage("text"), in_full_precision(ids.device):
+            asked = self._asked(inputs, _media.question_ids(ids, seen, self._image_token_id), items, query, held)
+            chosen = [self._questions.chosen(each) for each in asked]
             if scorer is not None and hasattr(scorer, "text_embeddings"):
                 wanted = [text for text in dict.fromkeys(text for each in chosen for text in each) if text is not None]
                 scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
         items = self._finished(items, chosen, scorer, call)
         with call.stage("select"), in_full_precision(ids.device):
             selections = self._select(items, chosen, scorer)
-        with call.stage("project"):
+        with call.stage("shrink"):
             kept = [reduced_image(item.image, chose) for item, chose in zip(items, selections, strict=True)]
+        with call.stage("project"):
             encoded = _media.handed_over(self._model, items, kept)
-        places = _media.all_places(seen) if seen else torch.zeros_like(ids)
-        plan = self._plan(inputs, places, selections, generating)
-        out = self._shrunk(inputs, seen, plan, generating)
+        with call.stage("shrink"):
+            places = _media.all_places(seen) if seen else torch.zeros_like(ids)
+            plan = self._plan(inputs, places, selections, generating)
+            out = self._shrunk(inputs, seen, plan, generating)
         if encoded:
             out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **encoded}
 
