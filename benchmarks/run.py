@@ -67,6 +67,9 @@ def main() -> int:
         if getattr(given, option) is not None:
             config["arguments"][option] = getattr(given, option)
     out = given.out or RESULTS / f"{given.name}.json"
+    for arm in config["arms"]:  # journals of finished answers: the command makes the file, not its directory
+        if "journal" in {**config.get("arguments", {}), **arm}:
+            Path({**config["arguments"], **arm}["journal"]).parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"experiment": given.name, "config": config, "provenance": provenance()}
     record["results"] = [run_arm(config, arm) for arm in config["arms"]]
     out.parent.mkdir(parents=True, exist_ok=True)
