@@ -55,11 +55,11 @@ def test_pictures_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_killed_run_goes_on_without_loss(outcomes: tuple[Outcomes, Path], tmp_path: Path, monkeypatch: Any) -> None:
-    """Half of the journal, torn in the middle of a line: the rest is asked, nothing twice, and the result is the same."""
+    """Two arms and a part of the third are in the journal, torn in a line: the rest is asked, nothing twice."""
     whole, source = outcomes
     lines = source.read_bytes().splitlines(keepends=True)
     path = tmp_path / "journal.jsonl"
-    path.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[len(lines) // 2][:20])
+    path.write_bytes(b"".join(lines[: 1 + 2 * BATCH + 3]) + lines[1 + 2 * BATCH + 3][:20])
     asked: list[int] = []
     answer = suite._Asker.answer
     monkeypatch.setattr(suite._Asker, "answer", lambda self, job: asked.append(len(job.arms)) or answer(self, job))
@@ -144,3 +144,13 @@ def test_a_grid_gives_each_option_its_worth() -> None:
 def test_the_same_settings_are_the_same_task() -> None:
     assert Arm(get_method("trim", budget="32"), "32").task == Arm(get_method("trim", budget=32)).task
     assert Arm(get_method("trim", budget=32)).task != Arm(get_method("trim", budget=33)).task
+
+
+def test_another_version_of_a_method_is_another_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trimkit.methods import trim
+
+    before = Arm(ARMS[1].method).task
+    changed = tmp_path / "trim.py"
+    changed.write_text(Path(trim.__file__).read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    monkeypatch.setattr(trim, "__file__", str(changed))
+    assert Arm(ARMS[1].method).task != before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,20 +126,13 @@ def _parse_grid(text: str) -> dict[str, Any]:
         if not (option and equals and values):
             found = {}
             break
-        found[option] = [_value(option, value) for value in values.split("|")]
+        found[option] = [_value(value) for value in values.split("|")]
     if not found:
         raise ConfigError(f"--grid {text!r} is not 'METHOD OPTION=V1|V2 ...': give for example 'trim sign=1|-1'")
     return found
 
 
-def _value(option: str, text: str) -> Any:
-    """A value as the method's own fields print it, so that arms are found again by their options."""
-    import json
-
-    if option == "budget":
-        from trimkit.budget import parse_budget
-
-        return parse_budget(text).to_plain()
+def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

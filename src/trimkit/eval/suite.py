@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,19 @@ class Arm:
 
     @cached_property
     def task(self) -> str:
-        """Name in the journal: the same for the same method, options and budget, however they were asked for."""
-        settings = {"method": self.method.name, "options": self.method.model_dump(mode="json")}
+        """Name in the journal: the same for the same method, options and budget, however they were asked for.
+
+        The method's own code is part of it, so that answers of an earlier version of it are not taken for this one's.
+        """
+        settings = {"options": self.method.model_dump(mode="json"), "code": _code(type(self.method))}
         return f"{self.method.name}-{fingerprint(settings)}"
+
+
+def _code(cls: type[Method]) -> str:
+    """A digest of the files that a method and its bases are written in."""
+    modules = {base.__module__ for base in cls.__mro__ if issubclass(base, Method)}
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
+    return fingerprint([Path(file).read_text(encoding="utf-8") for file in files if file is not None])
 
 
 @dataclass(frozen=True)

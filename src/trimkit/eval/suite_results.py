@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from trimkit.errors import ConfigError
 from trimkit.eval.statistics import PairedBootstrap
 from trimkit.eval.suite import Arm, Outcomes
 from trimkit.eval.tally import whole
+from trimkit.methods import get_method
 
 __all__ = ["FULL", "RANDOM", "main_effects", "summarise"]
 
@@ -40,23 +42,19 @@ def summarise(
         ``n``, ``n_by_type``, ``seed`` and what else was run.
     """
     plan = outcomes.plan
-    arms = {arm.label: arm for arm in reversed(plan.arms)}  # of two equal labels the first one
     hits = {arm.label: outcomes.hits(arm) for arm in plan.arms}
-    kinds = list(dict.fromkeys(outcomes.types))
-    places = {kind: [i for i, each in enumerate(outcomes.types) if each == kind] for kind in kinds}
+    places: dict[str, list[int]] = {}
+    for index, kind in enumerate(outcomes.types):
+        places.setdefault(kind, []).append(index)
+    kinds = list(places)
     boot = {ALL: PairedBootstrap(hits, resamples=resamples)}
-    for kind in kinds:
-        boot[kind] = PairedBootstrap(
-            {label: [row[i] for i in places[kind]] for label, row in hits.items()}, resamples=resamples
-        )
+    for kind, mine in places.items():
+        answered = {label: [row[i] for i in mine] for label, row in hits.items()}
+        boot[kind] = PairedBootstrap(answered, resamples=resamples)
     found: dict[str, Any] = {
         "n": plan.n,
         "n_by_type": {kind: len(places[kind]) for kind in kinds},
-        "seed": plan.seed,
-        "shift": plan.shift,
-        "batch_size": plan.batch_size,
-        "positions": plan.positions,
-        "model": plan.model,
+        **{name: getattr(plan, name) for name in ("seed", "shift", "batch_size", "positions", "model")},
         "resamples": resamples,
         "image_tokens_full": whole(outcomes.mean(plan.arms[0], "full")),
         "arms": [_arm(outcomes, arm, boot, kinds, hits) for arm in plan.arms],
@@ -64,7 +62,7 @@ def summarise(
     }
     if ours is not None:
         found["ours"] = ours
-        found["comparisons"] = _comparisons(list(arms.values())[::-1], ours, boot, kinds)
+        found["comparisons"] = _comparisons(list({arm.label: arm for arm in plan.arms}.values()), ours, boot, kinds)
     if grid:
         found["effects"] = main_effects(plan.arms, boot[ALL], grid)
     return found
@@ -131,33 +129,36 @@ def main_effects(
     """
     found = []
     for each in grid:
-        options = {name: list(values) for name, values in each.items() if name != "method"}
+        options = {
+            name: [_as_held(each["method"], name, value) for value in values]
+            for name, values in each.items()
+            if name != "method"
+        }
         labels = {_point(arm, options): arm.label for arm in arms if arm.method.name == each["method"]}
-        points = [()]
-        for values in options.values():
-            points = [(*point, str(value)) for point in points for value in values]
+        points = list(itertools.product(*([str(value) for value in values] for values in options.values())))
         if any(point not in labels for point in points):
             raise ConfigError(f"the grid of {each['method']} is not complete: run all of its arms")
         for place, (name, values) in enumerate(options.items()):
-            first = str(values[0])
-            same = [point for point in points if point[place] == first]
+            same = [point for point in points if point[place] == str(values[0])]
             for value in values[1:]:
                 pairs = [(labels[(*p[:place], str(value), *p[place + 1 :])], labels[p]) for p in same]
-                weights: dict[str, float] = {}
-                for changed, reference in pairs:
-                    weights[changed] = weights.get(changed, 0.0) + 1 / len(pairs)
-                    weights[reference] = weights.get(reference, 0.0) - 1 / len(pairs)
-                found.append(
-                    {
-                        "method": each["method"],
-                        "option": name,
-                        "value": value,
-                        "reference": values[0],
-                        "alone": boot.difference(*pairs[0]),
-                        "on_average": boot.contrast(weights),
-                    }
-                )
+                change = {"method": each["method"], "option": name, "value": value, "reference": values[0]}
+                found.append(change | _effect(boot, pairs))
     return found
+
+
+def _effect(boot: PairedBootstrap, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Changed minus reference: of the first pair, and on average over all."""
+    weights: dict[str, float] = {}
+    for changed, reference in pairs:
+        weights[changed] = weights.get(changed, 0.0) + 1 / len(pairs)
+        weights[reference] = weights.get(reference, 0.0) - 1 / len(pairs)
+    return {"alone": boot.difference(*pairs[0]), "on_average": boot.contrast(weights)}
+
+
+def _as_held(method: str, option: str, value: Any) -> Any:
+    """A value as the method's own field holds it: 1 may be 1.0 there."""
+    return get_method(method, **{option: value}).model_dump(mode="json")[option]
 
 
 def _point(arm: Arm, options: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
