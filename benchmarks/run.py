@@ -83,6 +83,9 @@ def main() -> int:
     config = placed(config, place())
     device = str(config["arguments"].get("device", "cpu"))
     out = given.out or RESULTS / f"{given.name}.json"
+    for arm in config["arms"]:  # journals of finished answers: the command makes the file, not its directory
+        if "journal" in {**config.get("arguments", {}), **arm}:
+            Path({**config["arguments"], **arm}["journal"]).parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"experiment": given.name, "config": config, "provenance": provenance(device)}
     record["results"] = [run_arm(config, arm) for arm in config["arms"]]
     out.parent.mkdir(parents=True, exist_ok=True)

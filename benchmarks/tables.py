@@ -10,10 +10,12 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_tables
+from benchmarks import bench_tables, suite_plot, suite_tables
 from benchmarks.blocks import ROOT, fill, pages, update
+from benchmarks.cells import interval, percent, table
 
 RESULTS = ROOT / "benchmarks" / "results"
 TYPES = ("existence", "attribute", "counting", "relation", "multiple_choice", "reading")
@@ -31,12 +33,6 @@ def load(name: str) -> Record | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    marks = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, marks, *rows])
-
-
 def pending(name: str, module: str = "") -> str:
     """What stands in place of a table; ``module`` measures what is not a command's experiment."""
     command = f"python -m benchmarks.{module or f'run {name}'}"
@@ -50,16 +46,6 @@ def source(name: str, record: Record) -> str:
     where = f"{machine['cpu']}, {machine['threads']} threads" if machine["device"] == "cpu" else machine["device"]
     packages = ", ".join(f"{key} {found[key]}" for key in ("torch", "transformers"))
     return f"Source: `benchmarks/results/{name}.json`, {at['date']}, {where}, {packages}."
-
-
-def percent(value: float) -> str:
-    """0.9312 as 93.1 %."""
-    return f"{100 * value:.1f} %"
-
-
-def interval(low_high: list[float]) -> str:
-    """[0.91, 0.94] as 91.0 to 94.0."""
-    return f"{100 * low_high[0]:.1f} to {100 * low_high[1]:.1f}"
 
 
 def label(arm: Record) -> str:
@@ -215,6 +201,16 @@ def training_table() -> str:
     return f"{table(['', 'all tokens', '`trim`', 'ratio'], rows)}\n\n{note} {source('training', record)}"
 
 
+def made_of(name: str, make: Callable[[Record], str]) -> Callable[[], str]:
+    """A table of one experiment's record, with its source."""
+
+    def fresh() -> str:
+        record = load(name)
+        return pending(name) if record is None else f"{make(record)} {source(name, record)}"
+
+    return fresh
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": heading_table,
     "demo-full": demo_table,
@@ -223,16 +219,32 @@ TABLES: dict[str, Callable[[], str]] = {
     "dialogues": dialogues_table,
     "positions": positions_table,
     "training": training_table,
+    "suite": made_of("suite", suite_tables.curves),
+    "suite-types": made_of("suite", suite_tables.by_type),
+    "suite-pairs": made_of("suite", suite_tables.pairs),
+    "robustness": made_of("robustness", suite_tables.shifts),
+    "ablation": made_of("ablation", suite_tables.effects),
+    "ablation-arms": made_of("ablation", suite_tables.grid),
 }
+
+PLOTS = {"suite": ROOT / "docs" / "images" / "suite.svg"}
+
+
+def plots() -> list[tuple[Path, str]]:
+    """Every plot whose experiment has been run, as a file and what is to be in it."""
+    records = {name: load(name) for name in PLOTS}
+    return [
+        (PLOTS[name], suite_plot.svg(record["results"][0])) for name, record in records.items() if record is not None
+    ]
 
 
 def main() -> int:
-    """Fill the ``table:`` blocks of every page."""
+    """Fill the ``table:`` blocks of every page, and draw the plots."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page is out of date")
     check = parser.parse_args().check
     filled = [(page, fill(page.read_text(encoding="utf-8"), TABLES, "table")) for page in pages() if page.is_file()]
-    return update(filled, check=check, remedy="python -m benchmarks.tables")
+    return update([*filled, *plots()], check=check, remedy="python -m benchmarks.tables")
 
 
 if __name__ == "__main__":

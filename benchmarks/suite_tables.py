@@ -1,0 +1,167 @@
+"""Tables of the scenes suite: what each method keeps of the full model, by type of question, by pairs, under shifts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.cells import interval, percent, points, table
+
+__all__ = ["by_type", "curves", "effects", "grid", "pairs", "shifts"]
+
+Record = dict[str, Any]
+
+
+def curves(record: Record) -> str:
+    """A row a method: accuracy and share of the full model's at each budget, best first by the smallest."""
+    run = record["results"][0]
+    arms = {(arm["method"], str(arm["budget"])): arm for arm in run["arms"]}
+    full = arms[("none", "default")]
+    budgets = budgets_of(run)
+    names = sorted(
+        {method for method, budget in arms if budget in budgets}, key=lambda name: -_least(arms, name, budgets)
+    )
+    rows = [
+        [
+            "`none`, all tokens",
+            *[""] * len(budgets),
+            f"{percent(full['accuracy'])} at {full['image_tokens_kept_mean']:.0f}",
+        ]
+    ]
+    for name in names:
+        cells = [_curve_cell(arms.get((name, budget))) for budget in budgets]
+        own = arms.get((name, "default"))
+        default = "" if own is None else f"{percent(own['accuracy'])} at {own['image_tokens_kept_mean']:.0f}"
+        rows.append([_name(name, run), *cells, default])
+    header = ["method", *[f"{budget} tokens" for budget in budgets], "own default"]
+    note = (
+        f"Accuracy, and in brackets the share of the full model's; {run['n']} questions, seed {run['seed']}, "
+        f"{run['image_tokens_full']} tokens a picture."
+    )
+    return f"{table(header, rows)}\n\n{note}"
+
+
+def by_type(record: Record) -> str:
+    """Every arm with a fixed budget: accuracy by type of question."""
+    run = record["results"][0]
+    kinds = list(run["n_by_type"])
+    rows = []
+    for arm in run["arms"]:
+        cells = [percent(arm["accuracy_by_type"][kind]) for kind in kinds]
+        whole = f"{percent(arm['accuracy'])} ({interval(arm['ci95'])})"
+        rows.append([f"`{arm['label']}`", f"{arm['image_tokens_kept_mean']:.0f}", whole, *cells])
+    header = ["method@budget", "image tokens", "all types (95 %)", *[kind.replace("_", " ") for kind in kinds]]
+    return f"{table(header, rows)}\n\n{_questions(run)}"
+
+
+def pairs(record: Record) -> str:
+    """Our method minus every other at equal tokens; bold where the interval does not hold 0."""
+    run = record["results"][0]
+    budgets = budgets_of(run)
+    found = {(entry["other"].partition("@")[0], str(entry["budget"])): entry for entry in run["comparisons"]}
+    names = list(dict.fromkeys(name for name, _ in found))
+    rows = [
+        [f"`{name}`", *[points(found[(name, budget)]) if (name, budget) in found else "" for budget in budgets]]
+        for name in names
+    ]
+    for kind in run["n_by_type"]:
+        chance = [found.get(("random", budget), {}).get("by_type", {}).get(kind) for budget in budgets]
+        if any(chance):
+            rows.append(
+                [f"`random`, {kind.replace('_', ' ')}", *["" if each is None else points(each) for each in chance]]
+            )
+    header = [f"`{run['ours']}` minus", *[f"{budget} tokens" for budget in budgets]]
+    note = "Points of accuracy, with 95 % intervals of the paired bootstrap; bold where the interval does not hold 0."
+    return f"{table(header, rows)}\n\n{note} {_questions(run)}"
+
+
+def shifts(record: Record) -> str:
+    """A table a shift: accuracy of each method at each budget."""
+    parts = []
+    for run in record["results"]:
+        arms = {(arm["method"], str(arm["budget"])): arm for arm in run["arms"]}
+        budgets = budgets_of(run)
+        names = sorted(
+            {name for name, budget in arms if budget in budgets}, key=lambda name: -_least(arms, name, budgets)
+        )
+        kinds = list(run["n_by_type"])
+        rows = [_shift_row("`none`", arms[("none", "default")], len(budgets), kinds)]
+        for name in names:
+            cells = [percent(arms[(name, budget)]["accuracy"]) if (name, budget) in arms else "" for budget in budgets]
+            last = arms[(name, budgets[-1])]["accuracy_by_type"]
+            rows.append([_name(name, run), *cells, *[percent(last[kind]) for kind in kinds]])
+        short = [f"{kind.replace('_', ' ')}, {budgets[-1]}" for kind in kinds]
+        header = [f"{run['shift']}", *[f"{budget} tokens" for budget in budgets], *short]
+        parts.append(table(header, rows))
+    run = record["results"][0]
+    return (
+        "\n\n".join(parts)
+        + f"\n\n{run['n']} questions a shift, seed {run['seed']}; the columns by type are at the last budget."
+    )
+
+
+def effects(record: Record) -> str:
+    """What each option of the grids is worth."""
+    rows = [
+        [
+            f"`{entry['method']}`: `{entry['option']}`",
+            f"`{entry['reference']}` to `{entry['value']}`",
+            points(entry["alone"]),
+            points(entry["on_average"]),
+        ]
+        for run in record["results"]
+        for entry in run.get("effects", ())
+    ]
+    run = record["results"][0]
+    note = "Points of accuracy, 95 % intervals of the paired bootstrap; bold where the interval does not hold 0."
+    return f"{table(['option', 'change', 'alone', 'on average'], rows)}\n\n{note} {_questions(run)}"
+
+
+def grid(record: Record) -> str:
+    """Every point of the grids."""
+    rows = [
+        [
+            f"`{arm['method']}`",
+            "" if arm["budget"] == "default" else f"`{arm['budget']}`",
+            f"{arm['image_tokens_kept_mean']:.1f}",
+            f"{percent(arm['accuracy'])} ({interval(arm['ci95'])})",
+        ]
+        for run in record["results"]
+        for arm in run["arms"]
+    ]
+    run = record["results"][0]
+    return f"{table(['method', 'options', 'image tokens', 'all types (95 %)'], rows)}\n\n{_questions(run)}"
+
+
+def budgets_of(run: Record) -> list[str]:
+    """The budgets that were asked for by number, largest first."""
+    found = {str(arm["budget"]) for arm in run["arms"] if arm["method"] != "none" and str(arm["budget"]).isdigit()}
+    return sorted(found, key=lambda budget: -int(budget))
+
+
+def _least(arms: Record, name: str, budgets: list[str]) -> float:
+    arm = arms.get((name, budgets[-1]))
+    return 0.0 if arm is None else float(arm["accuracy"])
+
+
+def _curve_cell(arm: Record | None) -> str:
+    if arm is None:
+        return ""
+    share = arm.get("relative", {}).get("value")
+    return percent(arm["accuracy"]) + ("" if share is None else f" ({100 * share:.1f})")
+
+
+def _shift_row(name: str, full: Record, budgets: int, kinds: list[str]) -> list[str]:
+    return [
+        name,
+        percent(full["accuracy"]),
+        *[""] * (budgets - 1),
+        *[percent(full["accuracy_by_type"][k]) for k in kinds],
+    ]
+
+
+def _name(name: str, run: Record) -> str:
+    return f"**`{name}`**" if name == run.get("ours") else f"`{name}`"
+
+
+def _questions(run: Record) -> str:
+    return f"{run['n']} questions, seed {run['seed']}."

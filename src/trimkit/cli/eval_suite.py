@@ -1,0 +1,162 @@
+"""``trimkit eval suite``: all methods and budgets on the same held-out scenes of the demo world, in one pass."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trimkit.cli import _common as common
+from trimkit.cli import _evaluation as evaluation
+from trimkit.errors import ConfigError
+
+NAME = "eval suite"
+
+_OURS = "focus"
+
+
+def command(
+    seed: evaluation.SeedOption = 1,
+    n: Annotated[int, typer.Option("--n", help="How many questions, one a scene.")] = 2004,
+    method: Annotated[
+        str, typer.Option("--method", help="Reduction methods with commas between; 'all' for every one there is.")
+    ] = "all",
+    budget: Annotated[
+        str, typer.Option("--budget", help="Budgets with commas between; 'default' is each method's own.")
+    ] = "144,64,32,default",
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid",
+            metavar="'METHOD OPTION=V1|V2 ...'",
+            help="Instead of --method and --budget: every combination of these, the reference values first; repeatable.",
+        ),
+    ] = None,
+    shift: Annotated[
+        str,
+        typer.Option(
+            "--shift", help="Alter the pictures: none, greyscale, thermal, overhead, low-contrast, blur or noise."
+        ),
+    ] = "none",
+    ours: Annotated[
+        str, typer.Option("--ours", help="The method that is compared with every other at the same budget.")
+    ] = _OURS,
+    journal: Annotated[
+        str | None, typer.Option("--journal", help="File of finished answers: an interrupted run goes on from there.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that share the work, one thread each.")] = 1,
+    positions: evaluation.PositionsOption = "auto",
+    model: common.ModelOption = "demo",
+    batch_size: evaluation.BatchOption = 16,
+    device: common.DeviceOption = "cpu",
+    dtype: common.DtypeOption = "auto",
+    output: evaluation.OutputOption = None,
+    as_json: common.JsonOption = False,
+) -> None:
+    """Compare methods on held-out scenes: the same questions for all, with paired bootstrap intervals.
+
+    Pictures are drawn and encoded once. Accuracy by question type, what is left of the full model's, and our method against
+    every other one at the same number of tokens.
+    """
+    from trimkit.eval import suite, suite_results
+
+    grids = [_parse_grid(text) for text in grid or ()]
+    arms = _grid_arms(grids) if grids else _arms(method, budget)
+    plan = suite.Plan(model, seed, n, tuple(arms), batch_size, shift, positions, device, dtype)  # type: ignore[arg-type]
+    plan.check()
+    target = None if output is None else common.check_json_output(output)
+    with common.quiet(), common.progress("suite", n) as advance:
+        book = None if journal is None else Path(journal)
+        outcomes = suite.run(plan, journal=book, workers=workers, advance=advance)
+    named = ours if any(arm.method.name == ours for arm in arms) else None
+    result = suite_results.summarise(outcomes, ours=named, grid=grids)
+    if target is not None:
+        common.write_json(target, result)
+    if as_json:
+        common.print_json(result)
+    else:
+        _print(result)
+
+
+def _arms(methods: str, budgets: str) -> list[Any]:
+    """The full model first, then every method with every budget."""
+    from trimkit.eval.suite import Arm
+    from trimkit.methods import method_classes
+
+    names = (
+        [name for name, _ in method_classes()] if methods == "all" else [part.strip() for part in methods.split(",")]
+    )
+    found = [Arm(common.pick_method("none", None, None))]
+    for name in names:
+        for budget in () if name == "none" else [part.strip() for part in budgets.split(",")]:
+            own = budget == "default"
+            found.append(Arm(common.pick_method(name, None if own else budget, None), budget))
+    return found
+
+
+def _grid_arms(grids: Sequence[dict[str, Any]]) -> list[Any]:
+    """The full model, then every combination of a grid's options."""
+    from trimkit.eval.suite import Arm
+    from trimkit.methods import get_method
+
+    found = [Arm(common.pick_method("none", None, None))]
+    for each in grids:
+        options = {name: values for name, values in each.items() if name != "method"}
+        for values in itertools.product(*options.values()):
+            chosen = dict(zip(options, values, strict=True))
+            asked = " ".join(f"{name}={value}" for name, value in chosen.items())
+            found.append(Arm(get_method(each["method"], **chosen), asked))
+    return found
+
+
+def _parse_grid(text: str) -> dict[str, Any]:
+    """``trim sign=1|-1 budget=iqr|64`` as ``{"method": "trim", "sign": [1, -1], ...}``.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    name, *parts = text.split()
+    found: dict[str, Any] = {"method": name} if parts else {}
+    for part in parts:
+        option, equals, values = part.partition("=")
+        if not (option and equals and values):
+            found = {}
+            break
+        found[option] = [_value(value) for value in values.split("|")]
+    if not found:
+        raise ConfigError(f"--grid {text!r} is not 'METHOD OPTION=V1|V2 ...': give for example 'trim sign=1|-1'")
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _print(result: dict[str, Any]) -> None:
+    kinds = list(result["n_by_type"])
+    print(f"{result['n']} questions, seed {result['seed']}, pictures: {result['shift']}")
+    print(f"  {'':<28} {'tokens':>7} {'all':>7} {'of full':>8}  " + " ".join(f"{kind[:9]:>9}" for kind in kinds))
+    for arm in result["arms"]:
+        share = (arm.get("relative") or {}).get("value")
+        cells = " ".join(f"{arm['accuracy_by_type'][kind]:9.1%}" for kind in kinds)
+        of_full = "" if share is None else f"{share:.1%}"
+        kept = arm["image_tokens_kept_mean"]
+        print(f"  {arm['label']:<28} {kept:7.1f} {arm['accuracy']:7.1%} {of_full:>8}  {cells}")
+    for entry in result.get("comparisons", ()):
+        print(f"  {entry['ours']} minus {entry['other']}: {_points(entry)}")
+    for entry in result.get("effects", ()):
+        changed = f"{entry['method']}, {entry['option']} {entry['reference']} to {entry['value']}"
+        print(f"  {changed}: alone {_points(entry['alone'])}; on average {_points(entry['on_average'])}")
+
+
+def _points(entry: dict[str, Any]) -> str:
+    low, high = entry["ci95"]
+    clear = ", significant" if entry["significant"] else ""
+    return f"{100 * entry['value']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}{clear})"

@@ -1,0 +1,294 @@
+"""The scenes suite: many methods and budgets on the same held-out questions, in one pass over the pictures.
+
+A picture is drawn and encoded once; every arm then chooses from the same features and answers the same question through stock
+``generate``. What each arm answered to each question goes into a journal, a batch at a time, so that an interrupted run goes on
+where it was, and arms that are added later are run alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from trimkit._provenance import versions
+from trimkit.ask import build_inputs, decode
+from trimkit.errors import ConfigError
+from trimkit.eval.journal import Journal, fingerprint
+from trimkit.eval.shifts import apply_shift, check_shift
+from trimkit.eval.tally import NEW_TOKENS, check_arguments
+from trimkit.integrations._shared import share_features
+from trimkit.integrations.transformers import Attachment, Positions, reduce
+from trimkit.methods import Method
+
+__all__ = ["Arm", "Outcomes", "Plan", "run"]
+
+Rows = dict[str, dict[str | int, dict[str, Any]]]
+"""Arm by ``Arm.task``, question by index: what is journalled."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method with its options, and the budget as it was asked for (``default`` for the method's own)."""
+
+    method: Method
+    asked: str = "default"
+
+    @property
+    def label(self) -> str:
+        """``trim@64``, ``trim``."""
+        return self.method.name if self.asked == "default" else f"{self.method.name}@{self.asked}"
+
+    @cached_property
+    def task(self) -> str:
+        """Name in the journal: the same for the same method, options and budget, however they were asked for.
+
+        The method's own code is part of it, so that answers of an earlier version of it are not taken for this one's.
+        """
+        settings = {"options": self.method.model_dump(mode="json"), "code": _code(type(self.method))}
+        return f"{self.method.name}-{fingerprint(settings)}"
+
+
+def _code(cls: type[Method]) -> str:
+    """A digest of the files that a method and its bases are written in."""
+    modules = {base.__module__ for base in cls.__mro__ if issubclass(base, Method)}
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
+    return fingerprint([Path(file).read_text(encoding="utf-8") for file in files if file is not None])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which questions are asked of which model.
+
+    Attributes:
+        model: ``demo``, a directory or a hub id; each worker loads it for itself.
+        seed, n: which questions, how many; question i of a seed is always the same.
+        arms: what answers them.
+        batch_size: questions per ``generate`` call. ``trim-released`` takes its quartiles over the batch.
+        shift: what is done to the pictures, see ``trimkit.eval.shifts``.
+        positions: as ``trimkit.reduce`` takes them.
+    """
+
+    model: str
+    seed: int
+    n: int
+    arms: tuple[Arm, ...]
+    batch_size: int = 16
+    shift: str = "none"
+    positions: Positions = "auto"
+    device: str = "cpu"
+    dtype: str = "auto"
+
+    def check(self) -> None:
+        """Refuse what cannot be asked.
+
+        Raises:
+            ConfigError: seed, n, batch size, shift or positions; no arm.
+        """
+        check_arguments(self.seed, self.n, self.batch_size, self.positions)
+        check_shift(self.shift)
+        if not self.arms:
+            raise ConfigError("there is nothing to compare: give at least one method")
+
+    def settings(self, weights: str) -> dict[str, Any]:
+        """What has to be equal for an answer to be used again; ``weights`` names the model's."""
+        named = {name: getattr(self, name) for name in ("model", "seed", "batch_size", "shift", "positions", "dtype")}
+        return {**named, "weights": weights, "versions": versions()}
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What every arm answered: ``rows[task][index]`` holds ``hit`` (0 or 1), ``kept`` and ``full`` (image tokens)."""
+
+    plan: Plan
+    types: tuple[str, ...]
+    rows: Rows
+
+    def hits(self, arm: Arm) -> list[int]:
+        """0 or 1 a question, in order."""
+        answered = self.rows[arm.task]
+        return [int(answered[index]["hit"]) for index in range(self.plan.n)]
+
+    def mean(self, arm: Arm, what: str) -> float:
+        """Mean of ``kept`` or ``full`` over the questions."""
+        answered = self.rows[arm.task]
+        return sum(answered[index][what] for index in range(self.plan.n)) / self.plan.n
+
+
+def run(
+    plan: Plan,
+    *,
+    journal: Path | None = None,
+    workers: int = 1,
+    advance: Callable[[int], None] | None = None,
+) -> Outcomes:
+    """Ask every question of every arm.
+
+    Args:
+        plan: what to ask.
+        journal: file of finished answers, to go on from and to add to; by default one that is thrown away.
+        workers: processes that share the batches, each with one thread; 1 works in this process.
+        advance: called with the number of questions done after each batch.
+
+    Raises:
+        ConfigError: the plan, fewer than one worker, or a journal of other settings.
+        InputError: a journal that cannot be used.
+    """
+    from trimkit.demo.questions import TYPES
+
+    plan.check()
+    if workers < 1:
+        raise ConfigError(f"workers {workers} work on nothing: give 1 or more")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "journal.jsonl" if journal is None else journal
+        with Journal(path, plan.settings(_weights(plan))) as book:
+            jobs = list(_jobs(plan, book))
+            if advance is not None:
+                advance(plan.n - sum(len(job.indices) for job in jobs))
+            for job, rows in _answered(plan, jobs, workers):
+                for task, found in rows.items():
+                    book.add(task, found)
+                if advance is not None:
+                    advance(len(job.indices))
+            rows = {arm.task: {i: _held(book, arm, i) for i in range(plan.n)} for arm in plan.arms}
+    return Outcomes(plan, tuple(TYPES[index % len(TYPES)] for index in range(plan.n)), rows)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A batch of questions, and the places in ``Plan.arms`` of those that have not answered it."""
+
+    indices: tuple[int, ...]
+    arms: tuple[int, ...]
+
+
+def _held(book: Journal, arm: Arm, index: int) -> dict[str, Any]:
+    found = book.get(arm.task, index)
+    if found is None:
+        raise ConfigError(f"question {index} has no answer of {arm.label}: run the suite again with the same journal")
+    return found
+
+
+def _jobs(plan: Plan, book: Journal) -> Iterator[_Job]:
+    for start in range(0, plan.n, plan.batch_size):
+        # Whole batches always, the last one included: n then changes no answer of another question.
+        indices = tuple(range(start, start + plan.batch_size))
+        missing: dict[str, int] = {}
+        for place, arm in enumerate(plan.arms):
+            if any(book.get(arm.task, index) is None for index in indices):
+                missing.setdefault(arm.task, place)
+        if missing:
+            yield _Job(indices, tuple(missing.values()))
+
+
+def _answered(plan: Plan, jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Rows]]:
+    if workers == 1 or len(jobs) < 2:
+        asker = _Asker(plan) if jobs else None
+        for job in jobs:
+            if asker is not None:
+                yield job, asker.answer(job)
+        return
+    # Spawned, not forked: threads of torch in the parent do not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start, (plan,)) as pool:
+        yield from pool.imap_unordered(_work, jobs)
+
+
+_asker: _Asker | None = None  # of a worker process, which has one plan all its life
+
+
+def _start(plan: Plan) -> None:
+    """Set up a worker process."""
+    import torch
+
+    global _asker
+    torch.set_num_threads(1)
+    _asker = _Asker(plan)
+
+
+def _work(job: _Job) -> tuple[_Job, Rows]:
+    if _asker is None:
+        raise RuntimeError("the worker was not started by the suite")
+    return job, _asker.answer(job)
+
+
+class _Asker:
+    """The model, with an attachment an arm; all of them take their image features from one cache."""
+
+    def __init__(self, plan: Plan) -> None:
+        from trimkit.loading import load_model
+
+        self._plan = plan
+        self._model, self._processor = load_model(plan.model, device=plan.device, dtype=plan.dtype)
+        scorer = self._scorer()
+        self._attached = [
+            reduce(self._model, self._processor, method=arm.method, scorer=scorer, positions=plan.positions)
+            for arm in plan.arms
+        ]
+        self._encode = share_features(self._attached, plan.batch_size)
+
+    def answer(self, job: _Job) -> Rows:
+        """What the job's arms reply to its questions."""
+        import torch
+
+        from trimkit.demo.items import sample_item
+        from trimkit.demo.questions import grade
+
+        plan = self._plan
+        items = [sample_item(plan.seed, index) for index in job.indices]
+        pictures = [
+            apply_shift(picture, plan.shift, index) for index, (picture, _) in zip(job.indices, items, strict=True)
+        ]
+        texts = [question.text for _, question in items]
+        inputs = build_inputs(self._model, self._processor, pictures, texts, max_new_tokens=NEW_TOKENS)
+        asked = {**inputs, "query": texts, "max_new_tokens": NEW_TOKENS, "do_sample": False}
+        found: Rows = {}
+        with torch.no_grad():
+            self._encode(inputs)
+            for place in job.arms:
+                trim = self._attached[place]
+                replies = decode(self._processor, inputs, trim.run_detached(self._model.generate, asked))
+                hits = [int(grade(reply, question)) for reply, (_, question) in zip(replies, items, strict=True)]
+                found[plan.arms[place].task] = dict(zip(job.indices, _rows(trim, hits, replies), strict=True))
+        return found
+
+    def _scorer(self) -> Any:
+        """One for all arms, so that a question is read once; None where no arm reads it."""
+        from trimkit.models import family_of
+        from trimkit.scorers.resolve import resolve_scorer
+
+        if not any(arm.method.needs_relevance for arm in self._plan.arms):
+            return None
+        family = family_of(self._model)
+        return resolve_scorer(None, self._model, family.default_clip(self._model), family.tower(self._model))
+
+
+def _rows(trim: Attachment, hits: Sequence[int], replies: Sequence[str]) -> list[dict[str, Any]]:
+    """What is journalled of one arm's batch."""
+    kept, full = [0] * len(hits), [0] * len(hits)
+    for image in trim.report.images:
+        kept[image.row] += image.tokens_after
+        full[image.row] += image.tokens_before
+    return [
+        {"hit": hit, "kept": after, "full": before, "reply": reply}
+        for hit, after, before, reply in zip(hits, kept, full, replies, strict=True)
+    ]
+
+
+def _weights(plan: Plan) -> str:
+    """A digest of the model's weights: answers of another training are not mixed in."""
+    import torch
+
+    from trimkit.loading import load_model
+
+    model, _ = load_model(plan.model, device="cpu", dtype=plan.dtype)
+    digest = hashlib.blake2b(digest_size=8)
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,167 @@
+"""What the scenes suite found: accuracy by question type, what is left of the full model's, and who is ahead of whom."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trimkit._provenance import versions
+from trimkit.errors import ConfigError
+from trimkit.eval.statistics import PairedBootstrap
+from trimkit.eval.suite import Arm, Outcomes
+from trimkit.eval.tally import whole
+from trimkit.methods import get_method
+
+__all__ = ["FULL", "RANDOM", "main_effects", "summarise"]
+
+FULL, RANDOM = "none", "random"
+ALL = "all"
+
+
+def summarise(
+    outcomes: Outcomes,
+    *,
+    ours: str | None = None,
+    grid: Sequence[Mapping[str, Sequence[Any]]] = (),
+    resamples: int = 4000,
+) -> dict[str, Any]:
+    """One JSON-ready dict of a run.
+
+    Args:
+        outcomes: what ``trimkit.eval.suite.run`` gave.
+        ours: name of the method that is compared with every other one at the same budget.
+        grid: options and the values that were tried, see ``main_effects``.
+        resamples: of the bootstrap.
+
+    Returns:
+        ``arms``, in the order of the plan: ``method``, ``budget``, ``label``, ``options``, ``image_tokens_kept_mean``,
+        ``accuracy``, ``ci95``, ``accuracy_by_type``, ``ci95_by_type``, ``relative`` (share of the full model's, where that was
+        an arm) and ``hits`` (``0`` and ``1``, a character a question, so that any two arms can be compared later).
+        ``comparisons``: ``ours`` minus every arm with the same budget, over all questions, and against ``random`` by type.
+        ``n``, ``n_by_type``, ``seed`` and what else was run.
+    """
+    plan = outcomes.plan
+    hits = {arm.label: outcomes.hits(arm) for arm in plan.arms}
+    places: dict[str, list[int]] = {}
+    for index, kind in enumerate(outcomes.types):
+        places.setdefault(kind, []).append(index)
+    kinds = list(places)
+    boot = {ALL: PairedBootstrap(hits, resamples=resamples)}
+    for kind, mine in places.items():
+        answered = {label: [row[i] for i in mine] for label, row in hits.items()}
+        boot[kind] = PairedBootstrap(answered, resamples=resamples)
+    found: dict[str, Any] = {
+        "n": plan.n,
+        "n_by_type": {kind: len(places[kind]) for kind in kinds},
+        **{name: getattr(plan, name) for name in ("seed", "shift", "batch_size", "positions", "model")},
+        "resamples": resamples,
+        "image_tokens_full": whole(outcomes.mean(plan.arms[0], "full")),
+        "arms": [_arm(outcomes, arm, boot, kinds, hits) for arm in plan.arms],
+        "versions": versions(),
+    }
+    if ours is not None:
+        found["ours"] = ours
+        found["comparisons"] = _comparisons(list({arm.label: arm for arm in plan.arms}.values()), ours, boot, kinds)
+    if grid:
+        found["effects"] = main_effects(plan.arms, boot[ALL], grid)
+    return found
+
+
+def _arm(
+    outcomes: Outcomes,
+    arm: Arm,
+    boot: Mapping[str, PairedBootstrap],
+    kinds: Sequence[str],
+    hits: Mapping[str, list[int]],
+) -> dict[str, Any]:
+    label = arm.label
+    entry = {
+        "method": arm.method.name,
+        "budget": arm.asked,
+        "label": label,
+        "options": arm.method.model_dump(mode="json"),
+        "image_tokens_kept_mean": outcomes.mean(arm, "kept"),
+        "accuracy": boot[ALL].accuracy(label),
+        "ci95": boot[ALL].interval(label),
+        "accuracy_by_type": {kind: boot[kind].accuracy(label) for kind in kinds},
+        "ci95_by_type": {kind: boot[kind].interval(label) for kind in kinds},
+    }
+    if any(other.label == FULL for other in outcomes.plan.arms):
+        entry["relative"] = boot[ALL].ratio(label, FULL)
+        entry["relative_by_type"] = {kind: boot[kind].ratio(label, FULL) for kind in kinds}
+    return entry | {"hits": "".join(map(str, hits[label]))}
+
+
+def _comparisons(
+    arms: Sequence[Arm], ours: str, boot: Mapping[str, PairedBootstrap], kinds: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Our method minus each other one that was asked for the same budget (its own default is no such budget)."""
+    found = []
+    for mine in (arm for arm in arms if arm.method.name == ours and arm.asked != "default"):
+        for other in arms:
+            if other.asked != mine.asked or other.method.name == ours:
+                continue
+            entry = {"budget": mine.asked, "ours": mine.label, "other": other.label}
+            entry |= boot[ALL].difference(mine.label, other.label)
+            if other.method.name == RANDOM:
+                entry["by_type"] = {kind: boot[kind].difference(mine.label, other.label) for kind in kinds}
+            found.append(entry)
+    return found
+
+
+def main_effects(
+    arms: Sequence[Arm], boot: PairedBootstrap, grid: Sequence[Mapping[str, Sequence[Any]]]
+) -> list[dict[str, Any]]:
+    """What each option of a grid is worth.
+
+    Args:
+        arms: of the run; those of the grid are found by their options.
+        boot: over all questions.
+        grid: for each grid its ``method`` and the values of its options, the reference first.
+
+    Returns:
+        For every value but the first of each option: ``alone``, the difference to the reference with only this option changed,
+        and ``on_average`` over all settings of the other options, both with intervals.
+
+    Raises:
+        ConfigError: the run lacks an arm of the grid.
+    """
+    found = []
+    for each in grid:
+        options = {
+            name: [_as_held(each["method"], name, value) for value in values]
+            for name, values in each.items()
+            if name != "method"
+        }
+        labels = {_point(arm, options): arm.label for arm in arms if arm.method.name == each["method"]}
+        points = list(itertools.product(*([str(value) for value in values] for values in options.values())))
+        if any(point not in labels for point in points):
+            raise ConfigError(f"the grid of {each['method']} is not complete: run all of its arms")
+        for place, (name, values) in enumerate(options.items()):
+            same = [point for point in points if point[place] == str(values[0])]
+            for value in values[1:]:
+                pairs = [(labels[(*p[:place], str(value), *p[place + 1 :])], labels[p]) for p in same]
+                change = {"method": each["method"], "option": name, "value": value, "reference": values[0]}
+                found.append(change | _effect(boot, pairs))
+    return found
+
+
+def _effect(boot: PairedBootstrap, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Changed minus reference: of the first pair, and on average over all."""
+    weights: dict[str, float] = {}
+    for changed, reference in pairs:
+        weights[changed] = weights.get(changed, 0.0) + 1 / len(pairs)
+        weights[reference] = weights.get(reference, 0.0) - 1 / len(pairs)
+    return {"alone": boot.difference(*pairs[0]), "on_average": boot.contrast(weights)}
+
+
+def _as_held(method: str, option: str, value: Any) -> Any:
+    """A value as the method's own field holds it: 1 may be 1.0 there."""
+    return get_method(method, **{option: value}).model_dump(mode="json")[option]
+
+
+def _point(arm: Arm, options: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """Where an arm stands in a grid."""
+    settings = arm.method.model_dump(mode="json")
+    return tuple(str(settings[name]) for name in options)

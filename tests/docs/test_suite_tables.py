@@ -1,0 +1,119 @@
+"""Tables and plot of the scenes suite, from a record made up here."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import suite_plot, suite_tables, tables
+from benchmarks.cells import points
+from tests.docs.test_tables import PROVENANCE
+
+KINDS = {"existence": 10, "multiple_choice": 10}
+ACCURACY = {"focus": 0.9, "trim": 0.85, "random": 0.5}
+
+
+def arm(method: str, budget: str, accuracy: float, kept: float) -> dict[str, Any]:
+    return {
+        "method": method,
+        "budget": budget,
+        "label": method if budget == "default" else f"{method}@{budget}",
+        "options": {},
+        "image_tokens_kept_mean": kept,
+        "accuracy": accuracy,
+        "ci95": [accuracy - 0.02, accuracy + 0.02],
+        "accuracy_by_type": dict.fromkeys(KINDS, accuracy),
+        "relative": {"value": accuracy / 0.92, "ci95": [0.9, 1.0]},
+    }
+
+
+def difference(value: float, significant: bool) -> dict[str, Any]:
+    return {"value": value, "ci95": [value - 0.01, value + 0.01], "significant": significant}
+
+
+def a_run(**extra: Any) -> dict[str, Any]:
+    arms = [arm("none", "default", 0.92, 576.0)]
+    for name, accuracy in ACCURACY.items():
+        arms += [arm(name, "64", accuracy + 0.01, 64.0), arm(name, "32", accuracy, 32.0)]
+        arms.append(arm(name, "default", 0.8, 97.9))
+    compared = []
+    for budget in ("64", "32"):
+        for other, significant in (("trim", False), ("random", True)):
+            entry = {"budget": budget, "ours": f"focus@{budget}", "other": f"{other}@{budget}"}
+            entry |= difference(ACCURACY["focus"] - ACCURACY[other], significant)
+            compared.append(entry | ({"by_type": dict.fromkeys(KINDS, difference(0.4, True))} if significant else {}))
+    return {
+        "n": 20,
+        "seed": 3,
+        "shift": "none",
+        "ours": "focus",
+        "image_tokens_full": 576,
+        "n_by_type": KINDS,
+        "arms": arms,
+        "comparisons": compared,
+        **extra,
+    }
+
+
+def test_a_row_a_method_best_first() -> None:
+    rows = suite_tables.curves({"results": [a_run()]}).splitlines()
+    assert rows[0] == "| method | 64 tokens | 32 tokens | own default |"
+    assert rows[2].endswith("| 92.0 % at 576 |")
+    assert [row.split("|")[1].strip() for row in rows[3:6]] == ["**`focus`**", "`trim`", "`random`"]
+    assert rows[4] == "| `trim` | 86.0 % (93.5) | 85.0 % (92.4) | 80.0 % at 98 |"
+    assert "20 questions, seed 3" in rows[-1]
+
+
+def test_pairs_are_bold_where_they_differ() -> None:
+    text = suite_tables.pairs({"results": [a_run()]})
+    assert "| `focus` minus | 64 tokens | 32 tokens |" in text
+    assert "| `random` | **+40.0** (+39.0 to +41.0) | **+40.0** (+39.0 to +41.0) |" in text
+    assert "| `trim` | +5.0 (+4.0 to +6.0) |" in text
+    assert "| `random`, multiple choice | **+40.0**" in text
+    assert points(difference(-0.012, True)) == "**-1.2** (-2.2 to -0.2)"
+
+
+def test_types_shifts_and_effects() -> None:
+    record = {"results": [a_run(shift="blur"), a_run(shift="noise")]}
+    assert "| `trim@32` | 32 | 85.0 % (83.0 to 87.0) | 85.0 % | 85.0 % |" in suite_tables.by_type(record)
+    shifted = suite_tables.shifts(record)
+    assert "| blur | 64 tokens | 32 tokens | existence, 32 | multiple choice, 32 |" in shifted
+    assert "| noise |" in shifted
+    effect = {"method": "trim", "option": "sign", "reference": 1, "value": -1}
+    effect |= {"alone": difference(-0.5, True), "on_average": difference(-0.4, True)}
+    text = suite_tables.effects({"results": [a_run(effects=[effect])]})
+    assert "| `trim`: `sign` | `1` to `-1` | **-50.0** (-51.0 to -49.0) | **-40.0** (-41.0 to -39.0) |" in text
+    assert "`focus`" in suite_tables.grid({"results": [a_run()]})
+
+
+def test_the_plot_is_a_picture_of_every_method() -> None:
+    drawn = suite_plot.svg(a_run())
+    assert drawn == suite_plot.svg(a_run())
+    root = ElementTree.fromstring(drawn)
+    texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"focus", "trim", "random", "90.0", "85.0", "50.0", "all 576 tokens: 92.0 %"} <= set(texts)
+    lines = list(root.iter("{http://www.w3.org/2000/svg}polyline"))
+    assert len(lines) == 3
+    heights = [float(line.get("points", "").split()[0].partition(",")[2]) for line in lines]
+    assert heights == sorted(heights, reverse=True)  # the worst is drawn first, at the bottom
+    for element in root.iter():
+        for name in ("x", "x1", "x2", "cx"):
+            assert 0 <= float(element.get(name, "1")) <= 860
+
+
+def test_a_plot_without_arms_says_so() -> None:
+    assert "no arm" in suite_plot.svg(a_run(arms=[arm("none", "default", 0.9, 576.0)]))
+
+
+def test_the_plot_is_written_where_there_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.plots() == []
+    (tmp_path / "suite.json").write_text(json.dumps({"provenance": PROVENANCE, "results": [a_run()]}), encoding="utf-8")
+    ((path, drawn),) = tables.plots()
+    assert path.name == "suite.svg"
+    assert drawn == suite_plot.svg(a_run())
+    assert "Source: `benchmarks/results/suite.json`, 2026-01-02" in tables.TABLES["suite"]()

@@ -1,0 +1,156 @@
+"""The scenes suite: arms see what an evaluation of their own sees, interruptions lose nothing, and the sums are right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimkit.demo import load_demo
+from trimkit.errors import ConfigError
+from trimkit.eval import scenes, suite
+from trimkit.eval.suite import Arm, Outcomes, Plan
+from trimkit.eval.suite_results import summarise
+from trimkit.methods import get_method
+
+BATCH = 6
+ARMS = (
+    Arm(get_method("none")),
+    Arm(get_method("trim", budget=32), "32"),
+    Arm(get_method("visionzip", budget=32), "32"),
+    Arm(get_method("random", budget=32), "32"),
+)
+
+
+def plan(n: int = 6, **changes: Any) -> Plan:
+    return Plan(**{"model": "demo", "seed": 5, "n": n, "arms": ARMS, "batch_size": BATCH, **changes})
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcomes, Path]:
+    path = tmp_path_factory.mktemp("suite") / "journal.jsonl"
+    return suite.run(plan(), journal=path), path
+
+
+def test_an_arm_scores_what_it_scores_alone(outcomes: tuple[Outcomes, Path]) -> None:
+    """Shared features, and an attachment that is never attached, give what ``eval scenes`` gives."""
+    model, processor = load_demo()
+    for arm in (ARMS[1], ARMS[2]):
+        alone = scenes.evaluate(model, processor, seed=5, n=6, method=arm.method, batch_size=BATCH)
+        assert sum(outcomes[0].hits(arm)) / 6 == alone["accuracy"]
+        assert outcomes[0].mean(arm, "kept") == alone["image_tokens_kept_mean"] == 32
+
+
+def test_pictures_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass for all arms that drop tokens, and the full model's own."""
+    from trimkit.models.llava import Llava
+
+    passes: list[int] = []
+    stock = Llava.encode
+    monkeypatch.setattr(Llava, "encode", lambda *args: passes.append(1) or stock(*args))
+    suite.run(plan(arms=ARMS))
+    assert len(passes) == 2
+
+
+def test_a_killed_run_goes_on_without_loss(outcomes: tuple[Outcomes, Path], tmp_path: Path, monkeypatch: Any) -> None:
+    """Two arms and a part of the third are in the journal, torn in a line: the rest is asked, nothing twice."""
+    whole, source = outcomes
+    lines = source.read_bytes().splitlines(keepends=True)
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"".join(lines[: 1 + 2 * BATCH + 3]) + lines[1 + 2 * BATCH + 3][:20])
+    asked: list[int] = []
+    answer = suite._Asker.answer
+    monkeypatch.setattr(suite._Asker, "answer", lambda self, job: asked.append(len(job.arms)) or answer(self, job))
+    done: list[int] = []
+    again = suite.run(plan(), journal=path, advance=done.append)
+    assert again.rows == whole.rows
+    assert asked == [2]
+    assert sum(done) == 6
+    assert len(path.read_bytes().splitlines()) == len(lines)
+    suite.run(plan(), journal=path)
+    assert asked == [2]  # nothing left to ask
+
+
+def test_another_shift_or_model_is_another_journal(outcomes: tuple[Outcomes, Path]) -> None:
+    with pytest.raises(ConfigError, match="shift"):
+        suite.run(plan(shift="blur"), journal=outcomes[1])
+
+
+@pytest.mark.slow
+def test_two_workers_answer_what_one_does() -> None:
+    few = ARMS[:2]
+    assert suite.run(plan(12, arms=few), workers=2).rows == suite.run(plan(12, arms=few)).rows
+
+
+@pytest.mark.parametrize("changes", [{"n": 0}, {"seed": -1}, {"shift": "sepia"}, {"arms": ()}, {"positions": "left"}])
+def test_a_plan_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        suite.run(plan(**changes))
+    with pytest.raises(ConfigError, match="workers"):
+        suite.run(plan(), workers=0)
+
+
+def made_up(hits: dict[Arm, str], n: int = 12) -> Outcomes:
+    """Outcomes without a model."""
+    kinds = ("existence", "counting")
+    rows: Any = {
+        arm.task: {
+            i: {"hit": int(word[i]), "kept": 576 if arm.asked == "default" else 32, "full": 576} for i in range(n)
+        }
+        for arm, word in hits.items()
+    }
+    return Outcomes(plan(n, arms=tuple(hits)), tuple(kinds[i % 2] for i in range(n)), rows)
+
+
+def test_the_summary_compares_at_equal_tokens() -> None:
+    full, trim, zipped, chance = ARMS
+    result = summarise(
+        made_up({full: "111111111110", trim: "111111111100", zipped: "101010101010", chance: "0" * 12}), ours="trim"
+    )
+    by_label = {arm["label"]: arm for arm in result["arms"]}
+    assert by_label["trim@32"]["accuracy"] == 10 / 12
+    assert by_label["trim@32"]["relative"]["value"] == pytest.approx(10 / 11)
+    assert by_label["visionzip@32"]["accuracy_by_type"] == {"existence": 1.0, "counting": 0.0}
+    assert by_label["trim@32"]["hits"] == "111111111100"
+    assert by_label["none"]["image_tokens_kept_mean"] == 576
+    compared = {entry["other"]: entry for entry in result["comparisons"]}
+    assert set(compared) == {"visionzip@32", "random@32"}
+    assert compared["random@32"]["value"] == 10 / 12
+    assert compared["random@32"]["significant"]
+    assert compared["random@32"]["by_type"]["existence"]["value"] == 5 / 6
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_a_grid_gives_each_option_its_worth() -> None:
+    """Sign is worth 6 of 12 questions wherever it is changed; aggregation nothing alone, 2 together with the sign."""
+    right = {(1, "mean"): 8, (1, "none"): 8, (-1, "mean"): 2, (-1, "none"): 0}
+    hits = {
+        Arm(get_method("trim", sign=sign, aggregate=aggregate), f"{sign} {aggregate}"): "1" * count + "0" * (12 - count)
+        for (sign, aggregate), count in right.items()
+    }
+    grid = [{"method": "trim", "sign": [1, -1], "aggregate": ["mean", "none"]}]
+    effects = {entry["option"]: entry for entry in summarise(made_up(hits), grid=grid)["effects"]}
+    assert effects["sign"]["alone"]["value"] == pytest.approx(-0.5)
+    assert effects["sign"]["on_average"]["value"] == pytest.approx((-6 - 8) / 24)
+    assert effects["sign"]["alone"]["significant"]
+    assert effects["aggregate"]["alone"]["value"] == 0.0
+    assert effects["aggregate"]["on_average"]["value"] == pytest.approx(-2 / 24)
+    with pytest.raises(ConfigError, match="not complete"):
+        summarise(made_up(hits), grid=[{"method": "trim", "sign": [1, -1], "aggregate": ["mean", "weighted"]}])
+
+
+def test_the_same_settings_are_the_same_task() -> None:
+    assert Arm(get_method("trim", budget="32"), "32").task == Arm(get_method("trim", budget=32)).task
+    assert Arm(get_method("trim", budget=32)).task != Arm(get_method("trim", budget=33)).task
+
+
+def test_another_version_of_a_method_is_another_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trimkit.methods import trim
+
+    before = Arm(ARMS[1].method).task
+    changed = tmp_path / "trim.py"
+    changed.write_text(Path(trim.__file__).read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    monkeypatch.setattr(trim, "__file__", str(changed))
+    assert Arm(ARMS[1].method).task != before
