@@ -76,12 +76,13 @@ class Tap:
         kwargs = self._one_row(kwargs, at, every)
         width = recorder.values.shape[-1]
         parts = []
-        for part in columns.split(width, dim=1):
+        for part in torch.split(columns, width, dim=1):
             units = keys.new_zeros(*keys.shape[:3], width)
             index = part[:, None, None, :].expand(-1, keys.shape[1], -1, -1)
             units[..., : part.shape[1]].scatter_(2, index, 1.0)
             heads = self._heads({**kwargs, "past_key_values": _Answer(keys, units)})
-            parts.append(heads.unflatten(-1, (-1, width))[..., : part.shape[1]].float().mean(dim=-2)[:, 0])
+            heads = heads.view(len(columns), -1, width)
+            parts.append(heads[..., : part.shape[1]].float().mean(dim=1))
         return torch.cat(parts, dim=1)
 
     def _one_row(self, kwargs: dict[str, Any], at: Columns, every: int) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class Tap:
 
 def _rows(tensor: Tensor, dim: int, every: int) -> Tensor:
     """Every so many-th row; a single row serves all."""
-    return tensor if tensor.shape[dim] == 1 else tensor[(..., slice(None, None, every), *([slice(None)] * (-dim - 1)))]
+    return tensor if tensor.shape[dim] == 1 else tensor.movedim(dim, 0)[::every].movedim(0, dim)
 
 
 class _Recorder:
