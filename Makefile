@@ -60,8 +60,11 @@ matrix: $(STAMP)  ## run the contract tests and write what they found, by model 
 	$(BIN)/python -m pytest tests/contract --matrix benchmarks/results/families.json
 	$(BIN)/python -m docs.generate
 
-bench: $(STAMP)  ## measure prefill time against FLOPs on a random-weight LLaVA; writes benchmarks/results/bench_ask.json
-	$(BIN)/python -m benchmarks.run bench_ask
+# bench_claim last: it takes longest. Each result is written when its experiment is done.
+BENCHES := bench_prefill bench_prefill_7b bench_added bench_second_question bench_memory bench_claim
+
+bench: $(STAMP)  ## measure time, memory and FLOPs on random-weight LLaVAs, the paper's claim among them; writes benchmarks/results/bench_*.json
+	set -e; for name in $(BENCHES); do $(BIN)/python -m benchmarks.run $$name; done
 
 bench-train: $(STAMP)  ## fine-tune the demo model with and without TRIM; writes benchmarks/results/training.json
 	$(BIN)/python -m benchmarks.bench_training

@@ -1,6 +1,6 @@
 """Fine-tuning with all image tokens and with TRIM, step by step in turn: ``python -m benchmarks.bench_training``.
 
-Task, data and settings are those of ``examples/finetune_demo.py``: the demo model learns to answer in German, on the CPU in
+Task, data and settings are those of ``examples/finetune_demo.py``: the demo model learns questions in shorthand, on the CPU in
 float32. Both arms start from the same weights and are given the same batches. A step is the forward pass from pixels (the
 frozen tower runs in both arms, nothing is cached), the backward pass, clipping and AdamW; rendering and tokenising are not
 in it. ``from_features`` is the same without the tower's time. Peak memory is measured apart, each arm in a process of its

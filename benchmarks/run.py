@@ -1,6 +1,7 @@
 """Run one experiment through the ``trimkit`` command and write ``results/NAME.json``: ``python -m benchmarks.run NAME``.
 
-The file holds the config as it was run, what it ran on, and what the command printed for each arm, unchanged.
+The file holds the config as it was run, what it ran on, and what the command printed for each arm, unchanged. A config's ``on``
+has further arguments for a machine with a GPU (``cuda``) and for one without (``cpu``).
 """
 
 from __future__ import annotations
@@ -20,14 +21,27 @@ EXPERIMENTS = ROOT / "benchmarks" / "experiments"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def provenance() -> dict[str, Any]:
+def place() -> str:
+    """``cuda`` where torch finds a GPU, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def placed(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """The config with the arguments that it has for this kind of machine, and without those for the other."""
+    rest = {key: value for key, value in config.items() if key != "on"}
+    return {**rest, "arguments": {**config.get("arguments", {}), **config.get("on", {}).get(where, {})}}
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
     """When, which code, which versions, which hardware. Nothing that names the machine or its user."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": len(_git("status", "--porcelain", "--", "src").splitlines()),
         "versions": versions(),
-        "hardware": hardware("cpu"),
+        "hardware": hardware(device),
     }
 
 
@@ -66,11 +80,13 @@ def main() -> int:
     for option in ("seed", "n"):
         if getattr(given, option) is not None:
             config["arguments"][option] = getattr(given, option)
+    config = placed(config, place())
+    device = str(config["arguments"].get("device", "cpu"))
     out = given.out or RESULTS / f"{given.name}.json"
     for arm in config["arms"]:  # journals of finished answers: the command makes the file, not its directory
         if "journal" in {**config.get("arguments", {}), **arm}:
             Path({**config["arguments"], **arm}["journal"]).parent.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"experiment": given.name, "config": config, "provenance": provenance()}
+    record: dict[str, Any] = {"experiment": given.name, "config": config, "provenance": provenance(device)}
     record["results"] = [run_arm(config, arm) for arm in config["arms"]]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

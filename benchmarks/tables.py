@@ -6,13 +6,14 @@ Every number comes from ``results/NAME.json``. An experiment without a result fi
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import suite_plot, suite_tables
+from benchmarks import bench_tables, suite_plot, suite_tables
 from benchmarks.blocks import ROOT, fill, pages, update
 from benchmarks.cells import interval, percent, table
 
@@ -21,7 +22,6 @@ TYPES = ("existence", "attribute", "counting", "relation", "multiple_choice", "r
 NAMED = ("existence", "attribute", "counting")
 """Question types whose question names what it needs to see."""
 
-ARMS = ("full", "reduced")
 TRAINED = ("full_asked_full", "trim_asked_trim")
 
 Record = dict[str, Any]
@@ -159,32 +159,14 @@ def dialogues_table() -> str:
     return f"{table(header, rows)}\n\n{note} {source('dialogues', record)}"
 
 
-def bench_table() -> str:
-    """Seconds and FLOPs of the full and the reduced call, and how they compare."""
-    record = load("bench_ask")
+def bench_table(name: str) -> str:
+    """One of the tables of ``trimkit bench``."""
+    experiment, make = bench_tables.MAKERS[name]
+    record = load(experiment)
     if record is None:
-        return pending("bench_ask")
-    result = record["results"][0]
-    rows = [
-        [
-            title,
-            *[f"{part['seconds'][arm]['median']:.3f} s" for arm in ARMS],
-            f"{part['time_ratio']:.3f}",
-            *[f"{part['flops'][arm] / 1e9:.0f} G" for arm in ARMS],
-            f"{part['flop_ratio']:.3f}",
-            f"{part['time_ratio_over_flop_ratio']:.2f}",
-        ]
-        for title, part in (("prefill of the language model", result["prefill"]), ("whole call", result["whole"]))
-    ]
-    full, kept, config = result["image_tokens_full"], result["image_tokens_kept"], result["config"]
-    header = ["", f"{full} tokens", f"{kept} tokens", "time ratio"]
-    header += [f"FLOPs, {full}", f"FLOPs, {kept}", "FLOP ratio", "time / FLOPs"]
-    note = (
-        f"Random weights, shape `{config['shape']}`, {config['dtype']}, {config['text_tokens']} text tokens, "
-        f"seed {config['seed']}; medians of {config['repeats']} runs, full and reduced in turn. The whole call holds vision "
-        "tower, question, selection, projector and prefill."
-    )
-    return f"{table(header, rows)}\n\n{note} {source('bench_ask', record)}"
+        return pending(experiment)
+    header, rows, note = make(record)
+    return f"{table(header, rows)}\n\n{note} {source(experiment, record)}"
 
 
 def training_table() -> str:
@@ -233,7 +215,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": heading_table,
     "demo-full": demo_table,
     "default": default_table,
-    "bench": bench_table,
+    **{name: functools.partial(bench_table, name) for name in bench_tables.MAKERS},
     "dialogues": dialogues_table,
     "positions": positions_table,
     "training": training_table,

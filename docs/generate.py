@@ -28,8 +28,12 @@ def methods() -> str:
     for name, cls in method_classes():
         paper = f"[{cls.paper.rsplit('/', 1)[-1]}]({cls.paper})" if cls.paper else ""
         budget = cls.model_fields["budget"].default
-        rows.append([f"`{name}`", cls.summary, "yes" if cls.uses_text else "no", f"`{budget}`", paper])
-    return _text_table(["method", "what it keeps", "reads the question", "default budget", "source"], rows)
+        signals = ", ".join(f"`{signal}`" for signal in sorted(cls.signals)) or "features"
+        text = "yes" if cls.uses_text else "no"
+        rows.append([f"`{name}`", cls.summary, cls.stage, text, signals, f"`{budget}`", paper])
+    return _text_table(
+        ["method", "what it keeps", "stage", "reads the question", "needs", "default budget", "source"], rows
+    )
 
 
 def options() -> str:

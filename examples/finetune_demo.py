@@ -1,11 +1,12 @@
-"""Fine-tune the embedded demo model with Hugging Face's Trainer, with all image tokens and with TRIM: it learns German.
+"""Fine-tune the embedded demo model with Hugging Face's Trainer, with all image tokens and with TRIM: it learns shorthand.
 
-    python examples/finetune_demo.py                               # both, one after the other, and how they compare
-    python examples/finetune_demo.py --method trim --out german    # one, and save it
+    python examples/finetune_demo.py                                  # both, one after the other, and how they compare
+    python examples/finetune_demo.py --method trim --out shorthand    # one, and save it
 
-The model answers questions about pictures in English ("What colour is the disc behind the fox?" - "red"). Here it learns to
-answer the same kind of question in German ("rot"), on pictures it has never seen. Data, seed and steps are the same with
-and without TRIM. Needs accelerate. Runs on the CPU (some minutes), or on a GPU where there is one.
+The model answers whole questions about pictures ("What colour is the disc behind the fox?" - "red"). Here it learns the prompt
+format of an imagined application, which sends the words that count and no others ("colour disc behind fox"), on pictures it has
+never seen. Data, seed and steps are the same with and without TRIM. Needs accelerate. Runs on the CPU (some minutes), or on a
+GPU where there is one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -29,11 +31,10 @@ from trimkit.demo.items import EVALUATION_NAMESPACE, TRAINING_NAMESPACE, item_rn
 from trimkit.demo.render import render
 from trimkit.eval.tally import wilson
 
-GERMAN = {
-    "yes": "ja", "no": "nein", "left": "links", "right": "rechts", "above": "oben", "below": "unten",
-    "red": "rot", "yellow": "gelb", "green": "grün", "blue": "blau",
-    "purple": "lila", "pink": "rosa", "white": "weiß", "black": "schwarz",
-}  # fmt: skip
+UNSAID = frozenset(
+    {"a", "an", "any", "are", "can", "contain", "do", "does", "here", "i", "image", "in", "is", "it", "of", "on", "or"}
+    | {"picture", "show", "the", "there", "to", "visible", "what", "which", "you", "see"}
+)
 KINDS = ("existence", "attribute", "relation")
 LEARNING_RATE = 5e-4
 WARM_UP = 0.1  # of the steps
@@ -41,7 +42,7 @@ IGNORED = -100
 
 
 class Scenes(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rendered scenes, each with a question whose answer has a German word. Item i of a seed is always the same."""
+    """Rendered scenes, each with a question in shorthand. Item i of a seed is always the same."""
 
     def __init__(self, namespace: int, seed: int, count: int) -> None:
         self.namespace, self.seed, self.count = namespace, seed, count
@@ -51,10 +52,14 @@ class Scenes(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = item_rng(self.namespace, self.seed, index)
-        while True:
-            scene, question = sample_scene_question(rng, KINDS[index % len(KINDS)])
-            if question.answer in GERMAN:
-                return {"image": render(scene), "question": question.text, "answer": GERMAN[question.answer]}
+        scene, question = sample_scene_question(rng, KINDS[index % len(KINDS)])
+        return {"image": render(scene), "question": shorthand(question.text), "answer": question.answer}
+
+
+def shorthand(question: str) -> str:
+    """The words that count: "Is there a fox in the picture?" becomes "fox"."""
+    words = re.findall(r"[\w-]+", question.lower())
+    return " ".join(word for word in words if word not in UNSAID)
 
 
 def training_scenes(seed: int, count: int) -> Scenes:
@@ -98,7 +103,7 @@ def reduction(model: Any, processor: Any, method: str) -> Any:
 
 @torch.no_grad()
 def replies_right(model: Any, processor: Any, scenes: Scenes, method: str, batch_size: int = 16) -> list[bool]:
-    """Whether the reply to each question is the German word, to the letter."""
+    """Whether the reply to each question is the answer, to the letter."""
     model.eval()
     right = []
     with reduction(model, processor, method):

@@ -33,7 +33,7 @@ CHECKPOINT = CACHE / "llava_main.pt"
 PROBES = CACHE / "lm_probes.pt"
 
 
-COUNT_WEIGHT = 2.0  # of answers to how many: the hardest to learn
+COUNT_WEIGHT = 3.0  # of answers to how many: the hardest to learn
 
 # weights of the training aids
 AIDS = {
@@ -176,7 +176,8 @@ def _resume(task: Task) -> None:
     task.probes.load_state_dict(torch.load(PROBES, weights_only=True))
 
 
-def train(minutes: float, lr: float, seed: int, resume: bool, begin: float) -> None:
+def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, counting: float) -> None:
+    PREFER["counting"] = counting
     task = new_task(seed)
     cache, held_out = Cache.load(CACHE / "lm_train"), Cache.load(CACHE / "lm_heldout")
     model = task.model
@@ -239,9 +240,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--begin", type=float, default=0.0, help="start so far into the curriculum (0 to 1)")
+    parser.add_argument("--counting", type=float, default=PREFER["counting"], help="how much sooner how many is asked")
     args = parser.parse_args()
     torch.set_num_threads(2)
-    train(args.minutes, args.lr, args.seed, args.resume, args.begin)
+    train(args.minutes, args.lr, args.seed, args.resume, args.begin, args.counting)
 
 
 if __name__ == "__main__":

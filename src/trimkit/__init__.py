@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from trimkit.budget import Budget, parse_budget
+from trimkit.config import load_config
 from trimkit.errors import (
     ConfigError,
     InputError,
@@ -48,6 +49,7 @@ __all__ = [
     "attach",
     "export",
     "get_method",
+    "load_config",
     "parse_budget",
     "reduce",
 ]

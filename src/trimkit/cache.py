@@ -79,6 +79,7 @@ class FeatureCache:
         if self.limit == 0:
             return
         # A view would keep the whole batch's features alive.
+        midway = tokens.midway
         held = replace(
             tokens,
             features=tokens.features.detach().clone(),
@@ -86,6 +87,7 @@ class FeatureCache:
             views=(),
             cls_attention=_copied(tokens.cls_attention),
             keys=_copied(tokens.keys),
+            midway=None if midway is None else replace(midway, head=midway.head.detach().clone()),
         )
         self._held.put((key, stamp), held)
 

@@ -15,7 +15,15 @@ from trimkit.scorers import Scorer
 from trimkit.sharing import merge_images, split_selection
 from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 
-__all__ = ["make_batch", "no_scorer", "reduced_features", "reduced_image", "relevance_of", "select_tokens"]
+__all__ = [
+    "make_batch",
+    "no_scorer",
+    "reduced_features",
+    "reduced_image",
+    "relevance_of",
+    "select_inside",
+    "select_tokens",
+]
 
 
 def select_tokens(
@@ -54,6 +62,34 @@ def select_tokens(
         return [found[i] for i in range(len(images))]
 
 
+def select_inside(
+    attention: Sequence[Tensor], features: Sequence[Tensor], rows: Sequence[int], method: Method
+) -> list[Selection]:
+    """Choose the tokens of every image inside the language model.
+
+    Args:
+        attention: B tensors ``[N_i]`` of what the last prompt token attends to.
+        features: B tensors ``[N_i, D]`` of hidden states.
+        rows: the prompt of each image, where the method shares its budget among a prompt's images.
+        method: what chooses, of ``stage`` ``llm``.
+    """
+    shared = method.share == "prompt" and not method.keeps_all
+    groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
+    groups = groups if shared else [[i] for i in range(len(rows))]
+    tokens = [ImageTokens(torch.cat([features[i] for i in group])) for group in groups]
+    batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
+    joined = [torch.cat([attention[i] for i in group]) for group in groups]
+    padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
+    chosen = method.select(replace(batch, attention=padded))
+    fixed = method.budget.kind in ("ratio", "count")
+    found: dict[int, Selection] = {}
+    for group, selection in zip(groups, chosen, strict=True):
+        found.update(
+            zip(group, split_selection(selection, [len(attention[i]) for i in group], fixed=fixed), strict=True)
+        )
+    return [found[i] for i in range(len(rows))]
+
+
 def no_scorer(method: Method) -> ConfigError:
     """The error of a method that reads the text on a model whose text tower nobody named."""
     return ConfigError(
@@ -78,8 +114,13 @@ def relevance_of(
     if len(asked) != len(images):
         raise ConfigError(f"method {method.name!r} needs a question for every image: pass query= or a processor")
     with torch.no_grad():
-        cosine = method.normalize_relevance(scorer.profile)
-        return scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
+        cosine = method.normalize_relevance(method.profile or scorer.profile)
+        found = scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
+    # NaN ranks last whatever the encoder's sign.
+    return [
+        row if image.alive is None else row.masked_fill(~image.alive.to(row.device), torch.nan)
+        for row, image in zip(found, images, strict=True)
+    ]
 
 
 def make_batch(
@@ -121,8 +162,8 @@ def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
     """The image with what is kept of its features, and of those for deeper layers."""
     if selection.keeps_all:
         return image
-    features, *layers = (_reduced(each, selection) for each in (image.features, *image.layers))
-    return replace(image, features=features, layers=tuple(layers), views=(), cls_attention=None, keys=None)
+    features, *layers = (_reduced(each, selection, image.alive) for each in (image.features, *image.layers))
+    return replace(image, features=features, layers=tuple(layers), views=(), cls_attention=None, keys=None, alive=None)
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
@@ -130,7 +171,7 @@ def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
     return reduced_image(image, selection).features
 
 
-def _reduced(features: Tensor, selection: Selection) -> Tensor:
+def _reduced(features: Tensor, selection: Selection, alive: Tensor | None) -> Tensor:
     indices = selection.indices.to(features.device)
     kept = features[indices] if selection.mixing is None else _mixed(features, selection.mixing)
     if not selection.aggregated:
@@ -138,7 +179,9 @@ def _reduced(features: Tensor, selection: Selection) -> Tensor:
     keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
     keep[0, indices] = True
     weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)
-    return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, weights=weights)])
+    # What a tower dropped midway has no features that could be averaged with the others'.
+    real = None if alive is None else alive.unsqueeze(0).to(features.device)
+    return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, real, weights)])
 
 
 def _mixed(features: Tensor, mixing: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from trimkit.errors import InputError, UnsupportedError
 from trimkit.types import Selection
 
-__all__ = ["ShrinkPlan", "image_rows", "plan_shrink"]
+__all__ = ["ShrinkPlan", "image_rows", "pad_left", "plan_shrink"]
 
 Side = Literal["left", "right"]
 
@@ -141,6 +141,7 @@ def plan_shrink(
     side: Side,
     *,
     keep_end: bool = False,
+    multiple: int = 1,
 ) -> ShrinkPlan:
     """Plan which columns stay.
 
@@ -153,6 +154,8 @@ def plan_shrink(
         side: where padding goes.
         keep_end: with ``side="left"``, leave padding behind a row's text where it is, so that the last columns of all rows
             stay the last ones.
+        multiple: of which the new length is to be one, by padding, where the full length leaves room: pictures of many
+            lengths then meet a compiled model in few.
     """
     width = input_ids.shape[1]
     if all(selection.keeps_all for selection in selections):
@@ -166,7 +169,15 @@ def plan_shrink(
         start, stop = (0, width) if mask is None else _real_span(mask[row])
         stop = width if keep_end and side == "left" else stop
         sources.append(_row_sources(ids[row], image_token_id, mine, start, stop))
-    return ShrinkPlan(sources=_pad(sources, side).to(input_ids.device), identity=False)
+    length = max(len(row) for row in sources)
+    length = max(length, min(-(-length // multiple) * multiple, width))
+    return ShrinkPlan(sources=_pad(sources, side, length).to(input_ids.device), identity=False)
+
+
+def pad_left(mask: Tensor) -> ShrinkPlan:
+    """Plan to move all padding of ``mask`` ``[B, L]`` to the left, and nothing else."""
+    order = torch.argsort(mask.bool().long(), dim=1, stable=True)
+    return ShrinkPlan(order.masked_fill(~mask.bool().gather(1, order), -1), identity=False)
 
 
 def _row_sources(ids: Tensor, image_token_id: int, selections: Sequence[Selection], start: int, stop: int) -> Tensor:
@@ -199,8 +210,7 @@ def _real_span(mask: Tensor) -> tuple[int, int]:
     return (int(real[0]), int(real[-1]) + 1) if real.numel() else (0, len(mask))
 
 
-def _pad(rows: Sequence[Tensor], side: Side) -> Tensor:
-    width = max(len(row) for row in rows)
+def _pad(rows: Sequence[Tensor], side: Side, width: int) -> Tensor:
     out = torch.full((len(rows), width), -1, dtype=torch.int64)
     for target, row in zip(out, rows, strict=True):
         if side == "left":

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from pydantic import ConfigDict
 from torch import Tensor
 
 from trimkit.errors import ConfigError
 from trimkit.geometry import View
 
-__all__ = ["EncoderProfile", "ImageReport", "ImageTokens", "Report", "Selection", "StageSeconds", "TokenBatch"]
+__all__ = [
+    "EncoderProfile",
+    "ImageReport",
+    "ImageTokens",
+    "Midway",
+    "Report",
+    "Selection",
+    "StageSeconds",
+    "TokenBatch",
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,8 @@ class EncoderProfile:
         normalize: cosine instead of dot product.
         temperature: divides the similarity before the softmax.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # where it is read from a file
 
     sign: int = -1
     normalize: bool = False
@@ -42,6 +55,19 @@ class EncoderProfile:
 
 
 @dataclass(frozen=True)
+class Midway:
+    """A vision tower that has stopped in the middle.
+
+    Attributes:
+        layers: how many layers were run.
+        head: ``[h, D]`` the state of tokens that stand before the patches (the class token's).
+    """
+
+    layers: int
+    head: Tensor
+
+
+@dataclass(frozen=True)
 class ImageTokens:
     """The tokens of one image or video, before the projector where the family can give them so.
 
@@ -56,6 +82,9 @@ class ImageTokens:
         cls_attention: ``[N]`` float, what the tower's class token attends to at each patch, mean over heads, at the layer that
             gives ``features``; only where a method asks for it.
         keys: ``[N, K]`` attention keys of the patches at that layer, heads side by side; likewise.
+        midway: set where the tower has not been run to its end yet; ``features`` are then the states at that layer.
+        alive: ``[N]`` bool, which patches the tower was run to its end on, where it was not on all; the others have the
+            features of the layer at which they were dropped, and are not selected.
     """
 
     features: Tensor
@@ -67,6 +96,8 @@ class ImageTokens:
     frames: tuple[int, ...] = ()
     cls_attention: Tensor | None = None
     keys: Tensor | None = None
+    midway: Midway | None = None
+    alive: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
@@ -85,6 +116,8 @@ class TokenBatch:
         keys: B strings naming image and question, the same in a batch as alone.
         cls_attention: ``[B, N]``, see ``ImageTokens``; only for a method whose ``signals`` name it.
         tower_keys: ``[B, N, K]``, the ``keys`` of ``ImageTokens``; likewise.
+        attention: ``[B, N]`` float, what the last prompt token attends to at each token, mean over heads; only for a method of
+            ``stage`` ``llm``, whose ``features`` are hidden states of the language model.
     """
 
     features: Tensor
@@ -95,6 +128,7 @@ class TokenBatch:
     keys: tuple[str, ...]
     cls_attention: Tensor | None = None
     tower_keys: Tensor | None = None
+    attention: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -157,12 +191,14 @@ class ImageReport:
 class StageSeconds:
     """Wall-clock seconds per stage of one call (CPU clock; a GPU is synchronised at each boundary).
 
-    ``prefill`` ends with the first forward pass of the language model; ``text`` is the question's encoding.
+    ``prefill`` ends with the first forward pass of the language model; ``text`` is the question's encoding; ``shrink`` is the
+    gathering of what was kept and the shortening of the prompt.
     """
 
     vision: float = 0.0
     text: float = 0.0
     select: float = 0.0
+    shrink: float = 0.0
     project: float = 0.0
     prefill: float = 0.0
 

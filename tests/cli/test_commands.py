@@ -133,7 +133,7 @@ def test_help_and_version(cli: Cli) -> None:
         outcome = cli(*words)
         assert (outcome.code, outcome.err) == (0, "")
         assert outcome.out.startswith("Usage: trimkit")
-    for words in (("eval", "scenes"), ("bench", "ask")):
+    for words in (("eval", "scenes"), ("bench",)):
         assert "--json" in cli(*words, "--help").out
 
 
@@ -213,30 +213,6 @@ def test_wilson_intervals() -> None:
     assert wilson(50, 100) == pytest.approx([0.40383, 0.59617], abs=1e-5)
     assert wilson(0, 10) == pytest.approx([0.0, 0.27753], abs=1e-5)
     assert wilson(10, 10) == pytest.approx([0.72247, 1.0], abs=1e-5)
-
-
-def test_bench_ask(cli: Cli) -> None:
-    outcome = cli("bench", "ask", "--shape", "small", "--repeats", "2", "--json")
-    assert (outcome.code, outcome.err) == (0, "")
-    result = json.loads(outcome.out)
-    assert (result["image_tokens_full"], result["image_tokens_kept"]) == (100, 21)
-    for part in ("prefill", "whole"):
-        measured = result[part]
-        seconds = measured["seconds"]
-        assert measured["time_ratio"] == pytest.approx(seconds["reduced"]["median"] / seconds["full"]["median"])
-        assert measured["time_ratio_over_flop_ratio"] == pytest.approx(measured["time_ratio"] / measured["flop_ratio"])
-        assert seconds["full"]["q1"] <= seconds["full"]["median"] <= seconds["full"]["q3"]
-    assert result["prefill"]["flops"]["full"] == _prefill_flops(140)
-    assert result["prefill"]["flops"]["reduced"] == _prefill_flops(61)
-    assert {"vision", "text", "select", "project", "prefill"} == set(result["whole"]["stage_seconds"])
-    assert {"versions", "hardware", "config"} <= set(result)
-
-
-def _prefill_flops(length: int) -> int:
-    """The small shape's language model by hand: projections, attention, feed-forward, and the head on one position."""
-    width, inner, layers, vocabulary = 64, 128, 2, 256
-    layer = 2 * length * (4 * width * width + 3 * width * inner) + 4 * length * length * width
-    return layers * layer + 2 * width * vocabulary
 
 
 def test_the_installed_entry_point_is_silent_but_for_its_answer(tmp_path: Path) -> None:

@@ -136,9 +136,7 @@ MEASUREMENTS = {
     "one bad policy of two": ["eval", "dialogues", "--turns", "first,last"],
     "one bad method of two": ["eval", "scenes", "--method", "trim,nothing"],
     "no place for the result": ["eval", "scenes", "-o", "/no/such/folder/x.json"],
-    "shape": ["bench", "ask", "--shape", "round"],
-    "keep": ["bench", "ask", "--shape", "small", "--keep", "0"],
-    "repeats": ["bench", "ask", "--shape", "small", "--repeats", "0"],
+    "no such shape": ["bench", "--random", "round"],
     "unknown command": ["aks"],
     "unknown subcommand": ["eval", "nothing"],
 }

@@ -31,15 +31,12 @@ def test_only_answers_have_labels(processor: Any) -> None:
         assert processor.decode(labels[learnt]) == f" {item['answer']}</s>"
         text = processor.decode(ids, skip_special_tokens=True)
         assert item["question"] in text
-    assert {len(item["answer"]) for item in items} != {1}
 
 
-def test_every_german_word_is_told_from_the_english_one(processor: Any) -> None:
-    tokenizer = processor.tokenizer
-    for english, german in example.GERMAN.items():
-        assert english != german
-        ids = tokenizer(f" {german}", add_special_tokens=False)["input_ids"]
-        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == german
+def test_shorthand_keeps_the_words_that_count() -> None:
+    assert example.shorthand("Is there a fox in the picture?") == "fox"
+    assert example.shorthand("What colour is the disc behind the T-shirt?") == "colour disc behind t-shirt"
+    assert example.shorthand("Is the fox to the left of the ice cream?") == "fox left ice cream"
 
 
 def test_held_out_scenes_are_others_and_stay_the_same() -> None:
@@ -52,7 +49,7 @@ def test_held_out_scenes_are_others_and_stay_the_same() -> None:
 def test_both_arms_train_and_save(method: str, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     arguments = argparse.Namespace(
-        steps=1, batch=2, n=2, seed=0, train_tower=False, gradient_checkpointing=False, out=tmp_path / "german"
+        steps=1, batch=2, n=2, seed=0, train_tower=False, gradient_checkpointing=False, out=tmp_path / "shorthand"
     )
     found = example.finetune(method, arguments)
     assert found["n"] == 2

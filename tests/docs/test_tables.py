@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import blocks, run, tables
+from benchmarks import bench_tables, blocks, run, tables
 
 PROVENANCE = {
     "date": "2026-01-02",
@@ -61,14 +61,27 @@ def test_demo_tables(results: Path) -> None:
             assert kind.replace("_", " ") in text
 
 
-def test_bench_table(results: Path) -> None:
-    from trimkit.bench.ask import bench
+def test_bench_tables(results: Path) -> None:
+    from trimkit.bench.run import Settings, bench
 
-    record = {"provenance": PROVENANCE, "results": [bench("small", repeats=1)]}
-    (results / "bench_ask.json").write_text(json.dumps(record), encoding="utf-8")
-    shown = tables.bench_table()
-    assert "| prefill of the language model |" in shown
-    assert "100 tokens | 21 tokens" in shown
+    settings = {"random": "small", "layers": 1, "questions": 2, "repeats": 1, "device": "cpu", "dtype": "float32"}
+    record = {"provenance": PROVENANCE, "results": [bench(Settings(**settings))]}
+    for name, (experiment, _) in bench_tables.MAKERS.items():
+        (results / f"{experiment}.json").write_text(json.dumps(record), encoding="utf-8")
+        shown = tables.TABLES[name]()
+        assert "| `small`, 1 of 2 layers" in shown, name
+        assert f"Source: `benchmarks/results/{experiment}.json`" in shown
+        header, _, *rows = [line for line in shown.splitlines() if line.startswith("|")]
+        assert {line.count("|") for line in rows} == {header.count("|")}, name
+    assert "| 21 of 100 |" in tables.TABLES["bench"]()
+    assert "**extrapolated** | 1 | 79 % |" in tables.TABLES["bench-claim"]()
+
+
+def test_an_experiment_takes_the_arguments_of_its_kind_of_machine() -> None:
+    config = {"arguments": {"repeats": 9, "layers": 1}, "on": {"cuda": {"device": "cuda"}, "cpu": {"layers": 4}}}
+    assert run.placed(config, "cpu") == {"arguments": {"repeats": 9, "layers": 4}}
+    assert run.placed(config, "cuda")["arguments"] == {"repeats": 9, "layers": 1, "device": "cuda"}
+    assert run.placed({"arms": []}, "cpu") == {"arms": [], "arguments": {}}
 
 
 def test_training_table(results: Path) -> None:

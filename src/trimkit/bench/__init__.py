@@ -1,1 +1,1 @@
-"""How fast reduction makes a model, measured on random weights: structure and speed, nothing about answers."""
+"""What fewer image tokens save, in time, memory and FLOPs: ``trimkit.bench.run.bench``. Says nothing about answers."""

@@ -21,7 +21,7 @@ from trimkit.errors import TrimkitError
 
 __all__ = ["app", "main", "run"]
 
-_GROUPS = {"eval": "Measure what a model loses.", "bench": "Measure how fast a model gets."}
+_GROUPS = {"eval": "Measure what a model loses."}
 
 
 def _show_version(wanted: bool) -> None:

@@ -18,6 +18,7 @@ from trimkit.errors import ConfigError, InputError
 
 __all__ = [
     "BudgetOption",
+    "ConfigOption",
     "DeviceOption",
     "DtypeOption",
     "JsonOption",
@@ -28,17 +29,28 @@ __all__ = [
     "check_json_output",
     "load",
     "pick_method",
+    "pick_methods",
     "pick_picture",
     "print_json",
     "progress",
     "quiet",
+    "read_settings",
     "write_json",
 ]
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="'demo' (the packaged model), a directory, or a hub id OWNER/NAME.")
 ]
-MethodOption = Annotated[str, typer.Option("--method", help="Reduction method; 'trimkit methods' lists them.")]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method", help="Reduction method; 'trimkit methods' lists them.", show_default="trim, or the config's"
+    ),
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", help="Method and options from a file that 'trimkit calibrate' wrote; others given win."),
+]
 BudgetOption = Annotated[
     str | None,
     typer.Option(
@@ -58,15 +70,42 @@ MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def pick_method(name: str, budget: str | None, settings: Sequence[str] | None) -> Any:
+def pick_method(name: str | None, budget: str | None, settings: Sequence[str] | None, config: str | None = None) -> Any:
     """Build the method before anything slow happens.
 
+    What is given beside a config wins over it. Another method than the config's takes over the budget and the encoder's
+    profile, so that the two compare at equal tokens.
+
     Raises:
-        ConfigError: unknown name, bad budget, or a setting that the method does not have.
+        ConfigError: unknown name, bad budget, a setting that the method does not have, or a config that cannot be read.
     """
+    from trimkit.config import load_config
     from trimkit.methods import get_method
 
-    options: dict[str, Any] = {} if budget is None else {"budget": budget}
+    options: dict[str, Any] = {} if config is None else load_config(config)
+    own = options.pop("method", "trim")
+    if name is not None and name != own:
+        options = {key: options[key] for key in ("budget", "profile") if key in options}
+    if budget is not None:
+        options["budget"] = budget
+    return get_method(own if name is None else name, **{**options, **read_settings(settings)})
+
+
+def pick_methods(
+    names: str | None, budget: str | None, settings: Sequence[str] | None, config: str | None = None
+) -> list[Any]:
+    """``pick_method`` for names with commas between."""
+    wanted = [None] if names is None else [name.strip() for name in names.split(",")]
+    return [pick_method(name, budget, settings, config) for name in wanted]
+
+
+def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
+    """``OPTION=VALUE`` each, the value as JSON where it is that.
+
+    Raises:
+        ConfigError: something else.
+    """
+    options: dict[str, Any] = {}
     for setting in settings or ():
         key, equals, value = setting.partition("=")
         if not (key and equals):
@@ -75,7 +114,7 @@ def pick_method(name: str, budget: str | None, settings: Sequence[str] | None) -
             options[key] = json.loads(value)
         except ValueError:
             options[key] = value
-    return get_method(name, **options)
+    return options
 
 
 def pick_picture(image: str | None, question: str | None) -> tuple[Any, str]:

@@ -23,7 +23,14 @@ __all__ = [
 SeedOption = Annotated[
     int, typer.Option("--seed", help="Which scenes: any number from 0 on; training saw none of them.")
 ]
-MethodsOption = Annotated[str, typer.Option("--method", help="A reduction method, or several with commas between.")]
+MethodsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="A reduction method, or several with commas between.",
+        show_default="trim, or the config's",
+    ),
+]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Prompts per generate call.")]
 PositionsOption = Annotated[
     str,

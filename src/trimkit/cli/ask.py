@@ -23,7 +23,8 @@ def command(
         str | None, typer.Argument(help="What to ask.", show_default="the sample's own question")
     ] = None,
     model: common.ModelOption = "demo",
-    method: common.MethodOption = "trim",
+    method: common.MethodOption = None,
+    config: common.ConfigOption = None,
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also ask the full model, and time both fairly.")] = False,
@@ -38,7 +39,7 @@ def command(
     """
     from trimkit import ask
 
-    chosen = common.pick_method(method, budget, settings)
+    chosen = common.pick_method(method, budget, settings, config)
     picture, text = common.pick_picture(image, question)
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
@@ -51,7 +52,7 @@ def command(
         common.print_json({**reduced.to_plain(), **({} if full is None else {"full": full.to_plain()})})
         return
     print(f"question  {one_line(text)}")
-    print(f"{method:<9} {describe(reduced)}")
+    print(f"{chosen.name:<9} {describe(reduced)}")
     if full is not None:
         print(f"{'full':<9} {describe(full)}")
         print(f"{'':<9} {verdict(reduced, full)}")

@@ -15,7 +15,8 @@ NAME = "eval dialogues"
 def command(
     seed: evaluation.SeedOption = 1,
     n: Annotated[int, typer.Option("--n", help="How many dialogues of three questions, one a scene.")] = 300,
-    method: evaluation.MethodsOption = "trim",
+    method: evaluation.MethodsOption = None,
+    config: common.ConfigOption = None,
     turns: Annotated[
         str,
         typer.Option(
@@ -40,7 +41,7 @@ def command(
     from trimkit.eval import dialogues
     from trimkit.eval.tally import check_arguments
 
-    methods = [common.pick_method(name.strip(), budget, settings) for name in method.split(",")]
+    methods = common.pick_methods(method, budget, settings, config)
     policies = [policy.strip() for policy in turns.split(",")]
     check_arguments(seed, n, batch_size, positions, policies)
     arms: list[dict[str, Any]] = [

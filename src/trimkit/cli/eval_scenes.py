@@ -15,10 +15,17 @@ NAME = "eval scenes"
 def command(
     seed: evaluation.SeedOption = 1,
     n: Annotated[int, typer.Option("--n", help="How many questions, one a scene.")] = 1000,
-    method: evaluation.MethodsOption = "trim",
+    method: evaluation.MethodsOption = None,
+    config: common.ConfigOption = None,
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
     positions: evaluation.PositionsOption = "auto",
+    tower_keep: Annotated[
+        float | None,
+        typer.Option(
+            "--tower-keep", help="Share of the patches that the vision tower is run to its end on.", show_default="all"
+        ),
+    ] = None,
     model: common.ModelOption = "demo",
     batch_size: evaluation.BatchOption = 16,
     device: common.DeviceOption = "cpu",
@@ -34,9 +41,10 @@ def command(
     from trimkit.eval import scenes
     from trimkit.eval.tally import check_arguments
 
-    methods = [common.pick_method(name.strip(), budget, settings) for name in method.split(",")]
+    methods = common.pick_methods(method, budget, settings, config)
     check_arguments(seed, n, batch_size, positions)
-    arms = [{"method": each, "seed": seed, "batch_size": batch_size, "positions": positions} for each in methods]
+    shared = {"seed": seed, "batch_size": batch_size, "positions": positions, "tower_keep": tower_keep}
+    arms = [{"method": each, **shared} for each in methods]
     evaluation.measure(
         scenes.evaluate,
         arms,

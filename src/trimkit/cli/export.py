@@ -17,7 +17,8 @@ def command(
         str | None,
         typer.Option("--output", "-o", help="A new directory.", show_default="into the checkpoint's own directory"),
     ] = None,
-    method: common.MethodOption = "trim",
+    method: common.MethodOption = None,
+    config: common.ConfigOption = None,
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
     scorer: Annotated[
@@ -32,7 +33,7 @@ def command(
     """
     from trimkit import export
 
-    chosen = common.pick_method(method, budget, settings)
+    chosen = common.pick_method(method, budget, settings, config)
     with common.quiet():
         path = export(model, output, method=chosen, scorer=scorer)
     if as_json:

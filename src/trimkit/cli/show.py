@@ -24,7 +24,8 @@ def command(
         "overlay.png"
     ),
     model: common.ModelOption = "demo",
-    method: common.MethodOption = "trim",
+    method: common.MethodOption = None,
+    config: common.ConfigOption = None,
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
     max_new_tokens: common.MaxNewTokensOption = 32,
@@ -39,7 +40,7 @@ def command(
     from trimkit import viz
     from trimkit.ask import compare
 
-    chosen = common.pick_method(method, budget, settings)
+    chosen = common.pick_method(method, budget, settings, config)
     picture, text = common.pick_picture(image, question)
     viz.check_output(output)
     with common.quiet():
@@ -51,6 +52,6 @@ def command(
         common.print_json({"path": str(path), **reduced.to_plain(), "full": full.to_plain()})
         return
     print(f"question  {one_line(text)}")
-    print(f"{method:<9} {describe(reduced)}")
+    print(f"{chosen.name:<9} {describe(reduced)}")
     print(f"{'full':<9} {describe(full)}")
     print(f"picture   {path}")

@@ -23,6 +23,7 @@ def evaluate(
     method: str | Method = "trim",
     batch_size: int = 16,
     positions: Positions = "auto",
+    tower_keep: float | None = None,
     advance: Callable[[int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def evaluate(
         seed, n: which questions, how many.
         method, options: as ``trimkit.reduce`` takes them.
         batch_size: questions per ``generate`` call. ``trim-released`` takes its quartiles over the batch.
-        positions: as ``trimkit.reduce`` takes them.
+        positions, tower_keep: as ``trimkit.reduce`` takes them.
         advance: called with the number of questions done after each batch.
 
     Returns:
@@ -50,7 +51,7 @@ def evaluate(
     chosen = get_method(method, **options)
     right: dict[str, list[bool]] = {}
     full, kept = 0, 0
-    with reduce(model, processor, method=chosen, cache_images=0, positions=positions) as trim:
+    with reduce(model, processor, method=chosen, cache_images=0, positions=positions, tower_keep=tower_keep) as trim:
         for batch in _batches(seed, n, batch_size):
             texts = [question.text for _, question in batch]
             images = [image for image, _ in batch]
@@ -67,6 +68,7 @@ def evaluate(
         "seed": seed,
         "batch_size": batch_size,
         "positions": positions,
+        "tower_keep": tower_keep,
     }
     return {
         **summary(right),

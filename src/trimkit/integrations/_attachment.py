@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,6 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
-from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._call import Pipeline, Reduced
 from trimkit.integrations._chat import Chats, Held, reuse
 from trimkit.integrations._generation import (
@@ -26,7 +25,7 @@ from trimkit.integrations._generation import (
     shift_lengths,
     show_whole_prompt,
 )
-from trimkit.integrations._inputs import Positions, TurnPolicy
+from trimkit.integrations._inputs import CallSettings
 from trimkit.integrations._modes import drafts, refuse_paged
 from trimkit.integrations._presence import Presence
 from trimkit.integrations._shadow import Shadow
@@ -54,10 +53,6 @@ class Attachment:
         method: str | Method = "trim",
         scorer: Scorer | nn.Module | str | Path | None = None,
         query: str | Sequence[str] | None = None,
-        cache_images: int = 32,
-        turns: TurnPolicy = "refresh",
-        positions: Positions = "auto",
-        query_from: QueryFrom = "question",
         full_logits: bool = False,
         **options: Any,
     ) -> None:
@@ -68,16 +63,17 @@ class Attachment:
             raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.query = query
-        self._pipeline = Pipeline(
-            self.model, processor, method, scorer, cache_images, turns, positions, options, query_from
-        )
+        named = {field.name for field in fields(CallSettings)} & set(options)
+        settings = CallSettings(**{name: options.pop(name) for name in named})
+        self._pipeline = Pipeline(self.model, processor, method, scorer, settings, options)
         self._full_logits = full_logits
         self._chats = Chats()
         self._slot = CallSlot()
         self._shadows: list[tuple[Shadow, ...]] = []
         self._presence = Presence(self.model, "forward", self._forward)
-        self._prepare, self._finish = untraced(self._prepare_forward), untraced(Call.end_forward)
-        self._run_forward = run_forward
+        self._prepare, self._finish = untraced(self._prepare_forward), untraced(self._finish_forward)
+        self._inside = self._pipeline.decoder is not None  # compiled layers would not see its hooks
+        self._run_forward = untraced(run_forward) if self._inside else run_forward
         self._report: Report | None = None
 
     @property
@@ -191,6 +187,7 @@ class Attachment:
 
     def _plain(self, stock: Any, kwargs: dict[str, Any], call: Call, held: Held | None) -> Any:
         """A call as the stock model runs it; pictures may come in a later turn."""
+        call.inside = self._pipeline.around(kwargs)
         out = self._run(stock, kwargs, call)
         if self._one_a_row(kwargs) and held is not None:
             self._chats.put(out, kwargs["past_key_values"], kwargs, held.fed, held.pictures)
@@ -207,17 +204,17 @@ class Attachment:
 
     def _reuse(self, held: Held, cache: Any, reduced: Reduced) -> int:
         """Columns of the cache that serve this turn too."""
-        allowed, one_a_row = self._pipeline.family.continues(self.model), self._one_a_row(reduced.inputs)
+        allowed, one_a_row = self._pipeline.continues, self._one_a_row(reduced.inputs)
         return reuse(held, cache, reduced.inputs, reduced.fed, allowed=allowed, one_a_row=one_a_row)
 
     def _run(self, stock: Any, inputs: dict[str, Any], call: Call) -> Any:
         """Stock ``generate`` as ``call``; its forward passes are seen to the end, though the model be detached meanwhile."""
-        with self._presence.held(), self._slot.use(call):
+        with self._presence.held(), self._slot.use(call), call.inside:
             return stock(**inputs)
 
     def _forward(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``forward`` on shortened inputs; logits have the shortened length, or with ``full_logits`` the given one."""
-        if torch.compiler.is_compiling() and not args and self._pipeline.is_plain(kwargs):
+        if torch.compiler.is_compiling() and not (args or self._inside) and self._pipeline.is_plain(kwargs):
             return stock(**kwargs)  # a decoding step: a compiler finds nothing of ours in its way
         return self._run_forward(self._prepare, self._finish, stock, args, kwargs)
 
@@ -225,6 +222,12 @@ class Attachment:
         call, inputs = self._own_forward(stock, args, kwargs)
         call.begin_forward()
         return call, inputs
+
+    def _finish_forward(self, call: Call, out: Any) -> Any:
+        out = call.end_forward(out)
+        if self._inside and call.report is not None:  # only now is it known what was dropped
+            self._keep(call.report)
+        return out
 
     def _own_forward(self, stock: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
         """The call that a forward pass belongs to, and what stock ``forward`` is to be given."""
@@ -239,6 +242,7 @@ class Attachment:
             return call, inputs
         query = inputs.pop("query", None)
         if not self._covers(inputs):
+            call.inside = self._pipeline.around(inputs)
             return call, inputs
         reduced = self._pipeline.reduce(inputs, self._ask(query), call, generating=False)
         self._keep(call.report)

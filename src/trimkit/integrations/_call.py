@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,15 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimkit.cache import FeatureCache
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.integrations import _media
-from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._chat import Fed, Held, Pictures, with_earlier
 from trimkit.integrations._inputs import (
-    Positions,
-    TurnPolicy,
-    check_choice,
+    CallSettings,
     check_signals,
     in_full_precision,
     padding_id,
@@ -28,16 +25,19 @@ from trimkit.integrations._inputs import (
     plain_positions,
     refuse_cache,
 )
+from trimkit.integrations._inside import Decoder, Inside, everything
+from trimkit.integrations._inside_layout import Prompts
 from trimkit.integrations._media import Item, Seen
 from trimkit.integrations._questions import Asked, Questions
 from trimkit.integrations._stages import Call
+from trimkit.integrations._tower import only_alive, tower_pruning
 from trimkit.methods import Method, get_method
 from trimkit.models import Family, ModelInputs, family_of
 from trimkit.reducer import no_scorer, reduced_image, relevance_of, select_tokens
 from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import resolve_scorer
 from trimkit.sharing import union
-from trimkit.shrink import ShrinkPlan, plan_shrink
+from trimkit.shrink import ShrinkPlan, pad_left, plan_shrink
 from trimkit.types import EncoderProfile, Report, Selection
 
 __all__ = ["Pipeline", "Reduced"]
@@ -68,8 +68,8 @@ class Pipeline:
         processor: its processor or None.
         method, options: as ``trimkit.reduce`` takes them.
         scorer: likewise; resolved on first use, since a text-free method needs none.
-        cache_images: capacity of the feature cache.
-        turns, positions, query_from: as ``trimkit.reduce`` takes them.
+        settings: how calls are reduced.
+        options: the method's own.
 
     Raises:
         ConfigError, UnsupportedError: what cannot be.
@@ -81,28 +81,31 @@ class Pipeline:
         processor: Any,
         method: str | Method,
         scorer: Scorer | nn.Module | str | Path | None,
-        cache_images: int,
-        turns: TurnPolicy,
-        positions: Positions,
+        settings: CallSettings,
         options: dict[str, Any],
-        query_from: QueryFrom = "question",
     ) -> None:
-        if cache_images < 0:
-            raise ConfigError(f"cache_images={cache_images} is negative: give the number of images to hold, 0 for none")
         self.family = family_of(model)
-        self._positions = self._known(positions)
+        self._settings = settings
+        self._refuse_positions()
         self.method = get_method(method, **options)
+        self._tower = tower_pruning(self.family, model, self.method, settings.tower_keep, settings.tower_layer)
         check_signals(self.family, model, self.method)
-        self.cache = FeatureCache(cache_images)
+        self.cache = settings.cache()
         self._model = model
         self._processor = processor
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._scorer_source = scorer
         self._scorer: Scorer | None = None
         self._loading = threading.Lock()
-        self._questions = Questions(processor, turns, query_from)
+        self._questions = Questions(processor, settings.turns, settings.query_from)
         self._image_token_id = self.family.image_token_id(model)
         self._pixels = tuple(medium.pixels(model) for medium in self._media())
+        inside = self.method.stage == "llm" and not self.method.keeps_all
+        self.decoder = Decoder(model, self.method) if inside else None
+        if inside and (settings.positions == "contiguous" or settings.turns != "refresh"):
+            raise ConfigError(
+                f"method {self.method.name!r} keeps positions and asks anew in every turn: leave positions= and turns= out"
+            )
 
     def clear_caches(self) -> None:
         """Forget image features, and what a scorer holds of questions."""
@@ -147,34 +150,42 @@ class Pipeline:
             seen = self._see_all(inputs, held)
         scorer = self._text_scorer()
         items = self._items(seen, scorer)
-        asked = self._asked(inputs, _media.question_ids(ids, seen, self._image_token_id), items, query, held)
-        chosen = [self._questions.chosen(each) for each in asked]
         with call.stage("text"), in_full_precision(ids.device):
+            asked = self._asked(inputs, _media.question_ids(ids, seen, self._image_token_id), items, query, held)
+            chosen = [self._questions.chosen(each) for each in asked]
             if scorer is not None and hasattr(scorer, "text_embeddings"):
                 wanted = [text for text in dict.fromkeys(text for each in chosen for text in each) if text is not None]
                 scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
+        items = self._finished(items, chosen, scorer, call)
         with call.stage("select"), in_full_precision(ids.device):
             selections = self._select(items, chosen, scorer)
-        with call.stage("project"):
+        with call.stage("shrink"):
             kept = [reduced_image(item.image, chose) for item, chose in zip(items, selections, strict=True)]
+        with call.stage("project"):
             encoded = _media.handed_over(self._model, items, kept)
-        places = _media.all_places(seen) if seen else torch.zeros_like(ids)
-        plan = self._plan(inputs, places, selections, generating)
-        out = self._shrunk(inputs, seen, plan, generating)
+        with call.stage("shrink"):
+            places = _media.all_places(seen) if seen else torch.zeros_like(ids)
+            plan = self._plan(inputs, places, selections, generating)
+            out = self._shrunk(inputs, seen, plan, generating)
         if encoded:
             out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **encoded}
-        reports = zip(items, asked, selections, strict=True)
-        call.report = Report(self.method.name, tuple(_media.report_of(*parts) for parts in reports), call.seconds)
+
+        def done(selections: Sequence[Selection]) -> None:
+            reports = zip(items, asked, selections, strict=True)
+            call.report = Report(self.method.name, tuple(_media.report_of(*parts) for parts in reports), call.seconds)
+
+        done(selections)
+        if self.decoder is not None and items:
+            prompts = Prompts(out, plan.take(places, 0), [item.image for item in items], [item.row for item in items])
+            call.inside = Inside(self.decoder, self.method, prompts, lambda: call.stage("select"), done)
         fed = Fed.of(plan.take(places, 0).bool(), encoded, [item.family.handed_as() for item in items])
         return Reduced(out, plan, fed, Pictures.of(seen, items, asked))
 
-    def _known(self, positions: Positions) -> Positions:
-        check_choice("positions", positions, Positions)
-        if positions == "contiguous" and self.family.own_positions:
+    def _refuse_positions(self) -> None:
+        if self._settings.positions == "contiguous" and self.family.own_positions:
             raise UnsupportedError(
                 "this model's tokens have 3-D positions (M-RoPE), which stay original: leave positions= out"
             )
-        return positions
 
     def _see_all(self, inputs: ModelInputs, held: Held | None) -> list[Seen]:
         """The images and the videos of the prompts, with those of earlier turns."""
@@ -192,6 +203,8 @@ class Pipeline:
     def _see(self, family: Family, inputs: ModelInputs) -> Seen:
         """The images, or the videos, of a call, encoded."""
         arguments = family.encoder_arguments(self._model, inputs)
+        if self._tower is not None:
+            arguments |= self._tower.arguments()
         keeps_all = self.method.keeps_all
         cache, signals = (None, frozenset[str]()) if keeps_all else (self.cache, self.method.signals)
         images, cached = _media.encode(family, self._model, arguments, cache, signals)
@@ -206,21 +219,44 @@ class Pipeline:
 
     def _select(self, items: Sequence[Item], asked: Sequence[Asked], scorer: Scorer | None) -> list[Selection]:
         """What is kept of every image: for its question, or for any of them where it has several."""
-        profile = scorer.profile if scorer is not None else EncoderProfile()
+        if self.decoder is not None:  # chosen later
+            return everything([item.image for item in items])
+        profile = self.method.profile or (scorer.profile if scorer is not None else EncoderProfile())
         images, rows = [item.image for item in items], [item.row for item in items]
         rounds = []
         for turn in range(max(map(len, asked), default=1)):
             queries = [each[min(turn, len(each) - 1)] for each in asked]
             relevance = relevance_of(images, queries, self.method, scorer)
             rounds.append(select_tokens(images, relevance, queries, self.method, profile, rows))
-        return [union(each) for each in zip(*rounds, strict=True)]
+        return [only_alive(image, union(each)) for image, each in zip(images, zip(*rounds, strict=True), strict=True)]
+
+    def _finished(self, items: list[Item], asked: Sequence[Asked], scorer: Scorer | None, call: Call) -> list[Item]:
+        """The items with their towers run to the end, where they have stopped midway."""
+        if self._tower is None or scorer is None or not items:
+            return items
+        images = [item.image for item in items]
+        with call.stage("select"), in_full_precision(self._model.device):
+            alive = self._tower.alive(images, asked, self.method, scorer)
+        with call.stage("vision"):
+            images = self.family.finish(self._model, images, alive)
+        return [replace(item, image=image) for item, image in zip(items, images, strict=True)]
 
     def _plan(
         self, inputs: ModelInputs, places: Tensor, selections: Sequence[Selection], generating: bool
     ) -> ShrinkPlan:
         mask = inputs.get("attention_mask")
+        if (
+            self.decoder is not None
+            and generating
+            and mask is not None
+            and mask.ndim == 2
+            and not bool(mask[:, -1].all())
+        ):
+            return pad_left(mask)
         side = padding_side(mask, self._tokenizer, generating)
-        plan = plan_shrink(places, mask, 1, selections, side, keep_end=not generating)
+        plan = plan_shrink(
+            places, mask, 1, selections, side, keep_end=not generating, multiple=self._settings.pad_to_multiple_of
+        )
         if not plan.identity and isinstance(inputs.get("logits_to_keep"), Tensor):
             raise UnsupportedError(
                 "logits_to_keep counts columns that are cut: pass a number of last ones, not indices"
@@ -239,6 +275,15 @@ class Pipeline:
         """What gives an output's logits the length of the prompt ``ids`` again."""
         is_image = torch.isin(ids, torch.tensor(self.placeholders(), device=ids.device))
         return lambda out: reduced.plan.spread_logits(out, is_image)
+
+    @property
+    def continues(self) -> bool:
+        """Whether a later turn may be run on top of a cache; not where its layers were cut for another question."""
+        return self.decoder is None and self.family.continues(self._model)
+
+    def around(self, inputs: ModelInputs) -> contextlib.AbstractContextManager[Any]:
+        """What has to be around a call without pictures, whose cache may come from one inside which tokens were dropped."""
+        return contextlib.nullcontext() if self.decoder is None else self.decoder.of(inputs.get("past_key_values"))
 
     def placeholders(self) -> list[int]:
         """Ids that stand for images and videos."""
@@ -294,7 +339,7 @@ class Pipeline:
         out = {name: value for name, value in shrunk.items() if name not in done}
         if positions is not None:
             self.family.place(self._model, out, plan.take(positions, 0), generating=generating)
-        elif self._positions == "original":
+        elif self._settings.positions == "original":
             first = 0 if generating else self.family.first_position(model)
             out["position_ids"] = plan.take(plain_positions(ids, inputs.get("attention_mask")), 0) + first
         return out

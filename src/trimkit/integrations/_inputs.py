@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from trimkit.cache import FeatureCache
 from trimkit.errors import ConfigError, InputError, UnsupportedError
+from trimkit.integrations._answers import QueryFrom
 from trimkit.methods import Method
 from trimkit.models import Family
 from trimkit.shrink import Side
 
 __all__ = [
+    "CallSettings",
     "Positions",
     "TurnPolicy",
     "check_choice",
@@ -29,6 +33,39 @@ __all__ = [
 
 TurnPolicy = Literal["refresh", "first", "union"]
 Positions = Literal["auto", "contiguous", "original"]
+
+
+@dataclass(frozen=True)
+class CallSettings:
+    """Options of ``trimkit.reduce`` that say how a call is reduced, beside the method's own.
+
+    Raises:
+        ConfigError: a number that cannot be, or an unknown choice.
+    """
+
+    cache_images: int | FeatureCache = 32
+    turns: TurnPolicy = "refresh"
+    positions: Positions = "auto"
+    query_from: QueryFrom = "question"
+    tower_keep: float | None = None
+    tower_layer: int | None = None
+    pad_to_multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if isinstance(self.cache_images, int) and self.cache_images < 0:
+            raise ConfigError(
+                f"cache_images={self.cache_images} is negative: give the number of images to hold, 0 for none"
+            )
+        if self.pad_to_multiple_of < 1:
+            raise ConfigError(
+                f"pad_to_multiple_of={self.pad_to_multiple_of} is below 1: give for example 64, or 1 for no padding"
+            )
+        check_choice("positions", self.positions, Positions)
+
+    def cache(self) -> FeatureCache:
+        """The feature cache: one of its own, or the one that attachments of one model share."""
+        return FeatureCache(self.cache_images) if isinstance(self.cache_images, int) else self.cache_images
 
 
 def check_choice(option: str, value: str, kind: Any) -> None:

@@ -94,7 +94,7 @@ def encode(
     # With gradients on, features must carry theirs: nothing is taken from the cache.
     usable = not (model.training or torch.is_grad_enabled())
     stamp = encoder_stamp(family.encoder_modules(model)) if usable else 0
-    found = {key: cache.get(key, stamp) for key in keys} if usable else {}
+    found = {key: _with_signals(cache.get(key, stamp), signals) for key in keys} if usable else {}
     missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
     cached = [key not in missing for key in keys]
     if missing:
@@ -235,6 +235,11 @@ def report_of(item: Item, asked: Sequence[str | None], chosen: Selection) -> Ima
         medium=item.family.medium,
         frames=item.image.frames,
     )
+
+
+def _with_signals(held: ImageTokens | None, signals: frozenset[str]) -> ImageTokens | None:
+    """What a cache holds, or None where it was encoded for a method that did not ask for ``signals``."""
+    return None if held is None or any(getattr(held, name) is None for name in signals) else held
 
 
 def _placed(seen: Seen) -> list[Item]:

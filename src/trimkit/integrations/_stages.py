@@ -22,6 +22,7 @@ class Call:
         self.passes = False  # whether its inputs are not ours to shorten
         self.seconds = StageSeconds()
         self.report: Report | None = None
+        self.inside: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()  # what drops tokens meanwhile
         self.mend: Callable[[Any], Any] | None = None  # what the forward pass gives, made fit for the caller
 
     @contextlib.contextmanager
@@ -29,7 +30,10 @@ class Call:
         """Add the time inside to ``seconds.<name>``."""
         start = self._clock()
         yield
-        setattr(self.seconds, name, getattr(self.seconds, name) + self._clock() - start)
+        passed = self._clock() - start
+        setattr(self.seconds, name, getattr(self.seconds, name) + passed)
+        if self._begun is not None:
+            self._begun += passed  # within a forward pass: no second is counted twice
 
     def begin_forward(self) -> None:
         """Start the clock of the first forward pass; later ones pass through."""

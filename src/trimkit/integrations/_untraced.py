@@ -28,4 +28,5 @@ def run_forward(
 ) -> Any:
     """``stock`` on what ``prepare`` makes of the arguments; of this, a compiler compiles the stock call alone."""
     call, inputs = prepare(stock, args, kwargs)
-    return finish(call, stock(**inputs))
+    with call.inside:
+        return finish(call, stock(**inputs))

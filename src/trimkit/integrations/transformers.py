@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from trimkit.cache import FeatureCache
 from trimkit.integrations._answers import QueryFrom
 from trimkit.integrations._attachment import MINIMUM_TRANSFORMERS, Attachment
 from trimkit.integrations._inputs import Positions, TurnPolicy
@@ -29,11 +30,14 @@ def reduce(
     method: str | Method = "trim",
     scorer: Scorer | nn.Module | str | Path | None = None,
     query: str | Sequence[str] | None = None,
-    cache_images: int = 32,
+    cache_images: int | FeatureCache = 32,
     turns: TurnPolicy = "refresh",
     positions: Positions = "auto",
     query_from: QueryFrom = "question",
     full_logits: bool = False,
+    tower_keep: float | None = None,
+    tower_layer: int | None = None,
+    pad_to_multiple_of: int = 1,
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -47,7 +51,8 @@ def reduce(
         query: the question (one for all rows, or one a row); by default the last user turn of each prompt. A call may
             override it: ``model.generate(..., query=[...])``.
         cache_images: how many images' (or videos') features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each
-            in half precision); 0 holds none. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
+            in half precision); 0 holds none. A ``trimkit.cache.FeatureCache`` is shared by all attachments of one model that
+            it is passed to. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
         turns: what a later question of a conversation sees of an earlier picture: the tokens relevant to it (``refresh``),
             those chosen for the first question about the picture (``first``), or for any question so far (``union``). With a
             ``past_key_values`` of earlier turns, what is the same at the head of the prompt is not run again.
@@ -58,6 +63,12 @@ def reduce(
             that are to be learnt choose the patches, which they cannot do when the model is asked.
         full_logits: direct calls return logits as long as the prompt was passed, at every text token those that it gave: for a
             loss or a metric outside the model, which compares them with uncut labels.
+        tower_keep: share of the patches that the vision tower is run to its end on: those most relevant to the question by its
+            states at ``tower_layer`` (by default after three fifths of its layers). LLaVA-1.5 only. Faster, at a cost in
+            accuracy that is to be measured for the model; off by default.
+        pad_to_multiple_of: pads the shortened prompt (masked) to a multiple of so many columns, as far as the full one is long.
+            For ``torch.compile`` and static caches, where each new length costs a compilation: with 64, pictures come in a
+            handful of lengths.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
@@ -76,6 +87,9 @@ def reduce(
         positions=positions,
         query_from=query_from,
         full_logits=full_logits,
+        tower_keep=tower_keep,
+        tower_layer=tower_layer,
+        pad_to_multiple_of=pad_to_multiple_of,
         **options,
     )
 

@@ -50,7 +50,7 @@ def get_method(method: str | Method, **options: Any) -> Method:
         ConfigError: an option that the method does not have, or a value that it cannot take.
     """
     cls = type(method) if isinstance(method, Method) else method_class(method)
-    fields = {**method.model_dump(), **options} if isinstance(method, Method) else options
+    fields = {**method.model_dump(exclude_unset=True), **options} if isinstance(method, Method) else options
     try:
         return cls(**fields)
     except ValidationError as error:

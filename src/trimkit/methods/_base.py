@@ -62,6 +62,7 @@ class Method(BaseModel):
         share: whether the budget is for each ``image``, or one for all images of a ``prompt``, which are then ranked together
             (tiles, several pictures, videos; each keeps at least one token). A video is one image, whose frames are ranked
             together; with ``frame`` each of its frames is one, which keeps at least one token.
+        profile: how the encoder's similarity is to be read, not what its checkpoint says; ``trimkit calibrate`` finds it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +79,7 @@ class Method(BaseModel):
     min_tokens: int = Field(default=1, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     share: Literal["image", "frame", "prompt"] = "image"
+    profile: EncoderProfile | None = None
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """``[B, N]`` float scores, higher = keep."""
@@ -91,6 +93,10 @@ class Method(BaseModel):
             indices: ``[k]`` ascending, fewer than N.
         """
         return None
+
+    def first_short_layer(self, layers: int) -> int:
+        """Of a method inside a language model of that many ``layers``: the first, counted from 0, that sees fewer tokens."""
+        raise NotImplementedError
 
     @property
     def keeps_all(self) -> bool:

@@ -145,6 +145,18 @@ class Family:
         """Tokens of images that ``split`` has taken apart, in order."""
         return self.encode(model, self.join(parts))
 
+    def tower_layers(self, model: Any) -> int:
+        """Layers of the vision tower whose patches can be dropped in the middle, in ``finish``; 0 where they can't be."""
+        return 0
+
+    def finish(self, model: Any, images: Sequence[ImageTokens], alive: Sequence[Tensor]) -> list[ImageTokens]:
+        """Images that ``encode`` has left ``midway`` (``stop_after`` in its arguments), run on for what is ``alive``.
+
+        Raises:
+            UnsupportedError: the family's tower does not stop midway.
+        """
+        raise UnsupportedError(f"the vision tower of {type(model).__name__} runs in one piece: leave tower_keep= out")
+
     def views(self, model: Any, arguments: ModelInputs, image: ImageTokens) -> tuple[View, ...]:
         """What the encoder was given of one image, for a scorer that looks at pixels.
 

@@ -93,7 +93,7 @@ class Heard:
         """``[T]`` attention of ``query`` ``[C]`` over ``keys`` ``[T, C]``: softmax in float32, mean over heads."""
         heads = self._attention.num_heads
         with torch.autocast(query.device.type, enabled=False):
-            scores = torch.einsum("hd,thd->ht", query.float().view(heads, -1), keys.float().unflatten(1, (heads, -1)))
+            scores = torch.einsum("hd,thd->ht", query.float().view(heads, -1), keys.float().view(len(keys), heads, -1))
             return torch.softmax(scores * self._attention.scale, dim=-1).mean(dim=0)
 
 

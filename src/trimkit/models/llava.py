@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from trimkit.errors import UnsupportedError
 from trimkit.models._base import Family, ModelInputs
+from trimkit.models._clip_tower import go_on, layer_states
 from trimkit.models._signals import attention_of
-from trimkit.types import ImageTokens
+from trimkit.types import ImageTokens, Midway
 
 __all__ = ["Llava"]
 
@@ -36,14 +39,17 @@ class Llava(Family):
         default = getattr(config, "vision_feature_select_strategy", "default")  # VipLLaVA has no other
         strategy = arguments.get("vision_feature_select_strategy", default)
         tower = self.base(model).vision_tower
-        hidden = tower(arguments["pixel_values"], output_hidden_states=True, return_dict=True).hidden_states
+        if "stop_after" in arguments:
+            return self._begin(model, arguments)
         without_cls = strategy == "default"
         layers = [layer] if isinstance(layer, int) else list(layer)
+        hidden = layer_states(tower, arguments["pixel_values"], layers)
         features = torch.cat([hidden[i][:, 1:] if without_cls else hidden[i] for i in layers], dim=-1)
         side = config.vision_config.image_size // config.vision_config.patch_size
         grid = (side, side) if features.shape[1] == side * side else None
-        start = hidden[0].shape[-1] * (layers.index(_SCORED) if _SCORED in layers else 0)
-        columns = None if len(layers) == 1 else (start, start + hidden[0].shape[-1])
+        width = features.shape[-1] // len(layers)
+        start = width * (layers.index(_SCORED) if _SCORED in layers else 0)
+        columns = None if len(layers) == 1 else (start, start + width)
         return [ImageTokens(features=image, grid=grid, tower_columns=columns) for image in features]
 
     def project(self, model: Any, features: Sequence[Tensor]) -> list[Tensor]:
@@ -54,6 +60,36 @@ class Llava(Family):
         if len(set(lengths)) == 1:  # the stock call's shape, so that everything kept is equal to the last bit
             return list(projector(torch.stack(list(features))))
         return list(projector(torch.cat(list(features))).split(lengths))
+
+    def tower_layers(self, model: Any) -> int:
+        config = model.config
+        layer = _feature_layer(config)
+        plain = getattr(config, "vision_feature_select_strategy", "default") == "default" and isinstance(layer, int)
+        if not (self._before_projector(model) and plain):
+            return 0
+        return int(layer if layer >= 0 else config.vision_config.num_hidden_layers + 1 + layer)
+
+    def finish(self, model: Any, images: Sequence[ImageTokens], alive: Sequence[Tensor]) -> list[ImageTokens]:
+        """Images with as many patches alive are run on together."""
+        tower, last = self.base(model).vision_tower, self.tower_layers(model)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, (image, mask) in enumerate(zip(images, alive, strict=True)):
+            groups.setdefault((image.midway.layers if image.midway else last, int(mask.sum())), []).append(i)
+        done: dict[int, ImageTokens] = {}
+        for (layers, _), group in groups.items():
+            states = torch.stack([_state(images[i], alive[i]) for i in group])
+            for i, state in zip(group, go_on(tower, states, layers, last), strict=True):
+                done[i] = _finished(images[i], alive[i], state)
+        return [done[i] for i in range(len(images))]
+
+    def _begin(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
+        if {"vision_feature_layer", "vision_feature_select_strategy"} & set(arguments):
+            raise UnsupportedError("tower_keep= reads the layer that the model's config names: do not pass another one")
+        stop = arguments["stop_after"]
+        state = layer_states(self.base(model).vision_tower, arguments["pixel_values"], [stop])[stop]
+        side = model.config.vision_config.image_size // model.config.vision_config.patch_size
+        grid = (side, side) if state.shape[1] == side * side + 1 else None
+        return [ImageTokens(features=each[1:], grid=grid, midway=Midway(stop, each[:1])) for each in state]
 
     def signal_layer(self, model: Any, arguments: ModelInputs) -> Any:
         if not self._before_projector(model):
@@ -77,6 +113,19 @@ class Llava(Family):
 
     def _before_projector(self, model: Any) -> bool:
         return bool(model.config.vision_config.model_type == "clip_vision_model")
+
+
+def _state(image: ImageTokens, alive: Tensor) -> Tensor:
+    """``[h + k, D]`` what the tower goes on with."""
+    head = image.features[:0] if image.midway is None else image.midway.head
+    return torch.cat([head, image.features[alive]])
+
+
+def _finished(image: ImageTokens, alive: Tensor, state: Tensor) -> ImageTokens:
+    head = 0 if image.midway is None else len(image.midway.head)
+    places = alive.nonzero().squeeze(1)
+    features = image.features.index_copy(0, places, state[head:].to(image.features.dtype))
+    return replace(image, features=features, midway=None, alive=alive)
 
 
 def _feature_layer(config: Any) -> Any:

@@ -51,6 +51,7 @@ class ClipNativeScorer:
                 )
         self.profile = profile or EncoderProfile()
         module: Any = clip
+        self.text_model = module.text_model
         self._text = clip_text(module, tokenizer)
         self._post_layernorm = module.vision_model.post_layernorm
         self._visual_projection = module.visual_projection

@@ -1,0 +1,222 @@
+"""``bench``: one measurement from its settings to one plain object. What it measures: docs/efficiency.md."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from trimkit._provenance import hardware, versions
+from trimkit.bench import machine, result
+from trimkit.bench.arms import Arm
+from trimkit.bench.build import clip_config, llava_config
+from trimkit.bench.formula import Sizes, Work, sizes_of
+from trimkit.bench.measure import Counted, Round, count, rounds
+from trimkit.bench.shapes import Shape, shape_of
+from trimkit.bench.subject import Checkpoint, RandomModel, Subject
+from trimkit.errors import ConfigError
+from trimkit.methods import Method, get_method
+
+__all__ = ["Settings", "bench"]
+
+_SHARE = 0.21  # of the image tokens stays by default: 121 of 576, the paper's mean on LLaVA-1.5
+_MOST = {"batch size": 4096, "new tokens": 100_000, "repeats": 10_000, "questions": 1000, "threads": 4096}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure. Every combination of method, budget, batch size and length is an arm, and so is the stock model.
+
+    Attributes:
+        model: ``demo``, a directory or a hub id; or else
+        random: the name of a shape, built with random weights, of ``layers`` of its layers.
+        methods, budgets: None is the method's own budget; for a random shape, whose relevance means nothing, 21 %.
+        options: further options of the methods.
+        new_tokens, batch_sizes: lengths and rows of a call.
+        questions: about each picture, one after the other.
+        text_tokens: of the prompt beside the picture, for a random shape.
+        repeats: timed runs of each arm.
+        seed: of weights, inputs and intervals.
+        device, dtype, threads: threads None is torch's own number.
+    """
+
+    model: str | None = None
+    random: str | None = None
+    layers: int | None = None
+    methods: tuple[str, ...] = ("trim",)
+    budgets: tuple[str, ...] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    new_tokens: tuple[int, ...] = (1,)
+    batch_sizes: tuple[int, ...] = (1,)
+    questions: int = 1
+    text_tokens: int = 40
+    repeats: int = 9
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ConfigError: a number out of range, both a model and a shape, or layers of a checkpoint.
+        """
+        numbers = [("batch size", each) for each in self.batch_sizes]
+        numbers += [("new tokens", each) for each in self.new_tokens]
+        numbers += [("repeats", self.repeats), ("questions", self.questions), ("threads", self.threads or 1)]
+        for name, value in numbers:
+            if not 1 <= value <= _MOST[name]:
+                raise ConfigError(f"{name} {value} is outside 1 to {_MOST[name]}: give a number between")
+        if self.threads == 0:
+            raise ConfigError("threads 0 is outside 1 to 4096: give a number between")
+        if not 5 <= self.text_tokens <= 4000:
+            raise ConfigError(f"text tokens {self.text_tokens} is outside 5 to 4000: give a number between")
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed {self.seed} is outside 0 to 2147483647: give a number between")
+        if self.model is not None and self.random is not None:
+            raise ConfigError("both a model and a random shape are named: give --model or --random")
+        if self.layers is not None and self.random is None:
+            raise ConfigError("layers can be chosen for a random shape only: give --random with --layers")
+        if not self.methods or not self.new_tokens or not self.batch_sizes:
+            raise ConfigError("there is nothing to measure: give at least one method, length and batch size")
+
+
+def bench(
+    settings: Settings,
+    *,
+    advance: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] = lambda line: print(f"trimkit: {line}", file=sys.stderr),
+) -> dict[str, Any]:
+    """Measure; all that can be refused is refused before a model is built.
+
+    Args:
+        settings: what to measure.
+        advance: called with 1 after each round of all arms.
+        warn: gets one line where a setting makes all times slow.
+
+    Returns:
+        ``arms``, ``ratios`` against the full arm, ``memory`` and ``provenance``; docs/efficiency.md lists their fields.
+
+    Raises:
+        TrimkitError: settings, device, memory or checkpoint; one line each.
+    """
+    device = machine.pick_device(settings.device)
+    shape = None if settings.random is None else shape_of(settings.random, settings.layers)
+    methods = _methods(settings, shape)
+    with _threads(settings.threads):
+        subject = _checkpoint(settings, device) if shape is None else _random(settings, shape, device, warn)
+        cells = itertools.product(settings.batch_sizes, settings.new_tokens)
+        parts = [_cell(settings, subject, shape, methods, *cell, advance) for cell in cells]
+        about = _provenance(settings, subject, shape)
+    return {
+        "arms": [arm for part in parts for arm in part["arms"]],
+        "ratios": [entry for part in parts for entry in part["ratios"]],
+        "memory": [entry for part in parts for entry in part["memory"]],
+        "provenance": about,
+    }
+
+
+def _methods(settings: Settings, shape: Shape | None) -> list[Method]:
+    """Every method at every budget; ``none`` is left out, since the stock model is measured anyway."""
+    own: list[Any] = [None] if shape is None else [max(round(shape.image_tokens * _SHARE), 1)]
+    budgets: list[Any] = own if settings.budgets is None else list(settings.budgets)
+    found = []
+    for name, budget in itertools.product(settings.methods, budgets):
+        method = get_method(name, **({} if budget is None else {"budget": budget}), **settings.options)
+        if name != "none":
+            found.append(method)
+    return found
+
+
+def _random(settings: Settings, shape: Shape, device: torch.device, warn: Callable[[str], None]) -> Subject:
+    dtype = machine.pick_dtype(settings.dtype, device, warn)
+    text = clip_config(shape).text_config
+
+    def sizes_with(layers: int) -> Sizes:
+        found = sizes_of(llava_config(shape_of(str(settings.random), layers)), text)
+        if found is None:
+            raise ConfigError("a shape is not a LLaVA: mend trimkit.bench.shapes")
+        return found
+
+    batch, length = max(settings.batch_sizes), shape.image_tokens + settings.text_tokens
+    vision, tokens = shape.vision[0], batch * shape.image_tokens
+    tower = (shape.image_tokens + 1,) * vision
+    work = Work(batch, tower, (), tokens, tokens, (length,) * shape.layers, max(settings.new_tokens))
+    machine.check_memory(str(settings.random), sizes_with, shape.layers, work, dtype, device)
+    return RandomModel(shape, settings.text_tokens, device, dtype, settings.seed)
+
+
+def _checkpoint(settings: Settings, device: torch.device) -> Subject:
+    dtype = settings.dtype
+    if dtype == "auto" and device.type == "cpu" and not machine.fast_bfloat16():
+        dtype = "float32"
+    return Checkpoint(settings.model or "demo", str(device), dtype)
+
+
+def _cell(
+    settings: Settings,
+    subject: Subject,
+    shape: Shape | None,
+    methods: list[Method],
+    batch: int,
+    new_tokens: int,
+    advance: Callable[[int], None] | None,
+) -> dict[str, list[Any]]:
+    """All arms of one batch size and length."""
+    arms = [Arm(subject, method, batch, new_tokens) for method in (None, *methods)]
+    counted = [count(arm) for arm in arms]
+    turns = rounds(arms, settings.repeats, settings.questions, advance)
+    sizes, element = subject.sizes(), subject.model.dtype.itemsize
+    deeper = shape.full_layers if shape is not None and shape.full_layers > shape.layers else 0
+    held = _weights(subject)
+
+    def against(number: int) -> dict[str, Any]:
+        pair = (counted[number], counted[0])
+        return result.ratio_result(arms[number], pair, (turns[number], turns[0]), held, deeper, settings.seed)
+
+    reduced = range(1, len(arms))
+    memory = [result.memory_result(arms[n], counted[n], counted[0], sizes, element) for n in reduced]
+    every: list[tuple[Arm, Counted, list[Round]]] = list(zip(arms, counted, turns, strict=True))
+    return {
+        "arms": [result.arm_result(*each, sizes, element, deeper) for each in every],
+        "ratios": [against(number) for number in reduced],
+        "memory": [entry for entry in memory if entry is not None],
+    }
+
+
+def _weights(subject: Subject) -> int:
+    """Bytes of the model's weights; a tied one counts once."""
+    return sum(weight.nbytes for weight in subject.model.parameters())
+
+
+def _provenance(settings: Settings, subject: Subject, shape: Shape | None) -> dict[str, Any]:
+    device = subject.model.device
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "config": asdict(settings),
+        "shape": None if shape is None else shape.to_plain(),
+        "dtype": str(subject.model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "seed": settings.seed,
+        "weights_bytes": _weights(subject),
+        "versions": versions(),
+        "hardware": hardware(device.type),
+    }
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,119 @@
+"""What is measured: a model with pictures and questions for it. A random shape, or a checkpoint with packaged pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from trimkit.bench import build
+from trimkit.bench.formula import Sizes, sizes_of
+from trimkit.bench.shapes import Shape
+from trimkit.models import family_of
+from trimkit.scorers import Scorer
+
+__all__ = ["Checkpoint", "RandomModel", "Request", "Subject"]
+
+_QUESTION = "What is the colour of the {} to the left of the {} people who wait at the bus stop in the rain?"
+_THINGS = ("car", "bicycle", "dog", "lorry", "sign")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call: stock ``inputs``, and the questions where the prompt is not words."""
+
+    inputs: dict[str, Any]
+    query: list[str] | None = None
+
+
+class Subject(Protocol):
+    """A model on its device, its scorer (None: none is known) and what to ask it."""
+
+    model: Any
+    processor: Any
+    scorer: Scorer | None
+
+    def request(self, batch: int, picture: int, question: int, new_tokens: int) -> Request:
+        """A batch of rows with a picture each: set number ``picture`` of pictures, set number ``question`` of questions."""
+
+    def sizes(self) -> Sizes | None:
+        """For the formulas, where the architecture is one they cover."""
+
+
+class RandomModel:
+    """A shape with random weights, pictures of noise and prompts of random ids.
+
+    Args:
+        shape: what to build.
+        text_tokens: of the prompt beside the picture.
+        device, dtype: where and how; CLIP's text tower stays in float32 on the CPU, as for a checkpoint.
+        seed: of weights and inputs.
+    """
+
+    processor = None
+
+    def __init__(self, shape: Shape, text_tokens: int, device: torch.device, dtype: torch.dtype, seed: int) -> None:
+        self._shape, self._text_tokens, self._seed = shape, text_tokens, seed
+        self.model = build.build_llava(shape, device=device, dtype=dtype, seed=seed)
+        scorer_dtype = torch.float32 if device.type == "cpu" else dtype
+        self.scorer: Scorer | None = build.build_scorer(shape, device=device, dtype=scorer_dtype, seed=seed)
+
+    def request(self, batch: int, picture: int, question: int, new_tokens: int) -> Request:
+        shape, rows = self._shape, range(batch)
+        generator = torch.Generator().manual_seed(hash((self._seed, 1, question)) % 2**31)
+        low = build.IMAGE_TOKEN + 1
+        words = torch.randint(low, shape.vocabulary, (batch, self._text_tokens), generator=generator)
+        places = torch.full((batch, shape.image_tokens), build.IMAGE_TOKEN)
+        ids = torch.cat([words[:, :4], places, words[:, 4:]], dim=1)
+        side = (batch, 3, shape.image_size, shape.image_size)
+        pixels = torch.randn(*side, generator=torch.Generator().manual_seed(hash((self._seed, 2, picture)) % 2**31))
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        placed = {name: value.to(self.model.device) for name, value in inputs.items()}
+        placed["pixel_values"] = pixels.to(self.model.device, self.model.dtype)
+        return Request(placed, [_question(question * batch + row) for row in rows])
+
+    def sizes(self) -> Sizes | None:
+        return sizes_of(self.model.config, build.clip_config(self._shape).text_config)
+
+
+class Checkpoint:
+    """A model from disk or from the hub, the packaged pictures (moved aside where there are too few) and their questions.
+
+    Raises:
+        TrimkitError: whatever ``trimkit.loading.load_model`` raises.
+    """
+
+    def __init__(self, name: str, device: str, dtype: str) -> None:
+        from trimkit.demo import sample_images
+        from trimkit.loading import load_model
+        from trimkit.scorers.resolve import resolve_scorer
+
+        self.model, self.processor = load_model(name, device=device, dtype=dtype)
+        family = family_of(self.model)
+        self.scorer = resolve_scorer(None, self.model, family.default_clip(self.model), family.tower(self.model))
+        self._samples = list(sample_images().values())
+
+    def request(self, batch: int, picture: int, question: int, new_tokens: int) -> Request:
+        from trimkit.ask import build_inputs
+
+        pictures = [self._picture(picture * batch + row) for row in range(batch)]
+        asked = [self._samples[(row + question) % len(self._samples)].question for row in range(batch)]
+        inputs = build_inputs(self.model, self.processor, pictures, asked, max_new_tokens=new_tokens)
+        return Request(dict(inputs))
+
+    def sizes(self) -> Sizes | None:
+        text_model = getattr(self.scorer, "text_model", None)
+        return sizes_of(self.model.config, getattr(text_model, "config", None))
+
+    def _picture(self, number: int) -> Any:
+        from PIL import ImageChops
+
+        from trimkit.images import load_image
+
+        times, which = divmod(number, len(self._samples))
+        return ImageChops.offset(load_image(self._samples[which].path), 7 * times, 0)
+
+
+def _question(number: int) -> str:
+    return _QUESTION.format(_THINGS[number % len(_THINGS)], number + 2)

@@ -1,0 +1,8 @@
+"""Choose how to reduce a user's own model from pictures and questions, without one label. ``calibrate`` is the entry."""
+
+from __future__ import annotations
+
+from trimkit.calibration._calibrate import Calibration, calibrate, count_passes
+from trimkit.calibration._sources import GENERIC_QUESTIONS, Sources, read_sources
+
+__all__ = ["GENERIC_QUESTIONS", "Calibration", "Sources", "calibrate", "count_passes", "read_sources"]

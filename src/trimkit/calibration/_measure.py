@@ -1,0 +1,225 @@
+"""How far reduced image tokens take a model from what it says with all of them.
+
+The model answers every question greedily with all its image tokens, once. Each way of reducing is then led along that
+answer, token by token (teacher forcing), and its next-token distributions are compared with those of the full model. Where
+every most likely token is the full model's, greedy decoding gives the same answer, so agreement costs no decoding of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimkit.ask import build_inputs
+from trimkit.cache import FeatureCache
+from trimkit.errors import InputError
+from trimkit.integrations.transformers import reduce
+from trimkit.methods import Method, get_method
+from trimkit.scorers import Scorer
+from trimkit.types import Report
+
+__all__ = ["Arm", "Pair", "Probe", "js_divergence", "kl_divergence"]
+
+Values = np.ndarray[Any, np.dtype[np.float64]]
+
+_EVERYTHING = 10**9  # a count that no picture reaches: all tokens, by way of the cache of features
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One question about one picture; ``picture`` numbers the pictures from 0."""
+
+    picture: int
+    name: str
+    image: Any
+    question: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of reducing, measured. Every array is ``[pictures]``, the mean over a picture's questions.
+
+    Attributes:
+        method: with all options.
+        divergence: Jensen-Shannon divergence in nats, 0 to ln 2, mean over the answer's positions.
+        kl: Kullback-Leibler divergence of reduced from full, in nats; likewise.
+        agreement: share of questions whose greedy answer stays the same.
+        kept, full: image tokens after and before.
+        spread: standard deviation of the relevance over a picture's tokens; NaN where the method reads no text.
+    """
+
+    method: Method
+    divergence: Values
+    kl: Values
+    agreement: Values
+    kept: Values
+    full: Values
+    spread: Values
+
+    @property
+    def share(self) -> float:
+        """Image tokens kept, as a share of all."""
+        return float(self.kept.mean() / self.full.mean())
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the full model says to one batch: ``tokens`` and ``real`` ``[B, T]``, ``logp`` ``[B, T, V]`` on the CPU."""
+
+    pairs: Sequence[Pair]
+    inputs: Any
+    tokens: Tensor
+    real: Tensor
+    logp: Tensor
+
+
+class Probe:
+    """Measures ways of reducing one model on the same pairs.
+
+    Pictures are encoded once: all arms share a cache of features, the full model's answers included. The distributions of those
+    answers take 4 bytes of memory for each pair, position and entry of the vocabulary.
+
+    Args:
+        model, processor: as ``trimkit.loading.load_model`` gives them.
+        pairs: what is asked. One that the model cannot be asked is left out and named in ``skipped``.
+        scorer: where relevance comes from, or None for methods that read no text.
+        max_new_tokens: length limit of an answer.
+        batch_size: pairs a call.
+        advance: called with the number of pairs done after each batch.
+
+    Raises:
+        InputError: no pair is left.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        pairs: Sequence[Pair],
+        *,
+        scorer: Scorer | None = None,
+        max_new_tokens: int = 8,
+        batch_size: int = 8,
+        advance: Callable[[int], None] | None = None,
+    ) -> None:
+        self._model, self._processor, self._scorer = model, processor, scorer
+        self._limit, self._size = max_new_tokens, batch_size
+        self._advance = advance or (lambda steps: None)
+        self._cache = FeatureCache(len({pair.picture for pair in pairs}))
+        self.skipped: list[tuple[str, str]] = []
+        self.pairs = [pair for pair in pairs if self._can_be_asked(pair)]
+        if not self.pairs:
+            raise InputError("there is no question that this model can be asked: give shorter ones")
+        self._answers = self._answer_all()
+
+    def measure(self, method: Method) -> Arm:
+        """One way of reducing on all pairs."""
+        rows = [row for answers in self._answers for row in self._follow(method, answers)]
+        columns = np.array(rows, dtype=np.float64).T
+        owners = np.array([pair.picture for pair in self.pairs])
+        present = np.unique(owners)
+        means = [np.array([column[owners == each].mean() for each in present]) for column in columns]
+        return Arm(method, *means)
+
+    def _can_be_asked(self, pair: Pair) -> bool:
+        try:
+            build_inputs(self._model, self._processor, [pair.image], [pair.question], max_new_tokens=self._limit)
+        except InputError as error:
+            self.skipped.append((pair.name, str(error)))
+            return False
+        return True
+
+    def _answer_all(self) -> list[_Answers]:
+        everything = get_method("random", budget=_EVERYTHING, aggregate="none")
+        batches = [self.pairs[start : start + self._size] for start in range(0, len(self.pairs), self._size)]
+        return [self._answer(everything, batch) for batch in batches]
+
+    def _answer(self, everything: Method, pairs: Sequence[Pair]) -> _Answers:
+        questions = [pair.question for pair in pairs]
+        images = [pair.image for pair in pairs]
+        inputs = build_inputs(self._model, self._processor, images, questions, max_new_tokens=self._limit)
+        out, _ = self._generate(everything, inputs, questions, self._limit)
+        tokens = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
+        logp = torch.stack([step.float().log_softmax(-1).cpu() for step in out.logits], dim=1)
+        self._advance(len(pairs))
+        return _Answers(pairs, inputs, tokens, _until_end(tokens, self._model.generation_config.eos_token_id), logp)
+
+    def _follow(self, method: Method, answers: _Answers) -> list[list[float]]:
+        """Rows of what ``Arm`` holds, for one batch, along the full model's answers."""
+        start = answers.inputs["input_ids"].shape[1]
+        steps = answers.tokens.tolist()
+        questions = [pair.question for pair in answers.pairs]
+        out, report = self._generate(
+            method,
+            answers.inputs,
+            questions,
+            answers.tokens.shape[1],
+            prefix_allowed_tokens_fn=lambda row, ids: [steps[row][len(ids) - start]],
+        )
+        logq = torch.stack([step.float().log_softmax(-1).cpu() for step in out.logits], dim=1)
+        real = answers.real
+        same = (answers.logp.argmax(-1) == logq.argmax(-1)) | ~real
+        js, kl = ((each(answers.logp, logq) * real).sum(1) / real.sum(1) for each in (js_divergence, kl_divergence))
+        self._advance(len(answers.pairs))
+        columns = zip(js.tolist(), kl.tolist(), same.all(dim=1).tolist(), strict=True)
+        return [[*values, *_of_row(report, row)] for row, values in enumerate(columns)]
+
+    def _generate(
+        self, method: Method, inputs: Any, questions: list[str], length: int, **options: Any
+    ) -> tuple[Any, Report]:
+        attachment = reduce(
+            self._model, self._processor, method=method, scorer=self._scorer, query=questions, cache_images=self._cache
+        )
+        with attachment:
+            out = self._model.generate(
+                **inputs,
+                **options,
+                max_new_tokens=length,
+                do_sample=False,
+                num_beams=1,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        return out, attachment.report
+
+
+def js_divergence(logp: Tensor, logq: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in nats, 0 to ln 2: the mean of both sides' KL divergence from their average.
+
+    Source: Lin, Divergence measures based on the Shannon entropy, 1991, https://doi.org/10.1109/18.61115.
+
+    Args:
+        logp, logq: ``[..., V]`` log-probabilities; -inf is probability 0.
+
+    Returns:
+        ``[...]``.
+    """
+    middle = torch.logaddexp(logp, logq) - math.log(2.0)
+    return ((kl_divergence(logp, middle) + kl_divergence(logq, middle)) / 2).clamp(min=0.0)
+
+
+def kl_divergence(logp: Tensor, logq: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of ``logq`` from ``logp`` in nats, over the last dimension; both are log-probabilities."""
+    terms = torch.where(logp == -torch.inf, torch.zeros_like(logp), logp.exp() * (logp - logq))
+    return terms.sum(dim=-1)
+
+
+def _until_end(tokens: Tensor, end: int | Sequence[int] | None) -> Tensor:
+    """``[B, T]`` bool: an answer's tokens, its end token included, without the padding behind."""
+    ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else list(end), dtype=tokens.dtype)
+    ended = torch.isin(tokens, ends).int()
+    return (ended.cumsum(dim=1) - ended) == 0
+
+
+def _of_row(report: Report, row: int) -> tuple[float, float, float]:
+    """Tokens kept and before, and the spread of relevance, of one row's images."""
+    images = [image for image in report.images if image.row == row]
+    spreads = [float(image.relevance.float().std(correction=0)) for image in images if image.relevance is not None]
+    spread = sum(spreads) / len(spreads) if spreads else math.nan
+    return sum(image.tokens_after for image in images), sum(image.tokens_before for image in images), spread

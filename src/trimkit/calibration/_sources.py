@@ -1,0 +1,175 @@
+"""A user's pictures and questions: read, checked, and drawn from where there are more than needed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimkit.calibration._measure import Pair
+from trimkit.errors import InputError
+from trimkit.images import load_image
+
+__all__ = ["GENERIC_QUESTIONS", "Sources", "make_pairs", "read_sources"]
+
+GENERIC_QUESTIONS = (
+    "What is in the picture?",
+    "What colour is the main object?",
+    "How many objects are there?",
+    "What is written in the picture?",
+    "Is there a person in the picture?",
+    "What is in the background?",
+)
+"""Asked where the user has no questions. They name little, so they tell less about relevance than real ones."""
+
+Questions = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was read.
+
+    Attributes:
+        pictures: by name (the path below the directory), sorted.
+        questions: for every picture, or by the picture's name; None: there was no file.
+        skipped: ``(name, reason)`` of what could not be used.
+    """
+
+    pictures: dict[str, Any]
+    questions: Questions | None
+    skipped: tuple[tuple[str, str], ...]
+
+
+def read_sources(images: str | Path, questions: str | Path | None = None, *, limit: int = 64, seed: int = 0) -> Sources:
+    """Read at most ``limit`` pictures of a directory, and a file of questions.
+
+    Where there are more pictures, ``seed`` draws which. A file that is no picture, or a damaged one, is skipped and named; so
+    is a question about a picture that is not there.
+
+    Args:
+        images: a directory; pictures in directories below it count, hidden files do not.
+        questions: ``.jsonl`` (``{"image": name, "question": text}`` a line; without ``image`` it is asked of every picture),
+            ``.csv`` (the same as columns), or text with one question a line for every picture.
+
+    Raises:
+        InputError: no such directory or file, a line that cannot be read, or not one picture that can.
+    """
+    folder = Path(images).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"there is no directory {str(images)!r}: give one that holds pictures")
+    names, asked, skipped = _names(folder, questions), None, []
+    if questions is not None:
+        shared, own = _read_questions(Path(questions).expanduser())
+        skipped = [(name, "named in the questions, but not in the directory") for name in sorted(set(own) - set(names))]
+        asked = {name: [*own.get(name, ()), *shared] for name in names} if own else shared
+        names = [name for name in names if shared or name in own]
+        if own and not names:
+            raise InputError(
+                f"no question of {str(questions)!r} is about a picture in {str(images)!r}: check the names"
+            )
+    random.Random(seed).shuffle(names)
+    pictures: dict[str, Any] = {}
+    for name in names:
+        if len(pictures) == limit:
+            break
+        try:
+            pictures[name] = load_image(folder / name)
+        except InputError as error:
+            skipped.append((name, str(error)))
+    if not pictures:
+        raise InputError(
+            f"there is no picture that can be read in {str(images)!r}: give PNG, JPEG, WebP, GIF or TIFF files"
+        )
+    return Sources(dict(sorted(pictures.items())), asked, tuple(sorted(skipped)))
+
+
+def make_pairs(pictures: Mapping[str, Any], questions: Questions | None, per_picture: int) -> list[Pair]:
+    """At most ``per_picture`` questions of each picture. Questions for all pictures take turns, so that all are asked.
+
+    Raises:
+        InputError: no picture has a question.
+    """
+    pairs = []
+    for number, (name, image) in enumerate(pictures.items()):
+        if isinstance(questions, Mapping):
+            mine = list(questions.get(name, ()))[:per_picture]
+        else:
+            shared = list(questions) if questions else list(GENERIC_QUESTIONS)
+            count = min(per_picture, len(shared))
+            mine = [shared[(number * count + turn) % len(shared)] for turn in range(count)]
+        pairs += [Pair(number, name, image, question) for question in mine]
+    if not pairs:
+        raise InputError("there is no question about any picture: check the names in the questions")
+    return pairs
+
+
+def _names(folder: Path, questions: str | Path | None) -> list[str]:
+    """Files below ``folder`` by their relative names, sorted; neither hidden ones nor the questions."""
+    own = None if questions is None else Path(questions).expanduser().resolve()
+    found = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if not hidden and path.is_file() and path.resolve() != own:
+            found.append(relative.as_posix())
+    return found
+
+
+def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Questions for every picture, and those of pictures by name."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"cannot read questions {str(path)!r} ({cause}): give a .jsonl, .csv or .txt file") from None
+    read = {".jsonl": _json_rows, ".ndjson": _json_rows, ".csv": _csv_rows}.get(path.suffix.lower(), _plain_rows)
+    shared: list[str] = []
+    named: dict[str, list[str]] = {}
+    for line, row in read(path, text):
+        image, question = row.get("image"), row.get("question")
+        if not (isinstance(question, str) and question.strip()):
+            raise InputError(
+                f'{path}, line {line}: no question: write {{"image": "a.png", "question": "What is this?"}}'
+            )
+        if image is not None and not isinstance(image, str):
+            raise InputError(
+                f"{path}, line {line}: image {image!r} is not a name: give the picture's path in the directory"
+            )
+        (named.setdefault(Path(image).as_posix(), []) if image else shared).append(question.strip())
+    if not (shared or named):
+        raise InputError(f"{path} holds no question: write one a line")
+    return shared, named
+
+
+def _plain_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield number, {"question": line}
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise InputError(
+                f'{path}, line {number} is not a JSON object: write {{"image": "a.png", "question": "..."}}'
+            )
+        yield number, row
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    if "question" not in (rows.fieldnames or ()):
+        raise InputError(f"{path} has no column 'question': its first line must name the columns image,question")
+    for row in rows:
+        yield rows.line_num, dict(row)

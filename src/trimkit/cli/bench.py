@@ -1,0 +1,120 @@
+"""``trimkit bench``: time, memory and FLOPs of a model with all image tokens and with fewer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from trimkit.cli import _common as common
+from trimkit.errors import ConfigError
+
+NAME = "bench"
+
+
+def command(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="'demo', a directory, or a hub id OWNER/NAME.", show_default="demo"),
+    ] = None,
+    random: Annotated[
+        str | None,
+        typer.Option(
+            "--random", metavar="SHAPE", help="Random weights: llava-1.5-7b, llava-1.5-13b, clip-l-336 or small."
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option("--layers", help="Of the shape's language model; the rest is extrapolated.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="A reduction method, or several with commas between.")
+    ] = "trim",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            help="Image tokens to keep, or several with commas between: 121, 0.2, iqr, top-p:0.9.",
+            show_default="the method's own; 21 % of a random shape's",
+        ),
+    ] = None,
+    settings: common.SetOption = None,
+    new_tokens: Annotated[str, typer.Option("--new-tokens", help="Length of the reply, or several.")] = "1",
+    batch_size: Annotated[str, typer.Option("--batch-size", help="Rows of a call, or several.")] = "1",
+    questions: Annotated[int, typer.Option("--questions", help="About each picture, one after the other.")] = 1,
+    text_tokens: Annotated[
+        int, typer.Option("--text-tokens", help="Tokens of a random shape's prompt beside the picture.")
+    ] = 40,
+    repeats: Annotated[int, typer.Option("--repeats", help="Timed runs of each arm, all arms in turn.")] = 9,
+    seed: Annotated[int, typer.Option("--seed", help="Of weights and inputs.")] = 0,
+    device: Annotated[
+        str, typer.Option("--device", help="'cpu', 'auto' (a GPU where there is one), or cuda:N.")
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option("--dtype", help="'auto' (half precision where it is fast), 'float32', 'float16' or 'bfloat16'."),
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's own")] = None,
+    plot: Annotated[
+        str | None, typer.Option("--plot", help="Also draw time against image tokens: a .png or .svg file.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Also write the JSON to this file.")] = None,
+    as_json: common.JsonOption = False,
+) -> None:
+    """Measure what fewer image tokens save: time, memory, FLOPs.
+
+    The stock model and every method at every budget answer in turn, after a warm-up. Medians with quartiles; ratios with 95 %
+    intervals. A random shape is as fast as a trained model of that shape.
+    """
+    from trimkit.bench.plot import check_plot, draw
+    from trimkit.bench.run import Settings, bench
+    from trimkit.bench.table import lines
+
+    wanted = Settings(
+        model=model,
+        random=random,
+        layers=layers,
+        methods=tuple(_words(method)),
+        budgets=None if budget is None else tuple(_words(budget)),
+        options=common.read_settings(settings),
+        new_tokens=_numbers("--new-tokens", new_tokens),
+        batch_sizes=_numbers("--batch-size", batch_size),
+        questions=questions,
+        text_tokens=text_tokens,
+        repeats=repeats,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+    )
+    target = None if output is None else common.check_json_output(output)
+    picture = None if plot is None else check_plot(plot)
+    total = repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
+    with common.quiet(), common.progress("rounds", total) as advance:
+        found = bench(wanted, advance=advance, warn=_warn)
+    if target is not None:
+        common.write_json(target, found)
+    if picture is not None:
+        draw(found, picture)
+    if as_json:
+        common.print_json(found)
+        return
+    for line in lines(found):
+        print(line)
+
+
+def _words(given: str) -> list[str]:
+    return [word.strip() for word in given.split(",")]
+
+
+def _numbers(option: str, given: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in _words(given))
+    except ValueError:
+        raise ConfigError(
+            f"{option} {given!r} is not a whole number: give one, or several with commas between"
+        ) from None
+
+
+def _warn(line: str) -> None:
+    print(f"trimkit: {line}", file=sys.stderr)

@@ -1,0 +1,131 @@
+"""``trimkit calibrate``: sign, normalisation, temperature and budget for a user's own model, without labels."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimkit._text import one_line
+from trimkit.cli import _common as common
+
+if TYPE_CHECKING:
+    from trimkit.calibration import Calibration
+
+NAME = "calibrate"
+
+
+def command(
+    images: Annotated[str, typer.Option("--images", help="A directory of pictures as the model will see them.")],
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            "--questions",
+            help=".jsonl or .csv with image and question, or text with one question a line.",
+            show_default="a few general ones",
+        ),
+    ] = None,
+    model: common.ModelOption = "demo",
+    method: common.MethodOption = None,
+    settings: common.SetOption = None,
+    agreement: Annotated[
+        float, typer.Option("--agreement", help="Share of answers that are to stay the same; picks the budget.")
+    ] = 0.95,
+    knee: Annotated[bool, typer.Option("--knee", help="Pick the budget at the curve's knee instead.")] = False,
+    max_images: Annotated[int, typer.Option("--max-images", min=1, help="Pictures used, drawn by the seed.")] = 64,
+    per_image: Annotated[int, typer.Option("--per-image", min=1, help="Questions of each picture, at most.")] = 2,
+    max_new_tokens: common.MaxNewTokensOption = 8,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts per generate call.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw of pictures and of the intervals.")] = 0,
+    device: common.DeviceOption = "cpu",
+    dtype: common.DtypeOption = "auto",
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Save the config to this file.")] = None,
+    as_json: common.JsonOption = False,
+) -> None:
+    """Choose sign, temperature and budget for your model.
+
+    Needs your pictures, better with your questions, and no labels: what is chosen stays nearest to what the model says with
+    all its image tokens. Every command takes the config with --config.
+    """
+    from trimkit.calibration import calibrate, count_passes, read_sources
+    from trimkit.config import save_config
+
+    chosen = common.pick_method(method, None, settings)
+    target = None if output is None else common.check_json_output(output)
+    sources = read_sources(images, questions, limit=max_images, seed=seed)
+    started = time.perf_counter()
+    with common.quiet():
+        loaded, processor = common.load(model, device, dtype)
+        total = count_passes(chosen) * len(sources.pictures) * per_image
+        with common.progress("calibrate", total) as advance:
+            found = calibrate(
+                loaded,
+                processor,
+                sources.pictures,
+                sources.questions,
+                method=chosen,
+                agreement=None if knee else agreement,
+                per_picture=per_image,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                seed=seed,
+                advance=advance,
+            )
+    config = found.config.model_copy(update={"calibration": {"model": model, **(found.config.calibration or {})}})
+    if target is not None:
+        save_config(target, config)
+    skipped = [*sources.skipped, *found.skipped]
+    if as_json:
+        common.print_json(
+            {
+                **found.to_plain(),
+                "config": config.model_dump(mode="json"),
+                "skipped": [{"name": name, "reason": reason} for name, reason in skipped],
+                "model": model,
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+        )
+        return
+    for name, reason in skipped:
+        print(f"skipped {one_line(name)}: {one_line(reason)}", file=sys.stderr)
+    _print(found)
+    print(f"saved     {target}" if target is not None else "saved     nothing: -o FILE saves a config")
+
+
+def _print(found: Calibration) -> None:
+    """Tables of all that was measured, what was decided, and the choice."""
+    said = found.to_plain()
+    settings = said["settings"]
+    print(
+        f"{settings['pictures']} pictures, {settings['pairs']} questions ({settings['questions']}); "
+        "divergence in nats (0 to 0.69), answers that stay the same"
+    )
+    for title, key in (("sign, normalize", "candidates"), ("temperature", "temperatures"), ("budget", "curve")):
+        if said[key]:
+            print(title)
+        for arm in said[key]:
+            _print_arm(arm)
+    for name, each in said["decisions"].items():
+        low, high = each["ci95"]
+        verdict = "decided" if each["decided"] else "not decided"
+        print(f"{name.replace('_', ' ')}: {each['difference']:+.4f} nats ({low:+.4f} to {high:+.4f}), {verdict}")
+    for note in said["notes"]:
+        print(f"note      {note}")
+    print("chosen")
+    _print_arm(said["chosen"])
+
+
+def _print_arm(arm: dict[str, Any]) -> None:
+    profile = arm["profile"]
+    read = ""
+    if profile is not None:
+        measure = "cosine" if profile["normalize"] else "dot"
+        read = f"{profile['sign']:+d} {measure} T={profile['temperature']:g}"
+    budget = arm["budget"] if isinstance(arm["budget"], (str, int)) else f"{arm['budget']:.3g}"
+    low, high = arm["agreement_ci95"]
+    print(
+        f"  {arm['method']:<10} {read:<20} {budget:<10} {arm['image_tokens_kept']:6.1f} tokens ({arm['share']:5.1%})  "
+        f"divergence {arm['divergence']:.4f}  same {arm['agreement']:6.1%} ({low:.0%} to {high:.0%})"
+    )

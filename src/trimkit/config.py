@@ -1,0 +1,123 @@
+"""A saved way of reducing, as ``trimkit calibrate`` writes it: which method with which options, and where they come from.
+
+``{"version": 1, "reduce": {"method": name, option: value}, "calibration": {...}}``; ``reduce`` is what ``trimkit.json`` of an
+exported checkpoint holds under the same name. Every command takes such a file with ``--config``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trimkit._files import write_atomically
+from trimkit.errors import ConfigError
+from trimkit.methods import Method, get_method
+
+__all__ = ["Config", "Reduction", "load_config", "read_config", "save_config"]
+
+VERSION = 1
+
+
+class Reduction(BaseModel):
+    """A method's name and its options; the options are checked by the method."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str = Field(min_length=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options, as ``get_method`` takes them."""
+        return dict(self.model_extra or {})
+
+    def build(self) -> Method:
+        """The method.
+
+        Raises:
+            UnknownNameError, ConfigError: no such method or option.
+        """
+        return get_method(self.method, **self.options)
+
+
+class Config(BaseModel):
+    """One config file.
+
+    Attributes:
+        version: of this schema.
+        reduce: what is done.
+        calibration: what it was chosen from; for people, nothing reads it back.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    reduce: Reduction
+    calibration: dict[str, Any] | None = None
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and check a config file.
+
+    Raises:
+        ConfigError: it cannot be read, is of another version, or names a method or option that is not there.
+    """
+    found = Path(path).expanduser()
+    try:
+        content = json.loads(found.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"cannot read config {str(path)!r} ({cause}): give a file that trimkit calibrate wrote"
+        ) from None
+    version = content.get("version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise ConfigError(f"config {str(path)!r} has version {version}, this trimkit reads {VERSION}: update trimkit")
+    try:
+        config = Config.model_validate(content)
+        config.reduce.build()
+    except ValidationError as error:
+        raise ConfigError(f"config {str(path)!r}: {_one_line(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"config {str(path)!r}: {error}") from None
+    return config
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """What a config file says, as arguments: ``trimkit.reduce(model, processor, **trimkit.load_config(path))``.
+
+    Returns:
+        ``method`` and its options.
+
+    Raises:
+        ConfigError: see ``read_config``.
+    """
+    reduction = read_config(path).reduce
+    return {"method": reduction.method, **reduction.options}
+
+
+def save_config(path: str | Path, config: Config) -> Path:
+    """Write a config file, whole or not at all; returns where.
+
+    Raises:
+        ConfigError: the directory or the disk refuses.
+    """
+    target = Path(path).expanduser()
+    text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_atomically(target, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise ConfigError(f"cannot write {str(path)!r} ({error.strerror or error}): choose another place") from None
+    return target
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}: it takes {', '.join(Config.model_fields)}"
+    if not where:
+        return 'not a JSON object: write for example {"version": 1, "reduce": {"method": "trim", "budget": 0.2}}'
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,113 @@
+"""Dropping patches inside the vision tower: those that look irrelevant midway are not computed to its end.
+
+After TRIM the tower is what takes longest. Its states in the middle are read as the final features are (post-layernorm and
+projection, against the question); the patches of highest relevance go on, and the usual choice is made among them at the end.
+An estimate: what it costs depends on the tower and is to be measured, so it is off unless asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimkit import functional as F
+from trimkit.errors import ConfigError, UnsupportedError
+from trimkit.integrations._questions import Asked
+from trimkit.methods import Method
+from trimkit.models import Family, ModelInputs
+from trimkit.reducer import make_batch, relevance_of
+from trimkit.scorers import Scorer
+from trimkit.types import ImageTokens, Selection
+
+__all__ = ["TowerPruning", "only_alive", "tower_pruning"]
+
+_DEPTH = 0.6  # of the layers see all patches, unless said otherwise
+
+
+@dataclass(frozen=True)
+class TowerPruning:
+    """How many layers see all patches, and the share of the patches that goes on."""
+
+    layer: int
+    keep: float
+
+    def arguments(self) -> ModelInputs:
+        """For the encoder, beside its own."""
+        return {"stop_after": self.layer}
+
+    def alive(
+        self, images: Sequence[ImageTokens], asked: Sequence[Asked], method: Method, scorer: Scorer
+    ) -> list[Tensor]:
+        """``[N]`` bool for each image: the patches most relevant to its question, or to any of several.
+
+        Raises:
+            ConfigError: the budget keeps more tokens than are left.
+            UnsupportedError: the scorer looks at pixels.
+        """
+        if getattr(scorer, "needs_views", False):
+            raise UnsupportedError(
+                "tower_keep= reads the tower's own features and this scorer looks at pixels: leave one of them out"
+            )
+        best: Tensor | None = None
+        for turn in range(max(map(len, asked), default=0)):
+            queries = [each[min(turn, len(each) - 1)] for each in asked]
+            profile = method.profile or scorer.profile
+            batch = make_batch(images, relevance_of(images, queries, method, scorer), queries, profile)
+            signed = method.signed_relevance(batch)
+            if signed is not None:
+                best = signed if best is None else torch.maximum(best, signed)
+        if best is None:
+            return [torch.ones(len(image), dtype=torch.bool) for image in images]
+        return [self._highest(row[: len(image)], method) for row, image in zip(best, images, strict=True)]
+
+    def _highest(self, relevance: Tensor, method: Method) -> Tensor:
+        total = len(relevance)
+        count = max(round(self.keep * total), 1)
+        if method.budget.kind in ("ratio", "count") and method.budget.tokens(total) > count:
+            raise ConfigError(
+                f"budget {method.budget} keeps more than the {count} of {total} patches that tower_keep={self.keep} leaves: "
+                "raise the one or lower the other"
+            )
+        return F.count_select(relevance[None], count)[0]
+
+
+def tower_pruning(
+    family: Family, model: Any, method: Method, keep: float | None, layer: int | None
+) -> TowerPruning | None:
+    """What ``tower_keep`` and ``tower_layer`` of ``trimkit.reduce`` ask for; None where every patch goes through.
+
+    Raises:
+        ConfigError: a share or a layer that cannot be, or a method that does not rank by the question.
+        UnsupportedError: the family's tower runs in one piece.
+    """
+    if keep is None:
+        if layer is not None:
+            raise ConfigError(f"tower_layer={layer} drops nothing without tower_keep=: give for example tower_keep=0.5")
+        return None
+    if not 0.0 < keep <= 1.0:
+        raise ConfigError(f"tower_keep={keep} is outside (0, 1]: give the share of patches that goes on")
+    if method.keeps_all or keep == 1.0:
+        return None
+    last = family.tower_layers(model)
+    if not last:
+        raise UnsupportedError(f"the vision tower of {type(model).__name__} runs in one piece: leave tower_keep= out")
+    if not method.uses_text or method.signals:
+        raise ConfigError(
+            f"tower_keep= ranks patches by the question, which method {method.name!r} does not do: choose one that does"
+        )
+    chosen = max(round(_DEPTH * last), 1) if layer is None else layer
+    if not 1 <= chosen < last:
+        raise ConfigError(f"tower_layer={chosen} is outside 1 to {last - 1}: this tower runs {last} layers")
+    return TowerPruning(chosen, keep)
+
+
+def only_alive(image: ImageTokens, selection: Selection) -> Selection:
+    """The selection without patches that the tower has dropped (a rule such as top-p may reach for them)."""
+    if image.alive is None:
+        return selection
+    indices = selection.indices[image.alive.to(selection.indices.device)[selection.indices]]
+    return replace(selection, indices=indices)
