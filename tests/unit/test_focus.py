@@ -59,6 +59,18 @@ def test_a_flat_map_is_covered() -> None:
     assert sorted((kept >= 12).int().add((kept >= 18).int()).tolist()) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("coverage", ["auto", 0.0, 0.3])
+def test_worth_is_relevance_mixed_with_coverage(coverage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr("trimkit.methods.focus.pick", lambda worth, *rest: seen.append(worth) or pick(worth, *rest))
+    relevance = torch.linspace(0, 4, 24)
+    select(picture(), relevance, budget=5, coverage=coverage)
+    share = torch.softmax(relevance, dim=0).double()
+    c = flatness(share) ** 4 if coverage == "auto" else coverage
+    assert coverage != "auto" or 0.1 < c < 0.5
+    torch.testing.assert_close(seen[0], (1 - c) * share + c / 24)
+
+
 def test_without_coverage_and_novelty_it_is_trim() -> None:
     generator = torch.Generator().manual_seed(2)
     features, relevance = torch.randn(40, 8, generator=generator), 3 * torch.randn(40, generator=generator)
