@@ -61,7 +61,7 @@ matrix: $(STAMP)  ## run the contract tests and write what they found, by model 
 	$(BIN)/python -m docs.generate
 
 # bench_claim last: it takes longest. Each result is written when its experiment is done.
-BENCHES := bench_prefill bench_prefill_7b bench_added bench_second_question bench_memory bench_claim
+BENCHES := bench_prefill bench_prefill_7b bench_added bench_second_question bench_memory bench_tower bench_rivals bench_claim
 
 bench: $(STAMP)  ## measure time, memory and FLOPs on random-weight LLaVAs, the paper's claim among them; writes benchmarks/results/bench_*.json
 	set -e; for name in $(BENCHES); do $(BIN)/python -m benchmarks.run $$name; done

@@ -18,9 +18,14 @@ def pairs(record: Record) -> list[tuple[str, Record, Record, Record]]:
                 arm for arm in result["arms"] if all(arm[key] == entry[key] for key in ("batch_size", "new_tokens"))
             ]
             full = next(arm for arm in arms if arm["method"] == "none")
-            own = next(arm for arm in arms if (arm["method"], arm["budget"]) == (entry["method"], entry["budget"]))
+            own = next(arm for arm in arms if which(arm) == which(entry))
             found.append((shape(result), full, own, entry))
     return found
+
+
+def which(entry: Record) -> tuple[Any, ...]:
+    """What tells an arm from the others of its batch and length."""
+    return entry["method"], entry["budget"], entry.get("tower_keep")
 
 
 def shape(result: Record) -> str:
@@ -151,6 +156,47 @@ def claim(record: Record) -> Rows:
     return header, rows, note(record) + (ending if deep else "")
 
 
+def tower(record: Record) -> Rows:
+    header = [
+        "patches behind the tower's middle",
+        "vision tower",
+        "end to end",
+        "time ratio to all tokens (95 %)",
+        "speed-up",
+    ]
+    rows = []
+    for number, (_, full, own, entry) in enumerate(pairs(record)):
+        if number == 0:
+            rows.append(["stock model", seconds(full["stages_s"]["vision"]), seconds(full["end_to_end_s"]), "1", "1"])
+        kept = own.get("tower_keep")
+        name = "all, `trim`" if kept is None else f"{100 * kept:.0f} %, `trim`"
+        ratio = entry["end_to_end_s"]
+        cells = [name, seconds(own["stages_s"]["vision"]), seconds(own["end_to_end_s"]), factor(ratio)]
+        rows.append([*cells, f"{1 / ratio['median']:.2f} x"])
+    return header, rows, note(record)
+
+
+def rivals(record: Record) -> Rows:
+    header = [
+        "method",
+        "image tokens",
+        "end to end",
+        "time ratio (95 %)",
+        "choosing adds",
+        "peak above idle",
+        "KV cache",
+    ]
+    rows = []
+    for number, (_, full, own, entry) in enumerate(pairs(record)):
+        for arm in [full, own] if number == 0 else [own]:
+            stock = arm is full
+            cells = ["stock model" if stock else f"`{arm['method']}`", f"{arm['image_tokens']:.0f}"]
+            cells += [seconds(arm["end_to_end_s"]), "1" if stock else factor(entry["end_to_end_s"])]
+            cells.append("" if stock else share(arm["added_share"]["cold"]))
+            rows.append([*cells, megabytes(arm["peak_bytes"]), megabytes(arm["kv_bytes"])])
+    return header, rows, note(record)
+
+
 def less_percent(ratio: float) -> str:
     """0.33 as 67 %."""
     return f"{100 * (1 - ratio):.0f} %"
@@ -163,5 +209,7 @@ MAKERS: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "bench-second-question": ("bench_second_question", second),
     "bench-memory": ("bench_memory", memory),
     "bench-claim": ("bench_claim", claim),
+    "bench-tower": ("bench_tower", tower),
+    "bench-rivals": ("bench_rivals", rivals),
 }
 """Name of the table: name of the experiment, and what makes it."""

@@ -136,6 +136,50 @@ def positions_table() -> str:
     return f"{table(header, rows)}\n\n{first['n']} questions, seed {first['seed']}. {source('positions', record)}"
 
 
+def tower_table() -> str:
+    """Accuracy with patches dropped inside the vision tower."""
+    record = load("tower_pruning")
+    if record is None:
+        return pending("tower_pruning")
+    rows = []
+    for arm in record["results"]:
+        name = "all" if arm["tower_keep"] is None else f"{100 * arm['tower_keep']:.0f} %"
+        cells = [name, f"{arm['image_tokens_kept_mean']:.0f}", f"{percent(accuracy(arm))} ({interval(arm['ci95'])})"]
+        rows.append([*cells, *[percent(accuracy(arm, kind)) for kind in TYPES]])
+    first = record["results"][0]
+    header = ["patches behind the middle", "image tokens", "all types (95 %)"]
+    header += [kind.replace("_", " ") for kind in TYPES]
+    note = f"`{first['method']}`, demo model, {first['n']} questions, seed {first['seed']}."
+    return f"{table(header, rows)}\n\n{note} {source('tower_pruning', record)}"
+
+
+def calibration_table() -> str:
+    """The sign that calibration chose without labels, and the labelled accuracy of both."""
+    record = load("calibration")
+    if record is None:
+        return pending("calibration", "bench_calibration")
+    rows = []
+    for name, one in record["results"].items():
+        for kind, found in one["calibrations"].items():
+            signs = [
+                f"{percent(one['labelled'][sign]['accuracy'])} ({interval(one['labelled'][sign]['ci95'])})"
+                for sign in ("+1", "-1")
+            ]
+            decided = "" if found["decisions"]["sign"]["decided"] else ", not decided"
+            rows.append([name, kind, f"{one['chosen_sign'][kind]}{decided}", *signs, f"{found['seconds']:.0f} s"])
+    config = record["config"]
+    header = [
+        "model",
+        "asked",
+        "sign chosen without labels",
+        "right with +1 (95 %)",
+        "right with -1 (95 %)",
+        "calibration took",
+    ]
+    note = f"{config['pictures']} pictures without labels; labelled: {config['n']} other questions at {percent(config['share'])} of the tokens."
+    return f"{table(header, rows)}\n\n{note} {source('calibration', record)}"
+
+
 def dialogues_table() -> str:
     """Accuracy by turn for every policy, and its share of the full model's."""
     record = load("dialogues")
@@ -219,6 +263,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "dialogues": dialogues_table,
     "positions": positions_table,
     "training": training_table,
+    "tower-pruning": tower_table,
+    "calibration": calibration_table,
     "suite": made_of("suite", suite_tables.curves),
     "suite-types": made_of("suite", suite_tables.by_type),
     "suite-pairs": made_of("suite", suite_tables.pairs),

@@ -50,17 +50,31 @@ class Arm:
         method: how tokens are dropped; None is the stock model.
         batch: rows of a call.
         new_tokens: that each row generates, whatever they say.
+        tower_keep: share of the patches that the vision tower is run to its end on; None is all.
     """
 
-    def __init__(self, subject: Subject, method: Method | None, batch: int, new_tokens: int) -> None:
+    def __init__(
+        self, subject: Subject, method: Method | None, batch: int, new_tokens: int, tower_keep: float | None = None
+    ) -> None:
         self.subject, self.method, self.batch, self.new_tokens = subject, method, batch, new_tokens
+        self.tower_keep = tower_keep
         self.attachment: Attachment | None = None
         if method is not None:
             # Room for the pictures of two calls, so that a second question finds its picture.
-            options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": 2 * batch}
+            options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": 2 * batch, "tower_keep": tower_keep}
             self.attachment = reduce(subject.model, subject.processor, method=method, **options)
         self._probe = Probe(subject.model, getattr(subject.scorer, "text_model", None))
         self._clock = clock_of(subject.model.device)
+
+    @property
+    def label(self) -> dict[str, Any]:
+        """What tells this arm from the others of its batch and length."""
+        method = self.method
+        return {
+            "method": "none" if method is None else method.name,
+            "budget": 1.0 if method is None else method.budget.to_plain(),
+            "tower_keep": self.tower_keep,
+        }
 
     @property
     def reads_text(self) -> bool:

@@ -21,10 +21,8 @@ def arm_result(
 ) -> dict[str, Any]:
     """One entry of ``arms``. ``full_layers``: of the whole model, where the one measured has fewer; else 0."""
     firsts = [turn.first for turn in turns]
-    method = arm.method
     return {
-        "method": "none" if method is None else method.name,
-        "budget": 1.0 if method is None else method.budget.to_plain(),
+        **arm.label,
         "image_tokens": counted.image_tokens,
         "batch_size": arm.batch,
         "new_tokens": arm.new_tokens,
@@ -57,8 +55,7 @@ def ratio_result(
     mine, full = counted
     one, other = ([turn.first for turn in each] for each in turns)
     result: dict[str, Any] = {
-        "method": arm.method.name if arm.method is not None else "none",
-        "budget": arm.method.budget.to_plain() if arm.method is not None else 1.0,
+        **arm.label,
         "batch_size": arm.batch,
         "new_tokens": arm.new_tokens,
         "image_tokens": mine.image_tokens / full.image_tokens,
@@ -91,8 +88,7 @@ def memory_result(
     peaks = {name: formula.peaks(sizes, each.work, element) for name, each in (("full", full), ("reduced", mine))}
     saved, predicted = full.peak_bytes - mine.peak_bytes, peaks["full"]["peak"] - peaks["reduced"]["peak"]
     return {
-        "method": arm.method.name if arm.method is not None else "none",
-        "budget": arm.method.budget.to_plain() if arm.method is not None else 1.0,
+        **arm.label,
         "batch_size": arm.batch,
         "new_tokens": arm.new_tokens,
         "full_peak_bytes": full.peak_bytes,

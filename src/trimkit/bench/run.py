@@ -38,6 +38,8 @@ class Settings:
         random: the name of a shape, built with random weights, of ``layers`` of its layers.
         methods, budgets: None is the method's own budget; for a random shape, whose relevance means nothing, 21 %.
         options: further options of the methods.
+        tower_keeps: shares of the patches that the vision tower is run to its end on, for methods that read the text; None
+            is all.
         new_tokens, batch_sizes: lengths and rows of a call.
         questions: about each picture, one after the other.
         text_tokens: of the prompt beside the picture, for a random shape.
@@ -52,6 +54,7 @@ class Settings:
     methods: tuple[str, ...] = ("trim",)
     budgets: tuple[str, ...] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    tower_keeps: tuple[float | None, ...] = (None,)
     new_tokens: tuple[int, ...] = (1,)
     batch_sizes: tuple[int, ...] = (1,)
     questions: int = 1
@@ -170,7 +173,8 @@ def _cell(
     advance: Callable[[int], None] | None,
 ) -> dict[str, list[Any]]:
     """All arms of one batch size and length."""
-    arms = [Arm(subject, method, batch, new_tokens) for method in (None, *methods)]
+    keeps = [(method, keep) for method in methods for keep in (settings.tower_keeps if method.uses_text else (None,))]
+    arms = [Arm(subject, method, batch, new_tokens, keep) for method, keep in [(None, None), *keeps]]
     counted = [count(arm) for arm in arms]
     turns = rounds(arms, settings.repeats, settings.questions, advance)
     sizes, element = subject.sizes(), subject.model.dtype.itemsize

@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["lines"]
 
 _COLUMNS = (
-    ("method", 14),
+    ("method", 17),
     ("budget", 9),
     ("tokens", 7),
     ("ttft", 10),
@@ -43,7 +43,7 @@ def _arms(found: dict[str, Any], cell: tuple[int, int]) -> Iterator[str]:
     for arm in _of(found["arms"], cell):
         yield _row(
             [
-                arm["method"] if arm["method"] != "none" else "full",
+                _name(arm),
                 str(arm["budget"]),
                 f"{arm['image_tokens']:.0f}",
                 _seconds(arm["ttft_s"]),
@@ -59,14 +59,14 @@ def _arms(found: dict[str, Any], cell: tuple[int, int]) -> Iterator[str]:
 
 def _ratios(found: dict[str, Any], cell: tuple[int, int]) -> Iterator[str]:
     """One line for each arm: how it compares; then where its time goes."""
-    arms = {(arm["method"], str(arm["budget"])): arm for arm in _of(found["arms"], cell)}
+    arms = {(_name(arm), str(arm["budget"])): arm for arm in _of(found["arms"], cell)}
     for entry in _of(found["ratios"], cell):
-        title = f"{entry['method']} {entry['budget']}"
+        title = f"{_name(entry)} {entry['budget']}"
         yield (
             f"{title}: end to end x {_interval(entry['end_to_end_s'])}, prefill x {_interval(entry['prefill_s'])}, "
             f"prefill FLOPs x {entry['prefill_flops']:.3f}, quotient {_interval(entry['prefill_time_over_flops'])}"
         )
-        arm = arms[entry["method"], str(entry["budget"])]
+        arm = arms[_name(entry), str(entry["budget"])]
         shares = ", ".join(f"{name} {share:.1%}" for name, share in arm["stage_shares"].items())
         added = arm["added_share"]
         warm = "" if added["warm"] is None else f", {added['warm']['median']:.2%} with the question known"
@@ -79,6 +79,11 @@ def _ratios(found: dict[str, Any], cell: tuple[int, int]) -> Iterator[str]:
                 f"  extrapolated to {at['to_layers']} layers: end to end {_seconds(at['end_to_end_s'])}, "
                 f"x {_interval(deep['end_to_end_s'])}"
             )
+
+
+def _name(entry: dict[str, Any]) -> str:
+    name = "full" if entry["method"] == "none" else str(entry["method"])
+    return name if entry["tower_keep"] is None else f"{name}, tower {entry['tower_keep']:g}"
 
 
 def _of(entries: list[dict[str, Any]], cell: tuple[int, int]) -> list[dict[str, Any]]:

@@ -39,6 +39,14 @@ def command(
         ),
     ] = None,
     settings: common.SetOption = None,
+    tower_keep: Annotated[
+        str | None,
+        typer.Option(
+            "--tower-keep",
+            help="Share of patches that the vision tower is run to its end on, or several; 1.0 is all.",
+            show_default="1.0",
+        ),
+    ] = None,
     new_tokens: Annotated[str, typer.Option("--new-tokens", help="Length of the reply, or several.")] = "1",
     batch_size: Annotated[str, typer.Option("--batch-size", help="Rows of a call, or several.")] = "1",
     questions: Annotated[int, typer.Option("--questions", help="About each picture, one after the other.")] = 1,
@@ -77,6 +85,7 @@ def command(
         methods=tuple(_words(method)),
         budgets=None if budget is None else tuple(_words(budget)),
         options=common.read_settings(settings),
+        tower_keeps=(None,) if tower_keep is None else _shares("--tower-keep", tower_keep),
         new_tokens=_numbers("--new-tokens", new_tokens),
         batch_sizes=_numbers("--batch-size", batch_size),
         questions=questions,
@@ -114,6 +123,14 @@ def _numbers(option: str, given: str) -> tuple[int, ...]:
         raise ConfigError(
             f"{option} {given!r} is not a whole number: give one, or several with commas between"
         ) from None
+
+
+def _shares(option: str, given: str) -> tuple[float | None, ...]:
+    try:
+        shares = [float(word) for word in _words(given)]
+    except ValueError:
+        raise ConfigError(f"{option} {given!r} is not a share: give for example 0.5, or 1.0,0.5") from None
+    return tuple(None if share == 1.0 else share for share in shares)
 
 
 def _warn(line: str) -> None:
