@@ -341,6 +341,16 @@ def test_two_threads_do_not_meet(model: Any, one: Batch) -> None:
     assert [found[i] for i in range(2)] == [([expected[i]] * 6, i + 1) for i in range(2)]
 
 
+def test_a_compiled_model_runs_it_uncompiled(model: Any, one: Batch) -> None:
+    with torch.no_grad():
+        with trimkit.reduce(model, **HALF):
+            expected, tokens = model(**one).logits, answers(model, one)
+        with trimkit.reduce(model, **HALF):
+            compiled = torch.compile(model, backend="eager")
+            assert torch.equal(compiled(**one).logits, expected)
+            assert answers(compiled, one) == tokens
+
+
 class TestRefusals:
     """One line that says what cannot be, and hooks are gone."""
 

@@ -59,7 +59,7 @@ def test_a_clash_is_refused(method_file: str) -> None:
 def test_near_names_are_offered() -> None:
     with pytest.raises(trimkit.UnknownNameError, match="did you mean 'random'"):
         trimkit.get_method("randon")
-    with pytest.raises(trimkit.UnknownNameError, match="known: none, random, trim"):
+    with pytest.raises(trimkit.UnknownNameError, match=r"known: .*none, .*random, .*trim"):
         trimkit.get_method("zzz")
 
 

@@ -126,27 +126,14 @@ def calibrate(
     _check(base, agreement, per_picture, max_new_tokens, batch_size, seed)
     found = _scorer(base, model, scorer)
     pairs = make_pairs(pictures, questions, per_picture)
-    probe = Probe(
-        model,
-        processor,
-        pairs,
-        scorer=found,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        advance=advance,
-    )
-    settings: dict[str, Any] = {
-        "method": base.name,
-        "pictures": len({pair.picture for pair in probe.pairs}),
-        "pairs": len(probe.pairs),
-        "questions": "generic" if questions is None else "given",
-        "agreement": agreement,
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        "seed": seed,
-        "share_of_candidates": _SHARE,
-        "versions": versions(),
-        "hardware": hardware(str(model.device)),
+    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    probe = Probe(model, processor, pairs, scorer=found, advance=advance, **limits)
+    settings = {
+        **{"method": base.name, "questions": "generic" if questions is None else "given", "agreement": agreement},
+        **{"pictures": len({pair.picture for pair in probe.pairs}), "pairs": len(probe.pairs)},
+        **limits,
+        **{"seed": seed, "share_of_candidates": _SHARE},
+        **{"versions": versions(), "hardware": hardware(str(model.device))},
     }
     own = None if found is None else base.profile or found.profile
     return _search(probe, base, own, agreement, settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.integrations import _media
 from trimkit.integrations._chat import Fed, Held, Pictures, with_earlier
+from trimkit.integrations._choosing import Chooser
 from trimkit.integrations._inputs import (
     CallSettings,
     check_signals,
@@ -27,18 +27,14 @@ from trimkit.integrations._inputs import (
 )
 from trimkit.integrations._inside import Decoder, Inside, everything
 from trimkit.integrations._inside_layout import Prompts
-from trimkit.integrations._media import Item, Seen
-from trimkit.integrations._questions import Asked, Questions
+from trimkit.integrations._media import Seen
 from trimkit.integrations._stages import Call
-from trimkit.integrations._tower import only_alive, tower_pruning
 from trimkit.methods import Method, get_method
 from trimkit.models import Family, ModelInputs, family_of
-from trimkit.reducer import no_scorer, reduced_image, relevance_of, select_tokens
+from trimkit.reducer import reduced_image
 from trimkit.scorers import Scorer
-from trimkit.scorers.resolve import resolve_scorer
-from trimkit.sharing import union
 from trimkit.shrink import ShrinkPlan, pad_left, plan_shrink
-from trimkit.types import EncoderProfile, Report, Selection
+from trimkit.types import Report, Selection
 
 __all__ = ["Pipeline", "Reduced"]
 
@@ -88,16 +84,11 @@ class Pipeline:
         self._settings = settings
         self._refuse_positions()
         self.method = get_method(method, **options)
-        self._tower = tower_pruning(self.family, model, self.method, settings.tower_keep, settings.tower_layer)
         check_signals(self.family, model, self.method)
         self.cache = settings.cache()
         self._model = model
-        self._processor = processor
+        self._chooser = Chooser(model, self.family, processor, self.method, scorer, settings)
         self._tokenizer = getattr(processor, "tokenizer", processor)
-        self._scorer_source = scorer
-        self._scorer: Scorer | None = None
-        self._loading = threading.Lock()
-        self._questions = Questions(processor, settings.turns, settings.query_from)
         self._image_token_id = self.family.image_token_id(model)
         self._pixels = tuple(medium.pixels(model) for medium in self._media())
         inside = self.method.stage == "llm" and not self.method.keeps_all
@@ -110,10 +101,7 @@ class Pipeline:
     def clear_caches(self) -> None:
         """Forget image features, and what a scorer holds of questions."""
         self.cache.clear()
-        owners: tuple[Any, ...] = (self._scorer, self._scorer_source)
-        for owner in owners:
-            if hasattr(owner, "clear_cache"):
-                owner.clear_cache()
+        self._chooser.clear_cache()
 
     def clock(self) -> float:
         """Seconds; waits for a GPU first, so that a stage's time is its own."""
@@ -148,17 +136,18 @@ class Pipeline:
         ids = inputs["input_ids"]
         with call.stage("vision"):
             seen = self._see_all(inputs, held)
-        scorer = self._text_scorer()
-        items = self._items(seen, scorer)
+        scorer = self._chooser.scorer()
+        items = self._chooser.items(seen, scorer)
         with call.stage("text"), in_full_precision(ids.device):
-            asked = self._asked(inputs, _media.question_ids(ids, seen, self._image_token_id), items, query, held)
-            chosen = [self._questions.chosen(each) for each in asked]
-            if scorer is not None and hasattr(scorer, "text_embeddings"):
-                wanted = [text for text in dict.fromkeys(text for each in chosen for text in each) if text is not None]
-                scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
-        items = self._finished(items, chosen, scorer, call)
-        with call.stage("select"), in_full_precision(ids.device):
-            selections = self._select(items, chosen, scorer)
+            questions = _media.question_ids(ids, seen, self._image_token_id)
+            asked = self._chooser.asked(inputs, questions, items, query, held)
+            chosen = self._chooser.read(asked, scorer)
+        items = self._chooser.finished(items, chosen, scorer, call)
+        if self.decoder is not None:  # chosen later
+            selections = everything([item.image for item in items])
+        else:
+            with call.stage("select"), in_full_precision(ids.device):
+                selections = self._chooser.select(items, chosen, scorer)
         with call.stage("shrink"):
             kept = [reduced_image(item.image, chose) for item, chose in zip(items, selections, strict=True)]
         with call.stage("project"):
@@ -203,8 +192,8 @@ class Pipeline:
     def _see(self, family: Family, inputs: ModelInputs) -> Seen:
         """The images, or the videos, of a call, encoded."""
         arguments = family.encoder_arguments(self._model, inputs)
-        if self._tower is not None:
-            arguments |= self._tower.arguments()
+        if self._chooser.tower is not None:
+            arguments |= self._chooser.tower.arguments()
         keeps_all = self.method.keeps_all
         cache, signals = (None, frozenset[str]()) if keeps_all else (self.cache, self.method.signals)
         images, cached = _media.encode(family, self._model, arguments, cache, signals)
@@ -213,33 +202,9 @@ class Pipeline:
     def _joined(self, seen: Seen, held: Held) -> Seen:
         """With the images of earlier turns, where they were not passed again."""
         images, cached, taken = with_earlier(held.pictures, seen)
-        if taken and (self.family.own_positions or getattr(self._scorer_source, "needs_views", False)):
+        if taken and (self.family.own_positions or getattr(self._chooser.source, "needs_views", False)):
             raise InputError("this model's earlier pictures are needed again: pass every picture of the conversation")
         return replace(seen, images=images, cached=cached)
-
-    def _select(self, items: Sequence[Item], asked: Sequence[Asked], scorer: Scorer | None) -> list[Selection]:
-        """What is kept of every image: for its question, or for any of them where it has several."""
-        if self.decoder is not None:  # chosen later
-            return everything([item.image for item in items])
-        profile = self.method.profile or (scorer.profile if scorer is not None else EncoderProfile())
-        images, rows = [item.image for item in items], [item.row for item in items]
-        rounds = []
-        for turn in range(max(map(len, asked), default=1)):
-            queries = [each[min(turn, len(each) - 1)] for each in asked]
-            relevance = relevance_of(images, queries, self.method, scorer)
-            rounds.append(select_tokens(images, relevance, queries, self.method, profile, rows))
-        return [only_alive(image, union(each)) for image, each in zip(images, zip(*rounds, strict=True), strict=True)]
-
-    def _finished(self, items: list[Item], asked: Sequence[Asked], scorer: Scorer | None, call: Call) -> list[Item]:
-        """The items with their towers run to the end, where they have stopped midway."""
-        if self._tower is None or scorer is None or not items:
-            return items
-        images = [item.image for item in items]
-        with call.stage("select"), in_full_precision(self._model.device):
-            alive = self._tower.alive(images, asked, self.method, scorer)
-        with call.stage("vision"):
-            images = self.family.finish(self._model, images, alive)
-        return [replace(item, image=image) for item, image in zip(items, images, strict=True)]
 
     def _plan(
         self, inputs: ModelInputs, places: Tensor, selections: Sequence[Selection], generating: bool
@@ -263,14 +228,6 @@ class Pipeline:
             )
         return plan
 
-    def _items(self, seen: list[Seen], scorer: Scorer | None) -> list[Item]:
-        """What is ranked, in the order of the prompts, with views where the scorer looks at pixels."""
-        if getattr(scorer, "needs_views", False):
-            seen = [_media.with_views(self._model, self._processor, each) for each in seen]
-        if self.method.share == "frame" and not self.method.keeps_all:
-            seen = [_media.frames_of(each) for each in seen]
-        return _media.in_order(seen)
-
     def spread(self, reduced: Reduced, ids: Tensor) -> Callable[[Any], Any]:
         """What gives an output's logits the length of the prompt ``ids`` again."""
         is_image = torch.isin(ids, torch.tensor(self.placeholders(), device=ids.device))
@@ -291,41 +248,6 @@ class Pipeline:
 
     def _media(self) -> list[Family]:
         return [self.family] if self.family.videos is None else [self.family, self.family.videos]
-
-    def _text_scorer(self) -> Scorer | None:
-        """The scorer, where the method needs one; found on first use.
-
-        Raises:
-            ConfigError: none is known.
-        """
-        if not self.method.needs_relevance:
-            return None
-        with self._loading:
-            if self._scorer is None:
-                default, tower = self.family.default_clip(self._model), self.family.tower(self._model)
-                self._scorer = resolve_scorer(self._scorer_source, self._model, default, tower)
-        if self._scorer is None:
-            raise no_scorer(self.method)
-        return self._scorer
-
-    def _asked(
-        self,
-        inputs: ModelInputs,
-        ids: Tensor,
-        items: Sequence[Item],
-        query: str | Sequence[str] | None,
-        held: Held | None,
-    ) -> list[Asked]:
-        """The questions about every image, the last one last; None where nothing reads them."""
-        if query is None and not self.method.needs_relevance:
-            return [(None,)] * len(items)
-        earlier: list[Asked] = [()] * len(items)
-        for row in {item.row for item in items} if held is not None else ():
-            mine = [i for i, item in enumerate(items) if item.row == row]
-            for i, before in zip(mine, held.pictures.asked_of(row) if held is not None else [], strict=False):
-                earlier[i] = before
-        token, name = self._image_token_id, self.method.name
-        return self._questions.of_images(ids, token, items, query, earlier, name, inputs.get("labels"))
 
     def _shrunk(self, inputs: ModelInputs, seen: list[Seen], plan: ShrinkPlan, generating: bool) -> ModelInputs:
         """Inputs without pixels, cut by ``plan``, with positions where the family has its own."""

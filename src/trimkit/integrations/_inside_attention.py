@@ -81,8 +81,8 @@ class Tap:
             index = part[:, None, None, :].expand(-1, keys.shape[1], -1, -1)
             units[..., : part.shape[1]].scatter_(2, index, 1.0)
             heads = self._heads({**kwargs, "past_key_values": _Answer(keys, units)})
-            each = heads.view(*heads.shape[:-1], -1, width)[..., : part.shape[1]]
-            parts.append(each.float().mean(dim=-2)[:, 0])
+            heads = heads.view(len(columns), -1, width)
+            parts.append(heads[..., : part.shape[1]].float().mean(dim=1))
         return torch.cat(parts, dim=1)
 
     def _one_row(self, kwargs: dict[str, Any], at: Columns, every: int) -> dict[str, Any]:
@@ -118,9 +118,7 @@ class Tap:
 
 def _rows(tensor: Tensor, dim: int, every: int) -> Tensor:
     """Every so many-th row; a single row serves all."""
-    if tensor.shape[dim] == 1:
-        return tensor
-    return tensor.index_select(dim, torch.arange(0, tensor.shape[dim], every, device=tensor.device))
+    return tensor if tensor.shape[dim] == 1 else tensor.movedim(dim, 0)[::every].movedim(0, dim)
 
 
 class _Recorder:

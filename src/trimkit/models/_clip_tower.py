@@ -31,10 +31,12 @@ def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[in
     if any(not 0 <= place <= count for place in places.values()):
         raise IndexError(f"the vision tower has {count} layers: there are no states {sorted(wanted)}")
     state = inner.pre_layrnorm(inner.embeddings(pixels))
-    states = {0: state}
+    held = {0: state} if 0 in places.values() else {}
     for number, layer in enumerate(inner.encoder.layers[: max(places.values())], start=1):
-        state = states[number] = _run(layer, state)
-    return {number: states[place] for number, place in places.items()}
+        state = _run(layer, state)
+        if number in places.values():  # the others' memory is free again at once
+            held[number] = state
+    return {number: held[place] for number, place in places.items()}
 
 
 def go_on(tower: Any, state: Tensor, first: int, last: int) -> Tensor:

@@ -1,0 +1,79 @@
+"""Calibration: which pictures and questions are read, drawn, skipped and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.calibration import spots, write_spots
+from trimkit import InputError
+from trimkit.calibration import GENERIC_QUESTIONS, read_sources
+from trimkit.calibration._sources import make_pairs
+
+
+def test_pictures_are_read_and_damaged_ones_named(tmp_path: Path) -> None:
+    folder = write_spots(tmp_path / "pictures", 4)
+    (folder / "below").mkdir()
+    spots(1)["00.png"].save(folder / "below" / "more.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / ".hidden.png").write_bytes(b"no picture")
+    found = read_sources(folder)
+    assert list(found.pictures) == ["00.png", "01.png", "02.png", "03.png", "below/more.png"]
+    assert [name for name, _ in found.skipped] == ["bad.png"]
+    drawn = [list(read_sources(folder, limit=2, seed=seed).pictures) for seed in (0, 0, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(each) for each in drawn}) > 1
+    assert all(len(each) == 2 for each in drawn)
+
+
+FILES = {
+    "q.txt": ("What?\n\n  Why? \n", ["What?", "Why?"]),
+    "shared.jsonl": ('{"question": "What?"}\n', ["What?"]),
+    "q.jsonl": (
+        '{"image": "00.png", "question": "A?"}\n\n{"image": "00.png", "question": "B?"}\n{"question": "C?"}',
+        {"00.png": ["A?", "B?", "C?"], "01.png": ["C?"]},
+    ),
+    "q.csv": ('image,question,label\n01.png,"A, or B?",x\ngone.png,C?,y\n', {"01.png": ["A, or B?"]}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_questions_are_read(name: str, tmp_path: Path) -> None:
+    text, wanted = FILES[name]
+    folder = write_spots(tmp_path, 2)
+    (folder / name).write_text(text)
+    found = read_sources(folder, folder / name)
+    questions = found.questions
+    assert ({k: v for k, v in questions.items() if v} if isinstance(questions, dict) else questions) == wanted
+    assert [n for n, _ in found.skipped] == (["gone.png"] if name == "q.csv" else [])
+
+
+BROKEN = {
+    "no.jsonl": ("no json\n", "line 1 is not a JSON object"),
+    "list.jsonl": ("[1]\n", "line 1 is not a JSON object"),
+    "empty.jsonl": ('{"question": "A?"}\n{"image": "00.png", "question": " "}\n', "line 2: no question"),
+    "number.jsonl": ('{"image": 3, "question": "A?"}\n', "image 3 is not a name"),
+    "columns.csv": ("a,b\n1,2\n", "no column 'question'"),
+    "nothing.txt": ("\n", "holds no question"),
+    "other.jsonl": ('{"image": "gone.png", "question": "A?"}\n', "is about a picture in"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_questions_that_cannot_be_read(name: str, tmp_path: Path) -> None:
+    text, cause = BROKEN[name]
+    folder = write_spots(tmp_path / "pictures", 1)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=cause) as caught:
+        read_sources(folder, tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_questions_take_turns() -> None:
+    pictures = {str(number): None for number in range(3)}
+    asked = [pair.question for pair in make_pairs(pictures, ["A", "B", "C", "D"], 2)]
+    assert asked == ["A", "B", "C", "D", "A", "B"]
+    generic = make_pairs(pictures, None, 2)
+    assert {pair.question for pair in generic} == set(GENERIC_QUESTIONS)
+    assert len(make_pairs(pictures, ["A"], 3)) == 3
