@@ -118,7 +118,7 @@ class Outcomes:
     def mean(self, arm: Arm, what: str) -> float:
         """Mean of ``kept`` or ``full`` over the questions."""
         answered = self.rows[arm.task]
-        return sum(answered[index][what] for index in range(self.plan.n)) / self.plan.n
+        return float(sum(answered[index][what] for index in range(self.plan.n)) / self.plan.n)
 
 
 def run(

@@ -102,7 +102,7 @@ def _comparisons(
         for other in arms:
             if other.asked != mine.asked or other.method.name == ours:
                 continue
-            entry = {"budget": mine.asked, "ours": mine.label, "other": other.label}
+            entry: dict[str, Any] = {"budget": mine.asked, "ours": mine.label, "other": other.label}
             entry |= boot[ALL].difference(mine.label, other.label)
             if other.method.name == RANDOM:
                 entry["by_type"] = {kind: boot[kind].difference(mine.label, other.label) for kind in kinds}
@@ -129,8 +129,9 @@ def main_effects(
     """
     found = []
     for each in grid:
+        method = str(each["method"])
         options = {
-            name: [_as_held(each["method"], name, value) for value in values]
+            name: [_as_held(method, name, value) for value in values]
             for name, values in each.items()
             if name != "method"
         }
