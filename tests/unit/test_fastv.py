@@ -440,6 +440,20 @@ def test_families(name: str) -> None:
         assert not torch.allclose(model(**batch).logits[:, -1], logits[:, -1], atol=1e-3)
 
 
+def test_behind_deep_stack_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen3-VL adds image features to all image columns of its first layers; behind those they may go."""
+    monkeypatch.setitem(tiny.TEXT, "num_hidden_layers", 4)
+    case = FAMILIES["qwen3_vl"]
+    model, batch = case.build(), case.batch("left")
+    model.generation_config.eos_token_id = None
+    with torch.no_grad(), trimkit.reduce(model, **HALF) as trim:
+        together = answers(model, batch)
+        assert trim.report.tokens_after <= trim.report.tokens_before // 2 + 2
+        assert answers(model, case.single(batch, 0))[0] == together[0]
+    with pytest.raises(UnsupportedError, match="give layer=2 or more"), trimkit.reduce(model, method="fastv", layer=1):
+        model(**batch)
+
+
 def test_the_demo_model_answers() -> None:
     from trimkit.ask import ask
     from trimkit.demo import load_demo, sample_images
