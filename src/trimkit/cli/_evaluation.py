@@ -15,6 +15,7 @@ __all__ = [
     "MethodsOption",
     "OutputOption",
     "PositionsOption",
+    "ResumeOption",
     "SeedOption",
     "measure",
     "print_shares",
@@ -28,6 +29,14 @@ BatchOption = Annotated[int, typer.Option("--batch-size", help="Prompts per gene
 PositionsOption = Annotated[
     str,
     typer.Option("--positions", help="'contiguous' or 'original' numbering of the tokens kept.", show_default="auto"),
+]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="FILE",
+        help="Keep finished rows in this file; with the same file and settings, a stopped run goes on.",
+    ),
 ]
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Also write the JSON to this file.")]
 

@@ -1,4 +1,4 @@
-"""Answer rows of a benchmark in batches, with any method and number of pictures; a row that cannot be asked is named, not lost."""
+"""Answer rows of a benchmark in batches, with any method and pictures; one that cannot be asked is named, not lost."""
 
 from __future__ import annotations
 
