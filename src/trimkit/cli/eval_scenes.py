@@ -21,6 +21,7 @@ def command(
     positions: evaluation.PositionsOption = "auto",
     model: common.ModelOption = "demo",
     batch_size: evaluation.BatchOption = 16,
+    resume: evaluation.ResumeOption = None,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
     output: evaluation.OutputOption = None,
@@ -36,15 +37,16 @@ def command(
 
     methods = [common.pick_method(name.strip(), budget, settings) for name in method.split(",")]
     check_arguments(seed, n, batch_size, positions)
-    arms = [{"method": each, "seed": seed, "batch_size": batch_size, "positions": positions} for each in methods]
-    evaluation.measure(
-        scenes.evaluate,
-        arms,
-        n=n,
-        model=model,
-        device=device,
-        dtype=dtype,
-        output=output,
-        as_json=as_json,
-        show=evaluation.print_shares,
-    )
+    shared = {"seed": seed, "batch_size": batch_size, "positions": positions}
+    with evaluation.journal(resume, model=model, n=n, device=device, dtype=dtype, **shared) as journal:
+        evaluation.measure(
+            scenes.evaluate,
+            [{"method": each, "journal": journal, **shared} for each in methods],
+            n=n,
+            model=model,
+            device=device,
+            dtype=dtype,
+            output=output,
+            as_json=as_json,
+            show=evaluation.print_shares,
+        )
