@@ -19,7 +19,7 @@ from trimkit.demo.render import render
 from trimkit.demo.world import COLOURS, NAMES, PLURALS, Scene, sample_scene
 
 NAMESPACE = 0x11A5
-SCENES = 5  # a task
+SCENES = 6  # a task
 Rows = list[dict[str, Any]]
 
 
@@ -167,8 +167,9 @@ def scienceqa() -> Rows:
     """Choices with a hint; the last row has no picture."""
     rows: Rows = []
     for rng, scene in scenes(9):
-        name, colour, other = colour_pair(scene)
-        choices = [colour, other] if rng.random() < 0.5 else [other, colour]
+        name, colour, _ = colour_pair(scene)
+        others = [each for each in COLOURS if each != colour]
+        choices = [str(each) for each in rng.permutation([colour, *rng.choice(others, size=3, replace=False)])]
         row = {
             "question": f"What colour is the disc behind the {name}?",
             "choices": choices,

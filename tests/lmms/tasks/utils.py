@@ -33,3 +33,8 @@ from lmms_eval.tasks.vizwiz_vqa.utils import (
     vizwiz_vqa_process_results,
 )
 from lmms_eval.tasks.vqav2.utils import vqav2_doc_to_text, vqav2_doc_to_visual, vqav2_process_results_val
+
+
+def short_seed_doc_to_text(doc):
+    """SEED-Bench's question, with the words after it that the demo model knows."""
+    return seed_doc_to_text(doc).rpartition("\n")[0] + "\nAnswer with the letter."
