@@ -67,7 +67,7 @@ def logged(work: Path, task: str) -> list[str]:
     """The answers that lmms-eval scored, in the order of the rows."""
     (path,) = work.rglob(f"*_samples_local_{task}.jsonl")
     samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [sample["filtered_resps"][0] for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
+    return [str(sample["filtered_resps"]) for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
 
 
 def own_metrics(answers: dict[str, list[str]]) -> dict[str, dict[str, float]]:

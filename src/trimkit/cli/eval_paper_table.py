@@ -80,10 +80,10 @@ def command(
     if as_json:
         common.print_json(result)
         return
-    _show(result)
+    show(result)
 
 
-def _show(result: dict[str, Any]) -> None:
+def show(result: dict[str, Any]) -> None:
     """A row a method: tokens kept, scores, and below each the share of the full model's."""
     titles = [column["title"] for column in result["columns"]]
     print("  ".join([f"{'method':<16}", f"{'tokens':>7}", *(f"{title:>10}" for title in titles), f"{'mean':>7}"]))
