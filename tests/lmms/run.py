@@ -53,7 +53,7 @@ def run(folder: Path, tasks: list[str], batch_size: int, model_args: str) -> dic
         return {
             "metrics": {task: numbers(found["results"][f"local_{task}"]) for task in tasks},
             "answers": {task: logged(work, task) for task in tasks},
-            "log": done.stderr,
+            "log": done.stdout + done.stderr,
         }
 
 

@@ -52,8 +52,11 @@ class Arm(Protocol):
         about: what the result says of the arm: method, budget, options.
     """
 
-    key: str
-    about: Mapping[str, Any]
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def about(self) -> Mapping[str, Any]: ...
 
     def score(self, task: str) -> dict[str, Any]:
         """``metrics`` (name to number, the task's first one first), ``rows``, ``tokens_full``, ``tokens_kept``, ``skipped``."""

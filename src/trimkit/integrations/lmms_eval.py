@@ -192,7 +192,8 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
                 f"the journal {str(self._journal.path)!r} holds another question for row {name} of {request.args[4]}: "
                 "the task has changed; give another file"
             )
-        return Reply(row["answer"], *row["tokens"], row["skipped"])
+        full, kept = row["tokens"]
+        return Reply(row["answer"], full, kept, row["skipped"])
 
     def _keep(self, requests: Sequence[Any], names: Sequence[str], replies: Sequence[Reply]) -> None:
         if self._journal is None:

@@ -32,7 +32,8 @@ class TableArm:
     """
 
     def __init__(self, model: Trimkit, manager: TaskManager, limit: int | None) -> None:
-        self.key, self.about = model.arm, model.about
+        self.key: str = model.arm
+        self.about: dict[str, Any] = model.about
         self._model, self._manager, self._limit = model, manager, limit
 
     def score(self, task: str) -> dict[str, Any]:
