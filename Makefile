@@ -9,7 +9,7 @@ QUESTION ?=
 TRANSFORMERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-stock lint format types docs matrix bench bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test test-slow test-gpu test-stock test-lmms eval-lmms lint format types docs matrix bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -40,6 +40,21 @@ test-gpu: $(STAMP)  ## the tests that need a CUDA device
 test-stock: $(STAMP)  ## transformers' own generation tests, without and with trimkit: TRANSFORMERS=checkout
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt parameterized pytest-xdist httpx requests
 	$(BIN)/python -m tests.stock.run --transformers "$(TRANSFORMERS)"
+
+LMMS := .venv-lmms
+LMMS_STAMP := $(LMMS)/.installed
+
+$(LMMS_STAMP): pyproject.toml constraints.txt tests/lmms/requirements.txt
+	test -x $(LMMS)/bin/python || $(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/lmms/requirements.txt -e .
+	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "lmms-eval>=0.7.3,<0.8"
+	touch $@
+
+test-lmms: $(LMMS_STAMP)  ## the lmms-eval plugin by the real lmms-eval command, in a .venv-lmms of its own
+	$(LMMS)/bin/python -m pytest tests/lmms -m slow
+
+eval-lmms: $(LMMS_STAMP)  ## local task files by lmms-eval, batch 1 and 8; writes benchmarks/results/lmms_local.json
+	$(LMMS)/bin/python -m tests.lmms.run
 
 lint: $(STAMP)  ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -80,4 +95,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove .venv
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LMMS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,9 @@ def test_eval_scenes_grades_each_reply_against_its_own_question(monkeypatch: pyt
     answers = [sample_item(5, index)[1].answer for index in range(7)]
     answers[2] = "nonsense"
     left = iter(answers)
-    monkeypatch.setattr(scenes, "decode", lambda _processor, inputs, _out: [next(left) for _ in inputs["input_ids"]])
+    really = scenes.answer
+    graded = lambda *given, **more: [replace(reply, text=next(left)) for reply in really(*given, **more)]  # noqa: E731
+    monkeypatch.setattr(scenes, "answer", graded)
     done: list[int] = []
     result = scenes.evaluate(*load_model(), seed=5, n=7, method="none", batch_size=4, advance=done.append)
     assert result["accuracy"] == pytest.approx(6 / 7)

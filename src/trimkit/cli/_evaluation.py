@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trimkit.cli import _common as common
+
+if TYPE_CHECKING:
+    from trimkit.eval.journal import Journal
 
 __all__ = [
     "BatchOption",
     "MethodsOption",
     "OutputOption",
     "PositionsOption",
+    "ResumeOption",
     "SeedOption",
+    "journal",
     "measure",
     "print_shares",
 ]
@@ -36,7 +42,32 @@ PositionsOption = Annotated[
     str,
     typer.Option("--positions", help="'contiguous' or 'original' numbering of the tokens kept.", show_default="auto"),
 ]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="FILE",
+        help="Keep finished rows in this file; with the same file and settings, a stopped run goes on.",
+    ),
+]
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Also write the JSON to this file.")]
+
+
+@contextlib.contextmanager
+def journal(path: str | None, **config: Any) -> Iterator[Journal | None]:
+    """The journal of a run with these settings, versions included; None where no file is given.
+
+    Raises:
+        ConfigError, InputError: as ``Journal`` does.
+    """
+    if path is None:
+        yield None
+        return
+    from trimkit._provenance import versions
+    from trimkit.eval.journal import Journal
+
+    with Journal(path, {**config, "versions": versions()}) as opened:
+        yield opened
 
 
 def measure(
@@ -80,3 +111,5 @@ def print_shares(result: dict[str, Any]) -> None:
         rows.append((kind, result["n_by_type"][kind], share, result["ci95_by_type"][kind]))
     for kind, count, share, (low, high) in rows:
         print(f"  {kind:<16} {share:6.1%}  ({low:.1%} to {high:.1%}, n = {count})")
+    for row in result.get("skipped", []):
+        print(f"  question {row['id']} is skipped: {row['reason']}")

@@ -28,6 +28,7 @@ def command(
     ] = None,
     model: common.ModelOption = "demo",
     batch_size: evaluation.BatchOption = 16,
+    resume: evaluation.ResumeOption = None,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
     output: evaluation.OutputOption = None,
@@ -44,15 +45,15 @@ def command(
     methods = common.pick_methods(method, budget, settings, config)
     check_arguments(seed, n, batch_size, positions)
     shared = {"seed": seed, "batch_size": batch_size, "positions": positions, "tower_keep": tower_keep}
-    arms = [{"method": each, **shared} for each in methods]
-    evaluation.measure(
-        scenes.evaluate,
-        arms,
-        n=n,
-        model=model,
-        device=device,
-        dtype=dtype,
-        output=output,
-        as_json=as_json,
-        show=evaluation.print_shares,
-    )
+    with evaluation.journal(resume, model=model, n=n, device=device, dtype=dtype, **shared) as journal:
+        evaluation.measure(
+            scenes.evaluate,
+            [{"method": each, "journal": journal, **shared} for each in methods],
+            n=n,
+            model=model,
+            device=device,
+            dtype=dtype,
+            output=output,
+            as_json=as_json,
+            show=evaluation.print_shares,
+        )

@@ -68,8 +68,8 @@ class Journal:
         """What was added for a row; None where it is still to be done."""
         return self._rows.get((task, str(row_id)))
 
-    def add(self, task: str, rows: Mapping[str | int, Mapping[str, Any]]) -> None:
-        """Write a batch of finished rows; they are on the disk when this returns.
+    def add(self, task: str, rows: Mapping[Any, Mapping[str, Any]]) -> None:
+        """Write a batch of finished rows, by their id; they are on the disk when this returns.
 
         Raises:
             InputError: one of them is there already, or the disk refuses (what was written of the batch does not count).
@@ -81,7 +81,7 @@ class Journal:
                 raise InputError(
                     f"row {row_id} of {task} is in the journal {str(self.path)!r} already: it would count twice"
                 )
-            line = {"task": task, "id": str(row_id), "config": self._hash, "row": dict(row)}
+            line: dict[str, Any] = {"task": task, "id": str(row_id), "config": self._hash, "row": dict(row)}
             lines.append(line | ({"more": True} if number < len(rows) else {}))
         self._append(lines)
         for line in lines:

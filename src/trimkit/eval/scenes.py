@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trimkit._provenance import versions
-from trimkit.ask import build_inputs, decode
+from trimkit.errors import InputError
+from trimkit.eval.journal import Journal, fingerprint
+from trimkit.eval.rows import Reply, Row, answer
 from trimkit.eval.tally import NEW_TOKENS, check_arguments, summary, whole
-from trimkit.integrations.transformers import Positions, reduce
+from trimkit.integrations.transformers import Attachment, Positions, reduce
 from trimkit.methods import Method, get_method
 
 __all__ = ["evaluate"]
@@ -24,6 +26,7 @@ def evaluate(
     batch_size: int = 16,
     positions: Positions = "auto",
     tower_keep: float | None = None,
+    journal: Journal | None = None,
     advance: Callable[[int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -38,30 +41,40 @@ def evaluate(
         method, options: as ``trimkit.reduce`` takes them.
         batch_size: questions per ``generate`` call. ``trim-released`` takes its quartiles over the batch.
         positions, tower_keep: as ``trimkit.reduce`` takes them.
+        journal: finished questions are taken from there, and go there. Its config has to tell apart all that is given here
+            but the method, and the model.
         advance: called with the number of questions done after each batch.
 
     Returns:
         ``n``, ``accuracy``, ``accuracy_by_type``, ``ci95`` (Wilson, ``[low, high]``), ``ci95_by_type``, ``n_by_type``,
-        ``image_tokens_full``, ``image_tokens_kept_mean`` (per question), and what was run.
+        ``image_tokens_full``, ``image_tokens_kept_mean`` (per question), ``skipped``, and what was run. What the model has no
+        room for is in ``skipped``, as ``{"id", "reason"}``, and in no other number.
 
     Raises:
         ConfigError: seed, n or batch size; the method or its options.
+        InputError: there is no room for any question.
     """
     check_arguments(seed, n, batch_size, positions)
     chosen = get_method(method, **options)
-    right: dict[str, list[bool]] = {}
-    full, kept = 0, 0
+    task = f"scenes/{fingerprint([chosen.name, chosen.model_dump(mode='json')])}"
+    rows: dict[int, dict[str, Any]] = {}
     with reduce(model, processor, method=chosen, cache_images=0, positions=positions, tower_keep=tower_keep) as trim:
-        for batch in _batches(seed, n, batch_size):
-            texts = [question.text for _, question in batch]
-            images = [image for image, _ in batch]
-            inputs = build_inputs(model, processor, images, texts, max_new_tokens=NEW_TOKENS)
-            out = model.generate(**inputs, query=texts, max_new_tokens=NEW_TOKENS, do_sample=False)
-            for reply, (_, question) in zip(decode(processor, inputs, out), batch, strict=True):
-                right.setdefault(question.type, []).append(_grade(reply, question))
-            full, kept = full + trim.report.tokens_before, kept + trim.report.tokens_after
+        for start in range(0, n, batch_size):
+            wanted = range(start, min(start + batch_size, n))
+            rows |= {i: row for i in wanted if journal is not None and (row := journal.get(task, i)) is not None}
+            todo = [i for i in wanted if i not in rows]
+            done = _ask(trim, processor, seed, todo)
+            if journal is not None and done:
+                journal.add(task, done)
+            rows |= done
             if advance is not None:
-                advance(len(batch))
+                advance(len(wanted))
+    asked = [rows[i] for i in range(n) if rows[i]["skipped"] is None]
+    if not asked:
+        raise InputError(f"none of the questions could be asked: {rows[0]['skipped']}")
+    right: dict[str, list[bool]] = {}
+    for row in asked:
+        right.setdefault(row["type"], []).append(row["right"])
     settings = {
         "method": chosen.name,
         "budget": chosen.budget.to_plain(),
@@ -72,8 +85,9 @@ def evaluate(
     }
     return {
         **summary(right),
-        "image_tokens_full": whole(full / n),
-        "image_tokens_kept_mean": kept / n,
+        "image_tokens_full": whole(sum(row["full"] for row in asked) / len(asked)),
+        "image_tokens_kept_mean": sum(row["kept"] for row in asked) / len(asked),
+        "skipped": [{"id": i, "reason": rows[i]["skipped"]} for i in range(n) if rows[i]["skipped"] is not None],
         **settings,
     } | {
         "options": chosen.model_dump(mode="json"),
@@ -81,14 +95,23 @@ def evaluate(
     }
 
 
-def _batches(seed: int, n: int, size: int) -> Iterator[list[tuple[Any, Any]]]:
+def _ask(trim: Attachment, processor: Any, seed: int, indices: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """A batch of questions, asked and graded."""
     from trimkit.demo.items import sample_item
-
-    for start in range(0, n, size):
-        yield [sample_item(seed, index) for index in range(start, min(start + size, n))]
-
-
-def _grade(reply: str, question: Any) -> bool:
     from trimkit.demo.questions import grade
 
-    return grade(reply, question)
+    if not indices:
+        return {}
+    items = [sample_item(seed, index) for index in indices]
+    asked = [Row(question.text, [image]) for image, question in items]
+    replies: list[Reply] = answer(trim, processor, asked, max_new_tokens=NEW_TOKENS, do_sample=False)
+    return {
+        index: {
+            "type": question.type,
+            "right": grade(reply.text, question),
+            "full": reply.tokens_full,
+            "kept": reply.tokens_kept,
+            "skipped": reply.skipped,
+        }
+        for index, (_, question), reply in zip(indices, items, replies, strict=True)
+    }

@@ -102,6 +102,21 @@ class Attachment:
         """Forget cached image features and question embeddings."""
         self._pipeline.clear_caches()
 
+    def reduced_lengths(self, inputs: Any, query: str | Sequence[str] | None = None) -> list[int]:
+        """Tokens of every row's prompt as the language model would get it, without padding; nothing is generated or reported.
+
+        Args:
+            inputs: what ``generate`` would be called with, on the model's device: ``input_ids`` ``[B, L]``, their
+                ``attention_mask``, pixels.
+            query: as ``generate`` takes it.
+        """
+        given = dict(inputs)
+        if self._pipeline.has_images(given):
+            with torch.no_grad():
+                call = Call(self._pipeline.clock)
+                given = self._pipeline.reduce(given, self._ask(query), call, generating=True).inputs
+        return [int(count) for count in given["attention_mask"].sum(dim=1)]
+
     def attach(self) -> Attachment:
         """Start reducing.
 

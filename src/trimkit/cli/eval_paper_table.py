@@ -1,0 +1,102 @@
+"""``trimkit eval paper-table``: the paper's twelve data sets for a list of methods, through lmms-eval."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trimkit.cli import _common as common
+from trimkit.cli import _evaluation as evaluation
+from trimkit.errors import ConfigError, InputError, MissingDependencyError
+
+NAME = "eval paper-table"
+
+
+def command(
+    model: Annotated[
+        str, typer.Option("--model", help="'demo', a directory, or a hub id OWNER/NAME.")
+    ] = "llava-hf/llava-1.5-7b-hf",
+    method: evaluation.MethodsOption = "trim",
+    budget: common.BudgetOption = None,
+    settings: common.SetOption = None,
+    positions: evaluation.PositionsOption = "auto",
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            help="Tasks of lmms-eval, with commas between; TASK:METRIC for another metric.",
+            show_default="the twelve",
+        ),
+    ] = None,
+    include_path: Annotated[
+        str | None, typer.Option("--include-path", help="A directory with more task files of lmms-eval.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows a data set.", show_default="all")] = None,
+    resume: evaluation.ResumeOption = None,
+    batch_size: evaluation.BatchOption = 1,
+    device: common.DeviceOption = "auto",
+    dtype: common.DtypeOption = "auto",
+    output: evaluation.OutputOption = None,
+    as_json: common.JsonOption = False,
+) -> None:
+    """Score methods on the paper's data sets, and compare each with the full model.
+
+    Needs lmms-eval (pip install "trimkit[eval]"), which loads the data from the hub. The full model is always run, too. What
+    a GPT grades is left out where no API key is set.
+    """
+    if find_spec("lmms_eval") is None:
+        raise MissingDependencyError("lmms-eval is not installed: pip install 'trimkit[eval]'")
+    from trimkit.eval import paper_table
+
+    methods = [common.pick_method(name.strip(), budget, settings) for name in method.split(",")]
+    columns = paper_table.columns_of(None if tasks is None else tasks.split(","))
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size} holds nothing: give 1 or more")
+    if include_path is not None and not Path(include_path).is_dir():
+        raise InputError(f"--include-path {include_path!r} is not a directory: give one with task files")
+    target = None if output is None else common.check_json_output(output)
+    from trimkit.integrations import lmms_table
+
+    with common.quiet():
+        result = lmms_table.paper_table(
+            model,
+            methods,
+            columns,
+            limit=limit,
+            include_path=include_path,
+            resume=resume,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            positions=positions,
+            say=lambda line: print(line, file=sys.stderr),
+        )
+    if target is not None:
+        common.write_json(target, result)
+    if as_json:
+        common.print_json(result)
+        return
+    show(result)
+
+
+def show(result: dict[str, Any]) -> None:
+    """A row a method: tokens kept, scores, and below each the share of the full model's."""
+    titles = [column["title"] for column in result["columns"]]
+    print("  ".join([f"{'method':<16}", f"{'tokens':>7}", *(f"{title:>10}" for title in titles), f"{'mean':>7}"]))
+    for arm in result["arms"]:
+        kept = arm["image_tokens_kept"]
+        scores = [f"{score:>10.2f}" for score in arm["scores"].values()]
+        print("  ".join([f"{arm['method']:<16}", f"{'-' if kept is None else format(kept, '.1f'):>7}", *scores]))
+        shares = [arm["relative"].get(column["task"]) for column in result["columns"]]
+        shown = [f"{'-' if share is None else format(share, '.1%'):>10}" for share in shares]
+        mean = arm["relative_mean"]
+        print("  ".join([" " * 16, " " * 7, *shown, f"{'-' if mean is None else format(mean, '.1%'):>7}"]))
+    for arm in result["arms"]:
+        for row in arm["skipped"]:
+            print(f"{arm['method']}: row {row['id']} of {row['task']} is skipped: {row['reason']}")
+    for each in result["not_run"]:
+        print(f"{each['task']} is left out: {each['reason']}")
