@@ -161,22 +161,16 @@ def calibration_table() -> str:
     rows = []
     for name, one in record["results"].items():
         for kind, found in one["calibrations"].items():
-            signs = [
-                f"{percent(one['labelled'][sign]['accuracy'])} ({interval(one['labelled'][sign]['ci95'])})"
-                for sign in ("+1", "-1")
-            ]
+            labelled = [one["labelled"][sign] for sign in ("+1", "-1")]
+            signs = [f"{percent(each['accuracy'])} ({interval(each['ci95'])})" for each in labelled]
             decided = "" if found["decisions"]["sign"]["decided"] else ", not decided"
             rows.append([name, kind, f"{one['chosen_sign'][kind]}{decided}", *signs, f"{found['seconds']:.0f} s"])
     config = record["config"]
-    header = [
-        "model",
-        "asked",
-        "sign chosen without labels",
-        "right with +1 (95 %)",
-        "right with -1 (95 %)",
-        "calibration took",
-    ]
-    note = f"{config['pictures']} pictures without labels; labelled: {config['n']} other questions at {percent(config['share'])} of the tokens."
+    header = ["model", "asked", "sign chosen without labels", "right with +1 (95 %)", "right with -1 (95 %)", "took"]
+    note = (
+        f"{config['pictures']} pictures without labels; labelled: {config['n']} other questions at "
+        f"{percent(config['share'])} of the tokens."
+    )
     return f"{table(header, rows)}\n\n{note} {source('calibration', record)}"
 
 

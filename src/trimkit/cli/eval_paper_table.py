@@ -52,7 +52,7 @@ def command(
         raise MissingDependencyError("lmms-eval is not installed: pip install 'trimkit[eval]'")
     from trimkit.eval import paper_table
 
-    methods = [common.pick_method(name.strip(), budget, settings) for name in method.split(",")]
+    methods = common.pick_methods(method, budget, settings)
     columns = paper_table.columns_of(None if tasks is None else tasks.split(","))
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} holds nothing: give 1 or more")
