@@ -173,7 +173,7 @@ def tower(record: Record) -> Rows:
         ratio = entry["end_to_end_s"]
         cells = [name, seconds(own["stages_s"]["vision"]), seconds(own["end_to_end_s"]), factor(ratio)]
         rows.append([*cells, f"{1 / ratio['median']:.2f} x"])
-    return header, rows, note(record)
+    return header, rows, f"{shape(record['results'][0])}. {note(record)}"
 
 
 def rivals(record: Record) -> Rows:
@@ -194,7 +194,7 @@ def rivals(record: Record) -> Rows:
             cells += [seconds(arm["end_to_end_s"]), "1" if stock else factor(entry["end_to_end_s"])]
             cells.append("" if stock else share(arm["added_share"]["cold"]))
             rows.append([*cells, megabytes(arm["peak_bytes"]), megabytes(arm["kv_bytes"])])
-    return header, rows, note(record)
+    return header, rows, f"{shape(record['results'][0])}. {note(record)}"
 
 
 def less_percent(ratio: float) -> str:

@@ -35,6 +35,30 @@ def test_a_random_shape(cli: Cli, tmp_path: Path) -> None:
     assert picture.read_text().startswith("<svg")
 
 
+def test_a_preset_is_a_shape_and_its_setting(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[run.Settings] = []
+
+    def stop(settings: run.Settings, **_: object) -> None:
+        wanted.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "bench", stop)
+    assert cli("bench", "ask").code == 130
+    assert cli("bench", "ask", "--random", "small", "--dtype", "auto").code == 130
+    found = [(each.random, each.device, each.dtype) for each in wanted]
+    assert found == [("clip-l-336", "cpu", "float32"), ("small", "cpu", "auto")]
+
+
+def test_patches_dropped_in_the_tower_are_an_arm(cli: Cli) -> None:
+    arguments = ("--random", "small", "--method", "trim,random", "--budget", "20", "--tower-keep", "1.0,0.5", *QUICK)
+    printed = json.loads(cli("bench", *arguments, "--json").out)
+    arms = {(arm["method"], arm["tower_keep"]): arm for arm in printed["arms"]}
+    assert list(arms) == [("none", None), ("trim", None), ("trim", 0.5), ("random", None)]
+    assert [arm["image_tokens"] for arm in arms.values()] == [100, 20, 20, 20]
+    assert arms["trim", 0.5]["flops"] != arms["trim", None]["flops"]
+    assert "trim, tower 0.5" in cli("bench", *arguments).out
+
+
 def test_the_demo_model_as_a_table(cli: Cli) -> None:
     outcome = cli("bench", "--budget", "60", *QUICK)
     assert (outcome.code, outcome.err) == (0, "")
@@ -57,6 +81,10 @@ ARGUMENTS = {
     "shape": (["--random", "llava-1.5-8b"], "did you mean 'llava-1.5-7b'"),
     "layers": (["--random", "small", "--layers", "99"], "outside 1 to 2"),
     "layers of a model": (["--layers", "2"], "--random"),
+    "preset": (["aks"], "preset 'aks' is not known"),
+    "preset and model": (["ask", "--model", "demo"], "leave --model out"),
+    "tower": (["--random", "small", "--tower-keep", "half"], "is not a share"),
+    "tower out of range": (["--random", "small", "--tower-keep", "1.5"], "outside (0, 1]"),
     "both": (["--random", "small", "--model", "demo"], "--model or --random"),
     "method": (["--random", "small", "--method", "trimm"], "did you mean 'trim'"),
     "budget": (["--random", "small", "--budget", "0.2,-1"], "budget"),

@@ -69,7 +69,7 @@ def test_bench_tables(results: Path) -> None:
     for name, (experiment, _) in bench_tables.MAKERS.items():
         (results / f"{experiment}.json").write_text(json.dumps(record), encoding="utf-8")
         shown = tables.TABLES[name]()
-        assert "| `small`, 1 of 2 layers" in shown, name
+        assert "`small`, 1 of 2 layers" in shown, name
         assert f"Source: `benchmarks/results/{experiment}.json`" in shown
         header, _, *rows = [line for line in shown.splitlines() if line.startswith("|")]
         assert {line.count("|") for line in rows} == {header.count("|")}, name

@@ -77,6 +77,9 @@ class Settings:
         for name, value in numbers:
             if not 1 <= value <= _MOST[name]:
                 raise ConfigError(f"{name} {value} is outside 1 to {_MOST[name]}: give a number between")
+        for share in self.tower_keeps:
+            if share is not None and not 0.0 < share <= 1.0:
+                raise ConfigError(f"tower share {share} is outside (0, 1]: give the share of patches that goes on")
         if self.threads == 0:
             raise ConfigError("threads 0 is outside 1 to 4096: give a number between")
         if not 5 <= self.text_tokens <= 4000:

@@ -65,7 +65,7 @@ SHAPES = {
     # LLaVA-1.5's tower before a language model that two CPU cores can run.
     "clip-l-336": Shape(_CLIP_L, _CLIP_L_TEXT, language=(12, 1024, 16), inner=2816, vocabulary=32_000),
     "small": Shape(
-        vision=(2, 64, 4),
+        vision=(3, 64, 4),
         text=(2, 32, 4),
         language=(2, 64, 4),
         inner=128,

@@ -13,7 +13,18 @@ from trimkit.errors import ConfigError
 NAME = "bench"
 
 
+_PRESETS = {"ask": {"random": "clip-l-336", "device": "cpu", "dtype": "float32"}}
+
+
 def command(
+    preset: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PRESET]",
+            help="'ask' stands for --random clip-l-336 --device cpu --dtype float32, a quick look at what is saved.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", help="'demo', a directory, or a hub id OWNER/NAME.", show_default="demo"),
@@ -56,12 +67,17 @@ def command(
     repeats: Annotated[int, typer.Option("--repeats", help="Timed runs of each arm, all arms in turn.")] = 9,
     seed: Annotated[int, typer.Option("--seed", help="Of weights and inputs.")] = 0,
     device: Annotated[
-        str, typer.Option("--device", help="'cpu', 'auto' (a GPU where there is one), or cuda:N.")
-    ] = "auto",
+        str | None,
+        typer.Option("--device", help="'cpu', 'auto' (a GPU where there is one), or cuda:N.", show_default="auto"),
+    ] = None,
     dtype: Annotated[
-        str,
-        typer.Option("--dtype", help="'auto' (half precision where it is fast), 'float32', 'float16' or 'bfloat16'."),
-    ] = "auto",
+        str | None,
+        typer.Option(
+            "--dtype",
+            help="'auto' (half precision where it is fast), 'float32', 'float16' or 'bfloat16'.",
+            show_default="auto",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's own")] = None,
     plot: Annotated[
         str | None, typer.Option("--plot", help="Also draw time against image tokens: a .png or .svg file.")
@@ -78,9 +94,11 @@ def command(
     from trimkit.bench.run import Settings, bench
     from trimkit.bench.table import lines
 
+    given = {"random": random, "device": device, "dtype": dtype}
+    chosen = {**_preset(preset, model), **{name: value for name, value in given.items() if value is not None}}
     wanted = Settings(
         model=model,
-        random=random,
+        **chosen,
         layers=layers,
         methods=tuple(_words(method)),
         budgets=None if budget is None else tuple(_words(budget)),
@@ -92,8 +110,6 @@ def command(
         text_tokens=text_tokens,
         repeats=repeats,
         seed=seed,
-        device=device,
-        dtype=dtype,
         threads=threads,
     )
     target = None if output is None else common.check_json_output(output)
@@ -110,6 +126,16 @@ def command(
         return
     for line in lines(found):
         print(line)
+
+
+def _preset(name: str | None, model: str | None) -> dict[str, str]:
+    if name is None:
+        return {}
+    if name not in _PRESETS:
+        raise ConfigError(f"preset {name!r} is not known: give one of {', '.join(_PRESETS)}, or options alone")
+    if model is not None:
+        raise ConfigError(f"preset {name!r} brings its own model: leave --model out")
+    return _PRESETS[name]
 
 
 def _words(given: str) -> list[str]:
