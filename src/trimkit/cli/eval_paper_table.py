@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,9 +60,12 @@ def command(
     if include_path is not None and not Path(include_path).is_dir():
         raise InputError(f"--include-path {include_path!r} is not a directory: give one with task files")
     target = None if output is None else common.check_json_output(output)
-    from trimkit.integrations import lmms_table
+    with (
+        common.quiet(),
+        contextlib.redirect_stdout(sys.stderr),
+    ):  # what lmms-eval logs and prints is no part of the result
+        from trimkit.integrations import lmms_table
 
-    with common.quiet():
         result = lmms_table.paper_table(
             model,
             methods,

@@ -7,14 +7,15 @@ lmms-eval finds it by the entry point ``lmms_eval.models``; nothing else imports
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from loguru import logger
+from PIL import ImageFile
 
 from trimkit._provenance import versions
 from trimkit.errors import ConfigError, InputError, UnsupportedError
@@ -108,8 +109,7 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         """
         names = _names(requests)
         replies: list[Reply | None] = [self._held(request, name) for request, name in zip(requests, names, strict=True)]
-        with ExitStack() as stack:
-            stack.enter_context(self._trim)
+        with self._trim:
             for batch in self._batches(requests):
                 todo = [index for index in batch if replies[index] is None]
                 if not todo:
@@ -162,8 +162,9 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     def _row(self, request: Any) -> Row:
         context, _, to_visual, doc_id, task, split = request.args
         try:
-            pictures = to_visual(self.task_dict[task][split][doc_id]) if to_visual is not None else []
-            return Row(context, [load_image(picture) for picture in pictures or []])
+            with _whole_pictures():
+                pictures = to_visual(self.task_dict[task][split][doc_id]) if to_visual is not None else []
+                return Row(context, [load_image(picture) for picture in pictures or []])
         except (
             Exception
         ) as error:  # a damaged picture fails where the data set decodes it, in as many ways as there are
@@ -228,6 +229,17 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
             logger.info(f"trimkit: {task}, method {self._trim.method.name}: {said}")
             if rows and len(reasons[task]) == rows:
                 raise InputError(f"no row of {task} could be asked: {reasons[task][0]}")
+
+
+@contextlib.contextmanager
+def _whole_pictures() -> Iterator[None]:
+    """lmms-eval lets Pillow fill in what is missing of a picture that is cut short, which nobody would notice; not here."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _names(requests: Sequence[Any]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,7 +55,7 @@ class TableArm:
 
     def _metrics(self, task: str) -> dict[str, float]:
         """Every metric that is a number, in the task's order."""
-        with tempfile.TemporaryDirectory() as files, contextlib.redirect_stdout(sys.stderr):
+        with tempfile.TemporaryDirectory() as files:
             # Some metrics write files; with media, every picture would be decoded again to be scored.
             arguments = argparse.Namespace(output_path=files, process_with_media=False)
             outcome = simple_evaluate(
