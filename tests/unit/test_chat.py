@@ -28,12 +28,13 @@ def _stateless(model: Any, inputs: dict[str, Any], query: str, **options: Any) -
     return out
 
 
+@pytest.mark.parametrize("options", [{}, {"tower_keep": 0.5, "tower_layer": 1}], ids=["", "tower"])
 @pytest.mark.parametrize("every_picture", [True, False])
-def test_a_new_picture_in_a_later_turn(model: Any, every_picture: bool) -> None:
+def test_a_new_picture_in_a_later_turn(model: Any, every_picture: bool, options: dict[str, Any]) -> None:
     first = tiny.llava_batch([1], seed=2)
     other = tiny.pixels(1, seed=9)
     tokens = int((first["input_ids"] == IMAGE_TOKEN).sum())
-    with trimkit.reduce(model, **TRIM) as trim:
+    with trimkit.reduce(model, **TRIM, **options) as trim:
         cache = DynamicCache(config=model.config.text_config)
         out = model.generate(**first, **GREEDY, query="one", past_key_values=cache)
         second = _ask(out, MORE + [IMAGE_TOKEN] * tokens + MORE)
@@ -44,8 +45,8 @@ def test_a_new_picture_in_a_later_turn(model: Any, every_picture: bool) -> None:
         third = _ask(out, MORE)
         last = model.generate(**third, **GREEDY, query="three", past_key_values=cache)
         assert len(trim.report.images) == 2
-    assert out.tolist() == _stateless(model, {**second, "pixel_values": both}, "two").tolist()
-    assert last.tolist() == _stateless(model, {**third, "pixel_values": both}, "three").tolist()
+    assert out.tolist() == _stateless(model, {**second, "pixel_values": both}, "two", **options).tolist()
+    assert last.tolist() == _stateless(model, {**third, "pixel_values": both}, "three", **options).tolist()
 
 
 def test_a_picture_after_a_turn_without_one(model: Any) -> None:
