@@ -29,9 +29,11 @@ def place() -> str:
 
 
 def placed(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """The config with the arguments that it has for this kind of machine, and without those for the other."""
+    """The config with the arguments and arms that it has for this kind of machine, and without those for the other."""
     rest = {key: value for key, value in config.items() if key != "on"}
-    return {**rest, "arguments": {**config.get("arguments", {}), **config.get("on", {}).get(where, {})}}
+    own = dict(config.get("on", {}).get(where, {}))
+    arms = {"arms": own.pop("arms")} if "arms" in own else {}
+    return {**rest, **arms, "arguments": {**config.get("arguments", {}), **own}}
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:

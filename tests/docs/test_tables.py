@@ -81,6 +81,7 @@ def test_an_experiment_takes_the_arguments_of_its_kind_of_machine() -> None:
     config = {"arguments": {"repeats": 9, "layers": 1}, "on": {"cuda": {"device": "cuda"}, "cpu": {"layers": 4}}}
     assert run.placed(config, "cpu") == {"arguments": {"repeats": 9, "layers": 4}}
     assert run.placed(config, "cuda")["arguments"] == {"repeats": 9, "layers": 1, "device": "cuda"}
+    assert run.placed({"arms": [{}], "on": {"cpu": {"arms": [{"layers": 2}]}}}, "cpu")["arms"] == [{"layers": 2}]
     assert run.placed({"arms": []}, "cpu") == {"arms": [], "arguments": {}}
 
 
