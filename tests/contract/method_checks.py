@@ -128,7 +128,7 @@ def check_cleanup(case: Case, method: str | Method) -> None:
     """An exception in the tower, and in the language model, leaves no hook and no shadow; the next call is the stock one."""
     tower = case.model.model.vision_tower
     before = hooks(case.model)
-    for failing in (getattr(tower, "vision_model", tower).encoder.layers[-1].mlp, case.model.lm_head):
+    for failing in (getattr(tower, "vision_model", tower).encoder.layers[0].mlp, case.model.lm_head):
         handle = failing.register_forward_pre_hook(_fail)
         try:
             with pytest.raises(ZeroDivisionError):
