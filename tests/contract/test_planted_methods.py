@@ -136,7 +136,7 @@ def test_another_dtype_is_caught(case: Case, monkeypatch: pytest.MonkeyPatch) ->
     half = case.half()
     check_dtype(half, Sound())
     stock = reducer._reduced
-    monkeypatch.setattr(reducer, "_reduced", lambda features, selection: stock(features, selection).float())
+    monkeypatch.setattr(reducer, "_reduced", lambda *given: stock(*given).float())
     with pytest.raises((AssertionError, RuntimeError)):
         check_dtype(half, Sound())
 
