@@ -10,7 +10,7 @@ from urllib.request import getproxies
 
 from trimkit.errors import ConfigError, ModelError, TrimkitError, UnsupportedError
 
-__all__ = ["DTYPES", "find_checkpoint", "load_model"]
+__all__ = ["DTYPES", "find_checkpoint", "load_model", "pick_device"]
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -34,7 +34,7 @@ def load_model(name: str = "demo", device: str = "cpu", dtype: str = "auto") -> 
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not known: give one of {', '.join(DTYPES)}")
-    place = _device(device)
+    place = pick_device(device)
     source, options = _locate(name)
     try:
         _check_architecture(name, source, options)
@@ -64,16 +64,24 @@ def find_checkpoint(name: str) -> Path | None:
     return Path(source)
 
 
-def _device(device: str) -> Any:
+def pick_device(name: str) -> Any:
+    """A ``torch.device`` that works here; ``auto`` is a GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch cannot use what was asked for.
+    """
     import torch
 
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_gpu else "cpu")
+    if name.startswith("cuda") and not has_gpu:
+        raise ConfigError(f"device {name!r}: torch finds no GPU here; give 'cpu', or install a torch with CUDA")
     try:
-        place = torch.device(device)
+        place = torch.device(name)
         torch.empty(0, device=place)
     except Exception:
-        raise ConfigError(f"device {device!r} cannot be used here: give 'cpu' or 'auto'") from None
+        raise ConfigError(f"device {name!r} cannot be used here: give 'cpu', 'cuda' or 'auto'") from None
     return place
 
 

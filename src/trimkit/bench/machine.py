@@ -10,30 +10,11 @@ import torch
 from trimkit.bench.formula import Sizes, Work, peaks, weights
 from trimkit.errors import ConfigError, InputError
 
-__all__ = ["check_memory", "fast_bfloat16", "free_bytes", "need", "pick_device", "pick_dtype"]
+__all__ = ["check_memory", "fast_bfloat16", "free_bytes", "need", "pick_dtype"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _RUNTIME = 300_000_000  # what torch itself takes for scratch and code, roughly
 _MARGIN = 1.05
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is a GPU where there is one, else the CPU.
-
-    Raises:
-        ConfigError: torch cannot use what was asked for.
-    """
-    has_gpu = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if has_gpu else "cpu")
-    if name.startswith("cuda") and not has_gpu:
-        raise ConfigError(f"device {name!r}: torch finds no GPU here; give --device cpu, or install a torch with CUDA")
-    try:
-        place = torch.device(name)
-        torch.empty(0, device=place)
-    except Exception:
-        raise ConfigError(f"device {name!r} cannot be used here: give 'cpu', 'cuda' or 'auto'") from None
-    return place
 
 
 def fast_bfloat16(cpuinfo: str | None = None) -> bool:

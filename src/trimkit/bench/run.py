@@ -21,6 +21,7 @@ from trimkit.bench.measure import Counted, Round, count, rounds
 from trimkit.bench.shapes import Shape, shape_of
 from trimkit.bench.subject import Checkpoint, RandomModel, Subject
 from trimkit.errors import ConfigError
+from trimkit.loading import pick_device
 from trimkit.methods import Method, get_method
 
 __all__ = ["Settings", "bench"]
@@ -113,7 +114,7 @@ def bench(
     Raises:
         TrimkitError: settings, device, memory or checkpoint; one line each.
     """
-    device = machine.pick_device(settings.device)
+    device = pick_device(settings.device)
     shape = None if settings.random is None else shape_of(settings.random, settings.layers)
     methods = _methods(settings, shape)
     with _threads(settings.threads):
