@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from packaging.version import Version
 from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
@@ -30,13 +29,12 @@ from trimkit.integrations._modes import drafts, refuse_paged
 from trimkit.integrations._presence import Presence
 from trimkit.integrations._shadow import Shadow
 from trimkit.integrations._stages import Call, CallSlot
+from trimkit.integrations._version import check_version
 from trimkit.methods import Method
 from trimkit.scorers import Scorer
 from trimkit.types import Report
 
-__all__ = ["MINIMUM_TRANSFORMERS", "Attachment"]
-
-MINIMUM_TRANSFORMERS = "5.18"
+__all__ = ["Attachment"]
 
 
 class Attachment:
@@ -56,7 +54,7 @@ class Attachment:
         full_logits: bool = False,
         **options: Any,
     ) -> None:
-        _check_version()
+        check_version()
         from trimkit.integrations._untraced import run_forward, untraced
 
         if hasattr(model, "_orig_mod"):
@@ -299,13 +297,3 @@ class Attachment:
 def _by_name(stock: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     names = inspect.signature(stock).parameters if args else ()
     return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _check_version() -> None:
-    import transformers
-
-    if Version(transformers.__version__).release < Version(MINIMUM_TRANSFORMERS).release:
-        raise UnsupportedError(
-            f"transformers {transformers.__version__} is too old: trimkit needs {MINIMUM_TRANSFORMERS} or newer, where "
-            "models take pre-encoded images; upgrade with `pip install -U transformers`"
-        )

@@ -15,8 +15,9 @@ from torch import nn
 
 from trimkit.cache import FeatureCache
 from trimkit.integrations._answers import QueryFrom
-from trimkit.integrations._attachment import MINIMUM_TRANSFORMERS, Attachment
+from trimkit.integrations._attachment import Attachment
 from trimkit.integrations._inputs import Positions, TurnPolicy
+from trimkit.integrations._version import MINIMUM_TRANSFORMERS
 from trimkit.methods import Method
 from trimkit.scorers import Scorer
 
