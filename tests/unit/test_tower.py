@@ -165,6 +165,22 @@ def test_a_budget_beyond_what_is_left_is_refused(model: Any) -> None:
         model.generate(**tiny.llava_batch([1]), **GREEDY)
 
 
+def test_many_pictures_go_through_the_tower_in_groups(model: Any) -> None:
+    counts = [3, 1, 4, 2, 1]
+    batch = tiny.llava_batch(counts, seed=2)
+    seen = watch(model)
+    with trimkit.reduce(model, method="cls-attention", budget=0.3) as trim:
+        together = model.generate(**batch, **GREEDY)
+        assert [shape[0] for number, shape in seen if number == 0] == [8, 3]
+        indices = [image.indices for image in trim.report.images]
+        for row in range(len(counts)):
+            alone = model.generate(**tiny.single(batch, row, counts), **GREEDY)
+            assert together[row, -6:].tolist() == alone[0, -6:].tolist()
+            first = sum(counts[:row])
+            for image, expected in zip(trim.report.images, indices[first:], strict=False):
+                assert torch.equal(image.indices, expected)
+
+
 def test_another_family_is_refused() -> None:
     with pytest.raises(trimkit.UnsupportedError, match="runs in one piece"):
         attach(tiny.llava_next())

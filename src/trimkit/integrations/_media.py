@@ -35,6 +35,10 @@ __all__ = [
     "without_frame_marks",
 ]
 
+# Pictures that go through the tower together. More are no faster, and the tower's activations would be what a reduced request
+# takes most memory for.
+_AT_ONCE = 8
+
 # What processors write around frames: Qwen3-VL; InternVL; SmolVLM.
 _FRAME_MARKS = re.compile(
     r"<\d+(?:\.\d+)? seconds>|\bFrame\d+:|\bFrame from [\d:]+:"
@@ -99,10 +103,14 @@ def encode(
     cached = [key not in missing for key in keys]
     if missing:
         wanted = list(missing.values())
-        all_of_them = len(missing) == len(parts)
+        whole = len(missing) == len(parts) and (len(parts) <= _AT_ONCE or not usable)
+        groups = [wanted[i : i + _AT_ONCE] for i in range(0, len(wanted), _AT_ONCE)] if usable else [wanted]
         with listening(layer, signals) as heard:
-            found_now = family.encode(model, arguments) if all_of_them else family.encode_parts(model, wanted)
-            encoded = heard.onto(found_now)
+            if whole:
+                images = family.encode(model, arguments)
+            else:
+                images = [image for group in groups for image in family.encode_parts(model, group)]
+            encoded = heard.onto(images)
         for key, tokens in zip(missing, encoded, strict=True):
             found[key] = replace(tokens, key=key)
             if usable:
