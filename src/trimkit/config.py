@@ -1,7 +1,8 @@
 """A saved way of reducing, as ``trimkit calibrate`` writes it: which method with which options, and where they come from.
 
 ``{"version": 1, "reduce": {"method": name, option: value}, "calibration": {...}}``; ``reduce`` is what ``trimkit.json`` of an
-exported checkpoint holds under the same name. Every command takes such a file with ``--config``.
+exported checkpoint holds under the same name. ``ask``, ``show``, ``export``, ``eval scenes`` and ``eval
+dialogues`` take such a file with ``--config``.
 """
 
 from __future__ import annotations

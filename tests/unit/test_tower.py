@@ -10,7 +10,9 @@ import torch
 import trimkit
 from tests import tiny
 from tests.tiny import GREEDY, TOKENS
+from trimkit.integrations._tower import only_alive
 from trimkit.models._clip_tower import go_on, layer_states
+from trimkit.types import Selection
 
 ASKED = ["where is the cat", "what is red", "is there a dog"]
 KEPT = TOKENS // 2
@@ -153,11 +155,25 @@ def test_what_the_tower_dropped_is_never_chosen(model: Any, budget: Any, sign: i
         ({"tower_layer": 0}, "outside 1 to 1"),
         ({"tower_layer": 2}, "outside 1 to 1"),
         ({"method": "random"}, "'random' does not do"),
+        ({"method": "focus"}, "'focus' does not do"),
+        ({"method": "cdpruner"}, "'cdpruner' does not do"),
     ],
 )
 def test_what_cannot_be_is_refused(model: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(trimkit.ConfigError, match=message):
         attach(model, **options)
+
+
+def test_with_every_living_patch_kept_there_is_no_mean_token() -> None:
+    alive = torch.tensor([True, False, True, False])
+    image = trimkit.ImageTokens(torch.randn(4, 3), alive=alive)
+    chosen = Selection(indices=torch.tensor([0, 1, 2]), total=4, aggregated=True)
+    kept = only_alive(image, chosen)
+    assert (kept.indices.tolist(), kept.aggregated) == ([0, 2], False)
+    fewer = only_alive(image, Selection(indices=torch.tensor([1, 2]), total=4, aggregated=True))
+    assert (fewer.indices.tolist(), fewer.aggregated) == ([2], True)
+    none = only_alive(image, Selection(indices=torch.tensor([1, 3]), total=4, aggregated=True))
+    assert none.indices.tolist() == [0]  # a picture never disappears
 
 
 def test_a_budget_beyond_what_is_left_is_refused(model: Any) -> None:

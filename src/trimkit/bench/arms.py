@@ -63,7 +63,7 @@ class Arm:
             # Room for the pictures of two calls, so that a second question finds its picture.
             options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": 2 * batch, "tower_keep": tower_keep}
             self.attachment = reduce(subject.model, subject.processor, method=method, **options)
-        self._probe = Probe(subject.model, getattr(subject.scorer, "text_model", None))
+        self._probe = Probe(subject.model, getattr(subject.scorer, "text_model", None), stock=method is None)
         self._clock = clock_of(subject.model.device)
 
     @property

@@ -61,9 +61,11 @@ class Probe:
     Args:
         model: the model.
         text_model: CLIP's text tower, where the scorer has one of its own.
+        stock: whether the stock call is watched. A reduced one has a clock of its own for tower and projector, and a tower with
+            hooks on it would be run as a whole.
     """
 
-    def __init__(self, model: Any, text_model: Any = None) -> None:
+    def __init__(self, model: Any, text_model: Any = None, *, stock: bool = True) -> None:
         base = getattr(model, "model", model)
         self._decoder: Any = model.get_decoder()
         self._head = model.get_output_embeddings()
@@ -71,6 +73,7 @@ class Probe:
         self._tower = _first(base, _TOWERS)
         self._projector = _first(base, _PROJECTORS)
         self._text = text_model
+        self._stock = stock
 
     @contextlib.contextmanager
     def watch(self, read: Meter, *, lengths: bool = False) -> Iterator[Trace]:
@@ -85,7 +88,7 @@ class Probe:
 
     def _stages(self, read: Meter, trace: Trace) -> Iterator[Any]:
         for name, module in (("vision", self._tower), ("project", self._projector)):
-            if module is not None:
+            if module is not None and self._stock:
                 yield from _around(module, read, trace.spent, name)
 
         def begin(*_: Any) -> None:

@@ -68,6 +68,8 @@ def command(
     arms = _grid_arms(grids) if grids else _arms(method, budget)
     plan = suite.Plan(model, seed, n, tuple(arms), batch_size, shift, positions, device, dtype)  # type: ignore[arg-type]
     plan.check()
+    if ours != _OURS and all(arm.method.name != ours for arm in arms):
+        raise ConfigError(f"--ours {ours!r} is none of the methods that are run: add it to --method")
     target = None if output is None else common.check_json_output(output)
     with common.quiet(), common.progress("suite", n) as advance:
         book = None if journal is None else Path(journal)

@@ -90,10 +90,12 @@ def _readable(processor: Any, rows: Sequence[Row]) -> tuple[Any, dict[int, str]]
     try:
         return (_inputs(processor, rows) if rows else None), {}
     except Exception as error:  # processors refuse in ways of their own
+        cause = " ".join(str(error).split())[:120] or type(error).__name__
         if len(rows) == 1:
-            cause = " ".join(str(error).split())[:120] or type(error).__name__
             return None, {0: f"the processor cannot take it ({cause})"}
     problems = {i: found[0] for i, row in enumerate(rows) if (found := _readable(processor, [row])[1])}
+    if not problems:  # each alone is taken, and all together are not
+        return None, dict.fromkeys(range(len(rows)), f"the processor cannot take the batch ({cause})")
     return _readable(processor, [row for i, row in enumerate(rows) if i not in problems])[0], problems
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from trimkit._provenance import versions
 from trimkit.ask import build_inputs, decode
-from trimkit.errors import ConfigError
+from trimkit.errors import ConfigError, TrimkitError
 from trimkit.eval.journal import Journal, fingerprint
 from trimkit.eval.shifts import apply_shift, check_shift
 from trimkit.eval.tally import NEW_TOKENS, check_arguments
@@ -199,22 +199,28 @@ def _answered(plan: Plan, jobs: Sequence[_Job], workers: int) -> Iterator[tuple[
         yield from pool.imap_unordered(_work, jobs)
 
 
-_asker: _Asker | None = None  # of a worker process, which has one plan all its life
+_plan: Plan | None = None  # of a worker process, which has one plan all its life
+_asker: _Asker | None = None
 
 
 def _start(plan: Plan) -> None:
-    """Set up a worker process."""
+    """Set up a worker process. What can fail is left to the first job: a pool replaces workers that fail here without end."""
     import torch
 
-    global _asker
+    global _plan
     torch.set_num_threads(1)
-    _asker = _Asker(plan)
+    _plan = plan
 
 
 def _work(job: _Job) -> tuple[_Job, Rows]:
-    if _asker is None:
+    global _asker
+    if _plan is None:
         raise RuntimeError("the worker was not started by the suite")
-    return job, _asker.answer(job)
+    try:
+        _asker = _asker or _Asker(_plan)
+        return job, _asker.answer(job)
+    except TrimkitError as error:  # as one that can be sent to another process, whatever its arguments
+        raise TrimkitError(str(error)) from None
 
 
 class _Asker:

@@ -18,6 +18,7 @@ from trimkit import functional as F
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.integrations._questions import Asked
 from trimkit.methods import Method
+from trimkit.methods._choosing import ChoosingMethod
 from trimkit.models import Family, ModelInputs
 from trimkit.reducer import make_batch, relevance_of
 from trimkit.scorers import Scorer
@@ -67,7 +68,8 @@ class TowerPruning:
     def _highest(self, relevance: Tensor, method: Method) -> Tensor:
         total = len(relevance)
         count = max(round(self.keep * total), 1)
-        if method.budget.kind in ("ratio", "count") and method.budget.tokens(total) > count:
+        fixed = method.budget.kind in ("ratio", "count") and method.share != "prompt"
+        if fixed and method.budget.tokens(total) > count:
             raise ConfigError(
                 f"budget {method.budget} keeps more than the {count} of {total} patches that tower_keep={self.keep} leaves: "
                 "raise the one or lower the other"
@@ -95,9 +97,10 @@ def tower_pruning(
     last = family.tower_layers(model)
     if not last:
         raise UnsupportedError(f"the vision tower of {type(model).__name__} runs in one piece: leave tower_keep= out")
-    if not method.uses_text or method.signals:
+    if not method.uses_text or method.signals or isinstance(method, ChoosingMethod):
         raise ConfigError(
-            f"tower_keep= ranks patches by the question, which method {method.name!r} does not do: choose one that does"
+            f"tower_keep= ranks patches by the question alone, which method {method.name!r} does not do: choose one that does, "
+            "such as 'trim'"
         )
     chosen = max(round(_DEPTH * last), 1) if layer is None else layer
     if not 1 <= chosen < last:
@@ -109,5 +112,9 @@ def only_alive(image: ImageTokens, selection: Selection) -> Selection:
     """The selection without patches that the tower has dropped (a rule such as top-p may reach for them)."""
     if image.alive is None:
         return selection
-    indices = selection.indices[image.alive.to(selection.indices.device)[selection.indices]]
-    return replace(selection, indices=indices)
+    alive = image.alive.to(selection.indices.device)
+    indices = selection.indices[alive[selection.indices]]
+    if not len(indices):  # equal scores went to what was dropped
+        indices = alive.nonzero().squeeze(1)[:1]
+    rest = len(indices) < int(alive.sum())  # else there is nothing left to stand for
+    return replace(selection, indices=indices, aggregated=selection.aggregated and rest)

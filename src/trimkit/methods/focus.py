@@ -64,7 +64,8 @@ class Focus(ChoosingMethod, Trim):
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
         wide = torch.float32 if scores.device.type == "mps" else torch.float64
-        share = scores.to(wide)
+        share = scores.to(wide).clamp(min=0.0)  # a score that is no softmax sums to something else
+        share = share / share.sum() if float(share.sum()) > 0 else torch.full_like(share, 1 / len(share))
         coverage = flatness(share) ** _FLATNESS_POWER if self.coverage == "auto" else self.coverage
         worth = (1.0 - coverage) * share + coverage / len(share)
         return pick(worth, image.features[0].to(wide), count, self.redundancy)
