@@ -33,7 +33,7 @@ def svg(run: Record) -> str:
         y = scale.y(full)
         parts.append(_line(_LEFT, y, _RIGHT, y, _INK, 1.5, "1 4"))
         parts.append(_text(_LEFT + 6, y - 6, f"all {run['image_tokens_full']} tokens: {100 * full:.1f} %", _INK, 13))
-    order = sorted(lines, key=lambda name: -min(lines[name])[1])  # by the accuracy at the fewest tokens
+    order = sorted(lines, key=lambda name: (-min(lines[name])[1], name))  # by the accuracy at the fewest tokens
     for number, name in reversed(list(enumerate(order))):  # the best ones lie on top
         parts.append(_curve(lines[name], scale, _style(name, number, run)))
     parts += _legend(order, lines, run)

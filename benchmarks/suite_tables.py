@@ -18,7 +18,7 @@ def curves(record: Record) -> str:
     full = arms[("none", "default")]
     budgets = budgets_of(run)
     names = sorted(
-        {method for method, budget in arms if budget in budgets}, key=lambda name: -_least(arms, name, budgets)
+        {method for method, budget in arms if budget in budgets}, key=lambda name: (-_least(arms, name, budgets), name)
     )
     rows = [
         [
@@ -81,7 +81,7 @@ def shifts(record: Record) -> str:
         arms = {(arm["method"], str(arm["budget"])): arm for arm in run["arms"]}
         budgets = budgets_of(run)
         names = sorted(
-            {name for name, budget in arms if budget in budgets}, key=lambda name: -_least(arms, name, budgets)
+            {name for name, budget in arms if budget in budgets}, key=lambda name: (-_least(arms, name, budgets), name)
         )
         kinds = list(run["n_by_type"])
         rows = [_shift_row("`none`", arms[("none", "default")], len(budgets), kinds)]
