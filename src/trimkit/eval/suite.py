@@ -19,11 +19,12 @@ from typing import Any
 
 from trimkit._provenance import versions
 from trimkit.ask import build_inputs, decode
+from trimkit.cache import FeatureCache
 from trimkit.errors import ConfigError, TrimkitError
 from trimkit.eval.journal import Journal, fingerprint
 from trimkit.eval.shifts import apply_shift, check_shift
 from trimkit.eval.tally import NEW_TOKENS, check_arguments
-from trimkit.integrations._shared import share_features
+from trimkit.integrations._shared import encoder_for
 from trimkit.integrations.transformers import Attachment, Positions, reduce
 from trimkit.methods import Method
 
@@ -231,12 +232,10 @@ class _Asker:
 
         self._plan = plan
         self._model, self._processor = load_model(plan.model, device=plan.device, dtype=plan.dtype)
-        scorer = self._scorer()
-        self._attached = [
-            reduce(self._model, self._processor, method=arm.method, scorer=scorer, positions=plan.positions)
-            for arm in plan.arms
-        ]
-        self._encode = share_features(self._attached, plan.batch_size)
+        scorer, cache = self._scorer(), FeatureCache(plan.batch_size)
+        shared: dict[str, Any] = {"scorer": scorer, "positions": plan.positions, "cache_images": cache}
+        self._attached = [reduce(self._model, self._processor, method=arm.method, **shared) for arm in plan.arms]
+        self._encode = encoder_for(self._attached, cache)
 
     def answer(self, job: _Job) -> Rows:
         """What the job's arms reply to its questions."""

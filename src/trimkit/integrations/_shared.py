@@ -7,27 +7,25 @@ from collections.abc import Callable, Sequence
 from trimkit.cache import FeatureCache
 from trimkit.integrations import _media
 from trimkit.integrations._attachment import Attachment
-from trimkit.models import ModelInputs
+from trimkit.models import ModelInputs, family_of
 
-__all__ = ["share_features"]
+__all__ = ["encoder_for"]
 
 
-def share_features(attachments: Sequence[Attachment], images: int) -> Callable[[ModelInputs], None]:
-    """Give all attachments one cache of image features.
+def encoder_for(attachments: Sequence[Attachment], cache: FeatureCache) -> Callable[[ModelInputs], None]:
+    """What fills the cache of several attachments in one pass over the pictures.
 
     Args:
-        attachments: of one model, at least one.
-        images: how many images are held.
+        attachments: of one model, at least one, made with ``cache_images=cache``.
+        cache: theirs.
 
     Returns:
         What encodes the images of a call into the cache, with the signals of all methods; those of the call before go. It is
         to be called without gradients, as the cache holds none.
     """
-    cache = FeatureCache(images)
     signals = frozenset[str]().union(*(each.method.signals for each in attachments if not each.method.keeps_all))
-    for each in attachments:
-        each._pipeline.cache = cache
-    model, family = attachments[0].model, attachments[0]._pipeline.family
+    model = attachments[0].model
+    family = family_of(model)
 
     def encode(inputs: ModelInputs) -> None:
         cache.clear()
