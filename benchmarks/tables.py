@@ -59,6 +59,12 @@ def accuracy(arm: Record, kind: str | None = None) -> float:
     return float(arm["accuracy"] if kind is None else arm["accuracy_by_type"][kind])
 
 
+def right(arm: Record, kind: str | None = None) -> str:
+    """The accuracy with its 95 % interval in brackets."""
+    bounds = arm["ci95"] if kind is None else arm["ci95_by_type"][kind]
+    return f"{percent(accuracy(arm, kind))} ({interval(bounds)})"
+
+
 def mean_over(arm: Record, kinds: tuple[str, ...]) -> float:
     """Unweighted mean of the accuracies of several types (an experiment asks as many of each)."""
     return sum(accuracy(arm, kind) for kind in kinds) / len(kinds)
@@ -77,7 +83,7 @@ def heading_table() -> str:
             f"{arm['image_tokens_kept_mean']:.0f}",
             percent(mean_over(arm, NAMED)),
             *[percent(accuracy(arm, kind)) for kind in ("relation", "multiple_choice", "reading")],
-            f"{percent(accuracy(arm))} ({interval(arm['ci95'])})",
+            right(arm),
         ]
         for arm in picked
     ]
@@ -94,9 +100,9 @@ def demo_table() -> str:
     rows = []
     for arm in record["results"]:
         cells = [label(arm), f"{arm['image_tokens_kept_mean']:.1f} of {arm['image_tokens_full']:.0f}"]
-        cells.append(f"{percent(accuracy(arm))} ({interval(arm['ci95'])})")
+        cells.append(right(arm))
         for kind in TYPES:
-            cells.append(f"{percent(accuracy(arm, kind))} ({interval(arm['ci95_by_type'][kind])})")
+            cells.append(right(arm, kind))
         rows.append(cells)
     header = ["method", "image tokens", "all types", *[kind.replace("_", " ") for kind in TYPES]]
     first = record["results"][0]
@@ -112,7 +118,7 @@ def default_table() -> str:
     rows = []
     for arm, asked in zip(record["results"], record["config"]["arms"], strict=True):
         named = f"{percent(mean_over(arm, NAMED))}"
-        total = f"{percent(accuracy(arm))} ({interval(arm['ci95'])})"
+        total = right(arm)
         rows.append([f"`{' '.join(asked['set'])}`", f"{arm['image_tokens_kept_mean']:.0f}", named, total])
     first = record["results"][0]
     header = ["options of `trim`", "image tokens", "existence, attribute, counting", "all types (95 %)"]
@@ -127,9 +133,9 @@ def positions_table() -> str:
     rows = []
     for arm in record["results"]:
         name = label(arm) if arm["method"] == "none" else f"{label(arm)}, {arm['positions']}"
-        cells = [name, f"{arm['image_tokens_kept_mean']:.0f}", f"{percent(accuracy(arm))} ({interval(arm['ci95'])})"]
+        cells = [name, f"{arm['image_tokens_kept_mean']:.0f}", right(arm)]
         for kind in ("relation", "counting", "reading"):
-            cells.append(f"{percent(accuracy(arm, kind))} ({interval(arm['ci95_by_type'][kind])})")
+            cells.append(right(arm, kind))
         rows.append(cells)
     first = record["results"][0]
     header = ["method, positions", "image tokens", "all types (95 %)", "relation", "counting", "reading"]
@@ -144,7 +150,7 @@ def tower_table() -> str:
     rows = []
     for arm in record["results"]:
         name = "all" if arm["tower_keep"] is None else f"{100 * arm['tower_keep']:.0f} %"
-        cells = [name, f"{arm['image_tokens_kept_mean']:.0f}", f"{percent(accuracy(arm))} ({interval(arm['ci95'])})"]
+        cells = [name, f"{arm['image_tokens_kept_mean']:.0f}", right(arm)]
         rows.append([*cells, *[percent(accuracy(arm, kind)) for kind in TYPES]])
     first = record["results"][0]
     header = ["patches behind the middle", "image tokens", "all types (95 %)"]
@@ -162,7 +168,7 @@ def calibration_table() -> str:
     for name, one in record["results"].items():
         for kind, found in one["calibrations"].items():
             labelled = [one["labelled"][sign] for sign in ("+1", "-1")]
-            signs = [f"{percent(each['accuracy'])} ({interval(each['ci95'])})" for each in labelled]
+            signs = [right(each) for each in labelled]
             decided = "" if found["decisions"]["sign"]["decided"] else ", not decided"
             rows.append([name, kind, f"{one['chosen_sign'][kind]}{decided}", *signs, f"{found['seconds']:.0f} s"])
     config = record["config"]
@@ -187,9 +193,7 @@ def dialogues_table() -> str:
             f"{arm['image_tokens_kept_mean']:.0f} ({percent(arm['image_tokens_kept_mean'] / arm['image_tokens_full'])})"
         )
         turns = [percent(share) for share in arm["accuracy_by_turn"]]
-        rows.append(
-            [name, kept, *turns, f"{percent(accuracy(arm))} ({interval(arm['ci95'])})", percent(accuracy(arm) / full)]
-        )
+        rows.append([name, kept, *turns, right(arm), percent(accuracy(arm) / full)])
     first = record["results"][0]
     turns = [f"turn {turn + 1}" for turn in range(len(first["accuracy_by_turn"]))]
     header = ["method, policy", "image tokens a question", *turns, "all turns (95 %)", "of full"]
@@ -223,7 +227,7 @@ def training_table() -> str:
     for title, key in (("peak memory above that before training", "above"), ("peak memory of the process", "peak")):
         cells = [f"{memory[name][f'{key}_mb']:.0f} MB" for name in ("none", "trim")]
         rows.append([title, *cells, f"{memory[f'{key}_ratio']:.2f}"])
-    said = [f"{percent(one['accuracy'])} ({interval(one['ci95'])})" for one in map(asked.get, TRAINED)]
+    said = [right(one) for one in map(asked.get, TRAINED)]
     gap, config = asked["difference"], record["config"]
     rows.append(
         ["held-out questions right (95 %)", *said, f"{100 * gap['value']:+.1f} points ({interval(gap['ci95'])})"]
