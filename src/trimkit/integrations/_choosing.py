@@ -14,7 +14,7 @@ from trimkit.integrations import _media
 from trimkit.integrations._chat import Held
 from trimkit.integrations._inputs import CallSettings, in_full_precision
 from trimkit.integrations._media import Item, Seen
-from trimkit.integrations._questions import Asked, Questions
+from trimkit.integrations._questions import Asked, Questions, rounds
 from trimkit.integrations._stages import Call
 from trimkit.integrations._tower import only_alive, tower_pruning
 from trimkit.methods import Method
@@ -133,9 +133,8 @@ class Chooser:
         """What is kept of every image: for its question, or for any of them where it has several."""
         profile = self.method.profile or (scorer.profile if scorer is not None else EncoderProfile())
         images, rows = [item.image for item in items], [item.row for item in items]
-        rounds = []
-        for turn in range(max(map(len, asked), default=1)):
-            queries = [each[min(turn, len(each) - 1)] for each in asked]
+        found = []
+        for queries in rounds(asked):
             relevance = relevance_of(images, queries, self.method, scorer)
-            rounds.append(select_tokens(images, relevance, queries, self.method, profile, rows))
-        return [only_alive(image, union(each)) for image, each in zip(images, zip(*rounds, strict=True), strict=True)]
+            found.append(select_tokens(images, relevance, queries, self.method, profile, rows))
+        return [only_alive(image, union(each)) for image, each in zip(images, zip(*found, strict=True), strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,9 +13,15 @@ from trimkit.integrations._inputs import TurnPolicy, check_choice
 from trimkit.integrations._media import Item, without_frame_marks
 from trimkit.query import QueryReader
 
-__all__ = ["Asked", "Questions"]
+__all__ = ["Asked", "Questions", "rounds"]
 
 Asked = tuple[str | None, ...]
+
+
+def rounds(asked: Sequence[Asked]) -> Iterator[list[str | None]]:
+    """One question an image, round by round; an image with fewer repeats its last. Without images, one empty round."""
+    for turn in range(max(map(len, asked), default=1)):
+        yield [each[min(turn, len(each) - 1)] for each in asked]
 
 
 class Questions:

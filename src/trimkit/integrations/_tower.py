@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trimkit import functional as F
 from trimkit.errors import ConfigError, UnsupportedError
-from trimkit.integrations._questions import Asked
+from trimkit.integrations._questions import Asked, rounds
 from trimkit.methods import Method
 from trimkit.methods._choosing import ChoosingMethod
 from trimkit.models import Family, ModelInputs
@@ -54,9 +54,8 @@ class TowerPruning:
                 "tower_keep= reads the tower's own features and this scorer looks at pixels: leave one of them out"
             )
         best: Tensor | None = None
-        for turn in range(max(map(len, asked), default=0)):
-            queries = [each[min(turn, len(each) - 1)] for each in asked]
-            profile = method.profile or scorer.profile
+        profile = method.profile or scorer.profile
+        for queries in rounds(asked):
             batch = make_batch(images, relevance_of(images, queries, method, scorer), queries, profile)
             signed = method.signed_relevance(batch)
             if signed is not None:
