@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing as mp
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -154,6 +155,19 @@ def build(path: Path, namespace: int, seed: int, start: int, count: int, batch: 
     np.savez(path / "rest.npz", query=query, **arrays)
 
 
+def join(path: Path, more: Path) -> None:
+    """Add the scenes in `more` to those in path; `more` is gone afterwards."""
+    both = [np.load(p / "features.npy", mmap_mode="r") for p in (path, more)]
+    shape = (sum(map(len, both)), *both[0].shape[1:])
+    joined = np.lib.format.open_memmap(path / "joined.npy", mode="w+", dtype=np.float16, shape=shape)
+    joined[: len(both[0])], joined[len(both[0]) :] = both
+    joined.flush()
+    (path / "joined.npy").replace(path / "features.npy")
+    rest = [np.load(p / "rest.npz") for p in (path, more)]
+    np.savez(path / "rest.npz", **{key: np.concatenate([r[key] for r in rest]) for key in rest[0].files})
+    shutil.rmtree(more)
+
+
 @dataclass
 class Cache:
     """The arrays of `build`, as tensors; features stay on disk (memory-mapped)."""
@@ -201,11 +215,16 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=256)
     parser.add_argument("--name", default="lm")
     parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--add", action="store_true", help="to the training scenes that are there, not in their place")
     args = parser.parse_args()
     torch.set_num_threads(2)
     if args.held_out:
         build(CACHE / f"{args.name}_heldout", EVALUATION_NAMESPACE, 0, 10_000, args.held_out)
-    build(CACHE / f"{args.name}_train", TRAINING_NAMESPACE, args.seed, 0, args.train)
+    path = CACHE / f"{args.name}_train"
+    fresh = path.with_name(f"{path.name}_more") if args.add else path
+    build(fresh, TRAINING_NAMESPACE, args.seed, 0, args.train)
+    if args.add:
+        join(path, fresh)
 
 
 if __name__ == "__main__":

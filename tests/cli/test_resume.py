@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoint import save_small
 from tests.cli.conftest import Cli
@@ -71,6 +72,18 @@ def test_a_finished_run_asks_nothing(small: Path, tmp_path: Path, cli: Cli, monk
     first = cli(*line)
     monkeypatch.setattr("trimkit.eval.scenes.answer", None)
     assert cli(*line) == first
+
+
+def test_answers_of_other_weights_are_not_taken(tmp_path: Path, cli: Cli) -> None:
+    model = save_small(tmp_path / "model")
+    line = arguments(model, "--resume", str(tmp_path / "run.jsonl"))
+    assert cli(*line).code == 0
+    weights = model / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["language_model.model.norm.weight"] *= 0.5
+    save_file(tensors, weights, {"format": "pt"})
+    assert cli(*line).code == 0
+    assert rows(tmp_path / "run.jsonl") == 2 * 2 * N
 
 
 def test_other_settings_are_one_line(small: Path, tmp_path: Path, cli: Cli) -> None:

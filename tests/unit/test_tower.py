@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import max_pool2d
 
 import trimkit
 from tests import tiny
-from tests.tiny import GREEDY, TOKENS
-from trimkit.integrations._tower import only_alive
+from tests.tiny import GREEDY, SIDE, TOKENS
+from trimkit.integrations._tower import TowerPruning, only_alive
 from trimkit.models._clip_tower import go_on, layer_states
 from trimkit.types import Selection
 
@@ -83,7 +84,8 @@ def test_later_layers_see_the_relevant_patches_alone(model: Any) -> None:
     with torch.no_grad():  # by hand
         states = layer_states(model.model.vision_tower, one["pixel_values"], [1])[1]
         first = _scores(states[0, 1:])
-        alive = first.topk(KEPT).indices.sort().values
+        around = max_pool2d(first.view(1, SIDE, SIDE), 3, stride=1, padding=1).flatten()
+        alive = around.argsort(descending=True, stable=True)[:KEPT].sort().values
         through = torch.cat([states[:, :1], states[:, 1 + alive]], dim=1)
         final = layers_of(model)[1](through, None)[0, 1:]
         chosen = _scores(final).topk(8).indices.sort().values
@@ -162,6 +164,24 @@ def test_what_the_tower_dropped_is_never_chosen(model: Any, budget: Any, sign: i
 def test_what_cannot_be_is_refused(model: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(trimkit.ConfigError, match=message):
         attach(model, **options)
+
+
+class AsItIs(tiny.ToyScorer):
+    """Features of width 1 are relevance."""
+
+    def similarity(self, images: Any, queries: Any, **_: Any) -> Any:
+        return [image.features[:, 0] for image in images]
+
+
+def test_the_neighbours_of_a_relevant_patch_go_on() -> None:
+    """One patch stands out; with a quarter of the patches, all around it are computed to the end."""
+    spot = 2 * SIDE + 3
+    relevance = torch.arange(TOKENS).float() / TOKENS
+    relevance[spot] = 9.0
+    image = trimkit.ImageTokens(relevance[:, None], grid=(SIDE, SIDE))
+    (alive,) = TowerPruning(1, 0.25).alive([image], [("a",)], trimkit.get_method("trim"), AsItIs())
+    around = {spot + dy * SIDE + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+    assert around == set(alive.nonzero().flatten().tolist())
 
 
 def test_with_every_living_patch_kept_there_is_no_mean_token() -> None:

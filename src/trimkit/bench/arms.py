@@ -50,18 +50,25 @@ class Arm:
         method: how tokens are dropped; None is the stock model.
         batch: rows of a call.
         new_tokens: that each row generates, whatever they say.
-        tower_keep: share of the patches that the vision tower is run to its end on; None is all.
+        tower_keep, tower_layer: as ``trimkit.reduce`` takes them.
     """
 
     def __init__(
-        self, subject: Subject, method: Method | None, batch: int, new_tokens: int, tower_keep: float | None = None
+        self,
+        subject: Subject,
+        method: Method | None,
+        batch: int,
+        new_tokens: int,
+        tower_keep: float | None = None,
+        tower_layer: int | None = None,
     ) -> None:
         self.subject, self.method, self.batch, self.new_tokens = subject, method, batch, new_tokens
         self.tower_keep = tower_keep
         self.attachment: Attachment | None = None
         if method is not None:
             # Room for the pictures of two calls, so that a second question finds its picture.
-            options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": 2 * batch, "tower_keep": tower_keep}
+            tower: dict[str, Any] = {"tower_keep": tower_keep, "tower_layer": tower_layer}
+            options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": 2 * batch, **tower}
             self.attachment = reduce(subject.model, subject.processor, method=method, **options)
         self._probe = Probe(subject.model, getattr(subject.scorer, "text_model", None), stock=method is None)
         self._clock = clock_of(subject.model.device)

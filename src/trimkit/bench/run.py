@@ -41,6 +41,7 @@ class Settings:
         options: further options of the methods.
         tower_keeps: shares of the patches that the vision tower is run to its end on, for methods that read the text; None
             is all.
+        tower_layer: layers that see all patches meanwhile; None is ``trimkit.reduce``'s own.
         new_tokens, batch_sizes: lengths and rows of a call.
         questions: about each picture, one after the other.
         text_tokens: of the prompt beside the picture, for a random shape.
@@ -56,6 +57,7 @@ class Settings:
     budgets: tuple[str, ...] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     tower_keeps: tuple[float | None, ...] = (None,)
+    tower_layer: int | None = None
     new_tokens: tuple[int, ...] = (1,)
     batch_sizes: tuple[int, ...] = (1,)
     questions: int = 1
@@ -178,7 +180,9 @@ def _cell(
 ) -> dict[str, list[Any]]:
     """All arms of one batch size and length."""
     keeps = [(method, keep) for method in methods for keep in (settings.tower_keeps if method.uses_text else (None,))]
-    arms = [Arm(subject, method, batch, new_tokens, keep) for method, keep in [(None, None), *keeps]]
+    arms = [Arm(subject, None, batch, new_tokens)]
+    for method, keep in keeps:
+        arms.append(Arm(subject, method, batch, new_tokens, keep, None if keep is None else settings.tower_layer))
     counted = [count(arm) for arm in arms]
     turns = rounds(arms, settings.repeats, settings.questions, advance)
     sizes, element = subject.sizes(), subject.model.dtype.itemsize

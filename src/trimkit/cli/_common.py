@@ -26,6 +26,7 @@ __all__ = [
     "MethodOption",
     "ModelOption",
     "SetOption",
+    "TowerLayerOption",
     "check_json_output",
     "load",
     "pick_method",
@@ -67,6 +68,12 @@ DtypeOption = Annotated[
     str, typer.Option("--dtype", help="'auto' (the checkpoint's), 'float32', 'float16' or 'bfloat16'.")
 ]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of the reply.")]
+TowerLayerOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tower-layer", help="How many of its layers see all patches.", show_default="two fifths, with --tower-keep"
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

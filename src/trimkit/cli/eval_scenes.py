@@ -26,6 +26,7 @@ def command(
             "--tower-keep", help="Share of the patches that the vision tower is run to its end on.", show_default="all"
         ),
     ] = None,
+    tower_layer: common.TowerLayerOption = None,
     model: common.ModelOption = "demo",
     batch_size: evaluation.BatchOption = 16,
     resume: evaluation.ResumeOption = None,
@@ -44,7 +45,8 @@ def command(
 
     methods = common.pick_methods(method, budget, settings, config)
     check_arguments(seed, n, batch_size, positions)
-    shared = {"seed": seed, "batch_size": batch_size, "positions": positions, "tower_keep": tower_keep}
+    tower = {"tower_keep": tower_keep, "tower_layer": tower_layer}
+    shared = {"seed": seed, "batch_size": batch_size, "positions": positions, **tower}
     with evaluation.journal(resume, model=model, n=n, device=device, dtype=dtype, **shared) as journal:
         evaluation.measure(
             scenes.evaluate,

@@ -7,7 +7,8 @@ from typing import Any
 
 from trimkit._provenance import versions
 from trimkit.errors import InputError
-from trimkit.eval.journal import Journal, fingerprint
+from trimkit.eval.identity import method_identity, weights_identity
+from trimkit.eval.journal import Journal
 from trimkit.eval.rows import Reply, Row, answer
 from trimkit.eval.tally import NEW_TOKENS, check_arguments, summary, whole
 from trimkit.integrations.transformers import Attachment, Positions, reduce
@@ -26,6 +27,7 @@ def evaluate(
     batch_size: int = 16,
     positions: Positions = "auto",
     tower_keep: float | None = None,
+    tower_layer: int | None = None,
     journal: Journal | None = None,
     advance: Callable[[int], None] | None = None,
     **options: Any,
@@ -40,9 +42,9 @@ def evaluate(
         seed, n: which questions, how many.
         method, options: as ``trimkit.reduce`` takes them.
         batch_size: questions per ``generate`` call. ``trim-released`` takes its quartiles over the batch.
-        positions, tower_keep: as ``trimkit.reduce`` takes them.
+        positions, tower_keep, tower_layer: as ``trimkit.reduce`` takes them.
         journal: finished questions are taken from there, and go there. Its config has to tell apart all that is given here
-            but the method, and the model.
+            but the method; answers of other weights or of an earlier version of the method are not taken.
         advance: called with the number of questions done after each batch.
 
     Returns:
@@ -56,9 +58,10 @@ def evaluate(
     """
     check_arguments(seed, n, batch_size, positions)
     chosen = get_method(method, **options)
-    task = f"scenes/{fingerprint([chosen.name, chosen.model_dump(mode='json')])}"
+    task = "" if journal is None else f"scenes/{method_identity(chosen)}/{weights_identity(model)}"
     rows: dict[int, dict[str, Any]] = {}
-    with reduce(model, processor, method=chosen, cache_images=0, positions=positions, tower_keep=tower_keep) as trim:
+    tower: dict[str, Any] = {"tower_keep": tower_keep, "tower_layer": tower_layer}
+    with reduce(model, processor, method=chosen, cache_images=0, positions=positions, **tower) as trim:
         for start in range(0, n, batch_size):
             wanted = range(start, min(start + batch_size, n))
             rows |= {i: row for i in wanted if journal is not None and (row := journal.get(task, i)) is not None}
@@ -81,7 +84,7 @@ def evaluate(
         "seed": seed,
         "batch_size": batch_size,
         "positions": positions,
-        "tower_keep": tower_keep,
+        **tower,
     }
     return {
         **summary(right),

@@ -7,9 +7,7 @@ where it was, and arms that are added later are run alone.
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,8 @@ from trimkit._provenance import versions
 from trimkit.ask import build_inputs, decode
 from trimkit.cache import FeatureCache
 from trimkit.errors import ConfigError, TrimkitError
-from trimkit.eval.journal import Journal, fingerprint
+from trimkit.eval.identity import method_identity, weights_identity
+from trimkit.eval.journal import Journal
 from trimkit.eval.shifts import apply_shift, check_shift
 from trimkit.eval.tally import NEW_TOKENS, check_arguments
 from trimkit.integrations._shared import encoder_for
@@ -52,15 +51,7 @@ class Arm:
 
         The method's own code is part of it, so that answers of an earlier version of it are not taken for this one's.
         """
-        settings = {"options": self.method.model_dump(mode="json"), "code": _code(type(self.method))}
-        return f"{self.method.name}-{fingerprint(settings)}"
-
-
-def _code(cls: type[Method]) -> str:
-    """A digest of the files that a method and its bases are written in."""
-    modules = {base.__module__ for base in cls.__mro__ if issubclass(base, Method)}
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
-    return fingerprint([Path(file).read_text(encoding="utf-8") for file in files if file is not None])
+        return method_identity(self.method)
 
 
 @dataclass(frozen=True)
@@ -286,14 +277,8 @@ def _rows(trim: Attachment, hits: Sequence[int], replies: Sequence[str]) -> list
 
 
 def _weights(plan: Plan) -> str:
-    """A digest of the model's weights: answers of another training are not mixed in."""
-    import torch
-
+    """Which training's answers these are."""
     from trimkit.loading import load_model
 
     model, _ = load_model(plan.model, device="cpu", dtype=plan.dtype)
-    digest = hashlib.blake2b(digest_size=8)
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return weights_identity(model)

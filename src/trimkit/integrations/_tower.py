@@ -1,8 +1,8 @@
 """Dropping patches inside the vision tower: those that look irrelevant midway are not computed to its end.
 
 After TRIM the tower is what takes longest. Its states in the middle are read as the final features are (post-layernorm and
-projection, against the question); the patches of highest relevance go on, and the usual choice is made among them at the end.
-An estimate: what it costs depends on the tower and is to be measured, so it is off unless asked for.
+projection, against the question); the patches of highest relevance and those around them go on, and the usual choice is made
+among them at the end. An estimate: what it costs depends on the tower and is to be measured, so it is off unless asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from trimkit import functional as F
 from trimkit.errors import ConfigError, UnsupportedError
@@ -26,7 +27,7 @@ from trimkit.types import ImageTokens, Selection
 
 __all__ = ["TowerPruning", "only_alive", "tower_pruning"]
 
-_DEPTH = 0.6  # of the layers see all patches, unless said otherwise
+_DEPTH = 0.4  # of the layers see all patches, unless said otherwise
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class TowerPruning:
                 best = signed if best is None else torch.maximum(best, signed)
         if best is None:
             return [torch.ones(len(image), dtype=torch.bool) for image in images]
-        return [self._highest(row[: len(image)], method) for row, image in zip(best, images, strict=True)]
+        return [self._highest(row[: len(image)], image.grid, method) for row, image in zip(best, images, strict=True)]
 
-    def _highest(self, relevance: Tensor, method: Method) -> Tensor:
+    def _highest(self, relevance: Tensor, grid: tuple[int, int] | None, method: Method) -> Tensor:
         total = len(relevance)
         count = max(round(self.keep * total), 1)
         fixed = method.budget.kind in ("ratio", "count") and method.share != "prompt"
@@ -73,7 +74,15 @@ class TowerPruning:
                 f"budget {method.budget} keeps more than the {count} of {total} patches that tower_keep={self.keep} leaves: "
                 "raise the one or lower the other"
             )
-        return F.count_select(relevance[None], count)[0]
+        return F.count_select(_widened(relevance, grid)[None], count)[0]
+
+
+def _widened(relevance: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    """Each patch as relevant as the most relevant one around it: so early, one patch of a thing may be known, the next not."""
+    if grid is None:
+        return relevance
+    known = relevance.nan_to_num(nan=float("-inf"))
+    return max_pool2d(known.view(1, *grid), 3, stride=1, padding=1).flatten()
 
 
 def tower_pruning(

@@ -64,9 +64,9 @@ def reduce(
             that are to be learnt choose the patches, which they cannot do when the model is asked.
         full_logits: direct calls return logits as long as the prompt was passed, at every text token those that it gave: for a
             loss or a metric outside the model, which compares them with uncut labels.
-        tower_keep: share of the patches that the vision tower is run to its end on: those most relevant to the question by its
-            states at ``tower_layer`` (by default after three fifths of its layers). LLaVA-1.5 only. Faster, at a cost in
-            accuracy that is to be measured for the model; off by default.
+        tower_keep: share of the patches that the vision tower is run to its end on: around what is most relevant to the
+            question by its states at ``tower_layer`` (by default after two fifths of its layers). LLaVA-1.5 only. Faster, at a
+            cost in accuracy that is to be measured for the model; off by default.
         pad_to_multiple_of: pads the shortened prompt (masked) to a multiple of so many columns, as far as the full one is long.
             For ``torch.compile`` and static caches, where each new length costs a compilation: with 64, pictures come in a
             handful of lengths.
