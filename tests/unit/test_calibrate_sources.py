@@ -29,6 +29,7 @@ def test_pictures_are_read_and_damaged_ones_named(tmp_path: Path) -> None:
 
 FILES = {
     "q.txt": ("What?\n\n  Why? \n", ["What?", "Why?"]),
+    "separator.jsonl": ('{"question": "What\u2028now?"}\n', ["What\u2028now?"]),
     "shared.jsonl": ('{"question": "What?"}\n', ["What?"]),
     "q.jsonl": (
         '{"image": "00.png", "question": "A?"}\n\n{"image": "00.png", "question": "B?"}\n{"question": "C?"}',
@@ -54,6 +55,7 @@ BROKEN = {
     "list.jsonl": ("[1]\n", "line 1 is not a JSON object"),
     "empty.jsonl": ('{"question": "A?"}\n{"image": "00.png", "question": " "}\n', "line 2: no question"),
     "number.jsonl": ('{"image": 3, "question": "A?"}\n', "image 3 is not a name"),
+    "long.csv": (f"question\nA?\n{'x' * 200_000}\n", "line 3 is not CSV (field larger than field limit"),
     "columns.csv": ("a,b\n1,2\n", "no column 'question'"),
     "nothing.txt": ("\n", "holds no question"),
     "other.jsonl": ('{"image": "gone.png", "question": "A?"}\n', "is about a picture in"),

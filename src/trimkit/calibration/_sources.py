@@ -147,13 +147,13 @@ def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _plain_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, {"question": line}
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -169,7 +169,10 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    if "question" not in (rows.fieldnames or ()):
+    try:
+        names, found = rows.fieldnames or (), [(rows.line_num, dict(row)) for row in rows]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {rows.line_num + 1} is not CSV ({error}): mend it") from None
+    if "question" not in names:
         raise InputError(f"{path} has no column 'question': its first line must name the columns image,question")
-    for row in rows:
-        yield rows.line_num, dict(row)
+    yield from found

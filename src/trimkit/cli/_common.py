@@ -211,9 +211,16 @@ def check_json_output(path: str) -> Path:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write a JSON document, whole or not at all."""
+    """Write a JSON document, whole or not at all.
+
+    Raises:
+        InputError: the disk refuses.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(target, lambda file: file.write(text.encode()))
+    try:
+        write_atomically(target, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise InputError(f"cannot write {str(target)!r} ({error.strerror}): choose another place") from None
 
 
 @contextlib.contextmanager

@@ -88,6 +88,10 @@ class Plan:
         if not self.arms:
             raise ConfigError("there is nothing to compare: give at least one method")
 
+    def of_them(self, indices: Sequence[int]) -> int:
+        """How many of these are asked for; the last batch is filled up with more."""
+        return sum(index < self.n for index in indices)
+
     def settings(self, weights: str) -> dict[str, Any]:
         """What has to be equal for an answer to be used again; ``weights`` names the model's."""
         named = {name: getattr(self, name) for name in ("model", "seed", "batch_size", "shift", "positions", "dtype")}
@@ -142,12 +146,12 @@ def run(
         with Journal(path, plan.settings(_weights(plan))) as book:
             jobs = list(_jobs(plan, book))
             if advance is not None:
-                advance(plan.n - sum(len(job.indices) for job in jobs))
+                advance(plan.n - sum(plan.of_them(job.indices) for job in jobs))
             for job, rows in _answered(plan, jobs, workers):
                 for task, found in rows.items():
                     book.add(task, found)
                 if advance is not None:
-                    advance(len(job.indices))
+                    advance(plan.of_them(job.indices))
             rows = {arm.task: {i: _held(book, arm, i) for i in range(plan.n)} for arm in plan.arms}
     return Outcomes(plan, tuple(TYPES[index % len(TYPES)] for index in range(plan.n)), rows)
 

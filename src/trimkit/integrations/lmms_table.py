@@ -50,7 +50,7 @@ class TableArm:
         except Exception as error:  # tasks, data sets and metrics are lmms-eval's and fail in ways of their own
             cause = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(f"lmms-eval cannot run {task} ({cause})") from error
-        full, kept, rows = (sum(counts) for counts in zip(*model.tokens.values(), strict=True))
+        full, kept, rows = (sum(counts[place] for counts in model.tokens.values()) for place in range(3))
         return {"metrics": metrics, "rows": rows, "tokens_full": full, "tokens_kept": kept, "skipped": model.skipped}
 
     def _metrics(self, task: str) -> dict[str, float]:
