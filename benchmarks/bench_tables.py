@@ -158,7 +158,7 @@ def claim(record: Record) -> Rows:
 
 def tower(record: Record) -> Rows:
     header = [
-        "patches behind the tower's middle",
+        "patches in the tower's later layers",
         "vision tower",
         "end to end",
         "time ratio to all tokens (95 %)",

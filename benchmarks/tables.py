@@ -150,10 +150,11 @@ def tower_table() -> str:
     rows = []
     for arm in record["results"]:
         name = "all" if arm["tower_keep"] is None else f"{100 * arm['tower_keep']:.0f} %"
+        name += f", from layer {layer + 1} on" if (layer := arm.get("tower_layer")) else ""
         cells = [name, f"{arm['image_tokens_kept_mean']:.0f}", right(arm)]
         rows.append([*cells, *[percent(accuracy(arm, kind)) for kind in TYPES]])
     first = record["results"][0]
-    header = ["patches behind the middle", "image tokens", "all types (95 %)"]
+    header = ["patches in later layers", "image tokens", "all types (95 %)"]
     header += [kind.replace("_", " ") for kind in TYPES]
     note = f"`{first['method']}`, demo model, {first['n']} questions, seed {first['seed']}."
     return f"{table(header, rows)}\n\n{note} {source('tower_pruning', record)}"

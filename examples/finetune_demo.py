@@ -4,9 +4,9 @@
     python examples/finetune_demo.py --method trim --out shorthand    # one, and save it
 
 The model answers whole questions about pictures ("What colour is the disc behind the fox?" - "red"). Here it learns the prompt
-format of an imagined application, which sends the words that count and no others ("colour disc behind fox"), on pictures it has
-never seen. Data, seed and steps are the same with and without TRIM. Needs accelerate. Runs on the CPU (some minutes), or on a
-GPU where there is one.
+format of an imagined application, which sends the words that count and no others ("the picture: colour disc behind fox"), on
+pictures it has never seen. Data, seed and steps are the same with and without TRIM. Needs accelerate. Runs on the CPU (some
+minutes), or on a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -57,9 +57,13 @@ class Scenes(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def shorthand(question: str) -> str:
-    """The words that count: "Is there a fox in the picture?" becomes "fox"."""
+    """The words that count: "Is there a fox in the picture?" becomes "the picture: fox".
+
+    Of the opening, which is always the same, the model has to learn nothing. Without it a name would come first, and the
+    tokenizer writes a first word with another token than the one behind a space, which the model knows.
+    """
     words = re.findall(r"[\w-]+", question.lower())
-    return " ".join(word for word in words if word not in UNSAID)
+    return " ".join(["the picture:", *(word for word in words if word not in UNSAID)])
 
 
 def training_scenes(seed: int, count: int) -> Scenes:

@@ -34,9 +34,9 @@ def test_only_answers_have_labels(processor: Any) -> None:
 
 
 def test_shorthand_keeps_the_words_that_count() -> None:
-    assert example.shorthand("Is there a fox in the picture?") == "fox"
-    assert example.shorthand("What colour is the disc behind the T-shirt?") == "colour disc behind t-shirt"
-    assert example.shorthand("Is the fox to the left of the ice cream?") == "fox left ice cream"
+    assert example.shorthand("Is there a fox in the picture?") == "the picture: fox"
+    assert example.shorthand("What colour is the disc behind the T-shirt?") == "the picture: colour disc behind t-shirt"
+    assert example.shorthand("Is the fox to the left of the ice cream?") == "the picture: fox left ice cream"
 
 
 def test_held_out_scenes_are_others_and_stay_the_same() -> None:

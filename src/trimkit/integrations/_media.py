@@ -14,6 +14,7 @@ from torch import Tensor
 from trimkit.cache import FeatureCache, content_key, encoder_stamp
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.models import Family, ModelInputs
+from trimkit.models._base import AT_ONCE
 from trimkit.models._signals import listening
 from trimkit.shrink import image_rows
 from trimkit.types import ImageReport, ImageTokens, Selection
@@ -34,10 +35,6 @@ __all__ = [
     "with_views",
     "without_frame_marks",
 ]
-
-# Pictures that go through the tower together. More are no faster, and the tower's activations would be what a reduced request
-# takes most memory for.
-_AT_ONCE = 8
 
 # What processors write around frames: Qwen3-VL; InternVL; SmolVLM.
 _FRAME_MARKS = re.compile(
@@ -103,8 +100,8 @@ def encode(
     cached = [key not in missing for key in keys]
     if missing:
         wanted = list(missing.values())
-        whole = len(missing) == len(parts) and (len(parts) <= _AT_ONCE or not usable)
-        groups = [wanted[i : i + _AT_ONCE] for i in range(0, len(wanted), _AT_ONCE)] if usable else [wanted]
+        whole = len(missing) == len(parts) and (len(parts) <= AT_ONCE or not usable)
+        groups = [wanted[i : i + AT_ONCE] for i in range(0, len(wanted), AT_ONCE)] if usable else [wanted]
         with listening(layer, signals) as heard:
             if whole:
                 images = family.encode(model, arguments)

@@ -13,9 +13,13 @@ from trimkit.errors import UnsupportedError
 from trimkit.geometry import View, grid_view
 from trimkit.types import ImageTokens
 
-__all__ = ["Family", "ModelInputs"]
+__all__ = ["AT_ONCE", "Family", "ModelInputs"]
 
 ModelInputs = dict[str, Any]
+
+AT_ONCE = 8
+"""Pictures that go through the tower together. More are no faster, and the tower's activations would be what a reduced request
+takes most memory for."""
 
 
 class Family:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trimkit.errors import UnsupportedError
-from trimkit.models._base import Family, ModelInputs
+from trimkit.models._base import AT_ONCE, Family, ModelInputs
 from trimkit.models._clip_tower import go_on, layer_states
 from trimkit.models._signals import attention_of
 from trimkit.types import ImageTokens, Midway
@@ -77,9 +77,11 @@ class Llava(Family):
             groups.setdefault((image.midway.layers if image.midway else last, int(mask.sum())), []).append(i)
         done: dict[int, ImageTokens] = {}
         for (layers, _), group in groups.items():
-            states = torch.stack([_state(images[i], alive[i]) for i in group])
-            for i, state in zip(group, go_on(tower, states, layers, last), strict=True):
-                done[i] = _finished(images[i], alive[i], state)
+            for start in range(0, len(group), AT_ONCE):
+                part = group[start : start + AT_ONCE]
+                states = torch.stack([_state(images[i], alive[i]) for i in part])
+                for i, state in zip(part, go_on(tower, states, layers, last), strict=True):
+                    done[i] = _finished(images[i], alive[i], state)
         return [done[i] for i in range(len(images))]
 
     def _begin(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
