@@ -176,7 +176,7 @@ def _resume(task: Task) -> None:
     task.probes.load_state_dict(torch.load(PROBES, weights_only=True))
 
 
-def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, counting: float) -> None:
+def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, counting: float, average: bool) -> None:
     PREFER["counting"] = counting
     task = new_task(seed)
     cache, held_out = Cache.load(CACHE / "lm_train"), Cache.load(CACHE / "lm_heldout")
@@ -185,6 +185,7 @@ def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, coun
     _quiet_residuals(task)
     if resume:
         _resume(task)
+    first = {name: value.clone() for name, value in model.state_dict().items()} if average else {}
     model.train()
     model.model.vision_tower.requires_grad_(False)
     params = [p for p in (*model.parameters(), *task.probes.parameters()) if p.requires_grad]
@@ -223,6 +224,9 @@ def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, coun
         if time.time() - tested > 240:
             report(task, held_out, scenes=32)
             tested = time.time()
+    for name, value in model.state_dict().items():
+        if name in first and value.is_floating_point():
+            value.lerp_(first[name], 0.5)
     report(task, held_out, scenes=len(held_out))
 
 
@@ -241,9 +245,12 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--begin", type=float, default=0.0, help="start so far into the curriculum (0 to 1)")
     parser.add_argument("--counting", type=float, default=PREFER["counting"], help="how much sooner how many is asked")
+    parser.add_argument(
+        "--average", action="store_true", help="with --resume: end with the mean of first and last weights"
+    )
     args = parser.parse_args()
     torch.set_num_threads(2)
-    train(args.minutes, args.lr, args.seed, args.resume, args.begin, args.counting)
+    train(args.minutes, args.lr, args.seed, args.resume, args.begin, args.counting, args.average)
 
 
 if __name__ == "__main__":
