@@ -71,7 +71,7 @@ MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help
 TowerLayerOption = Annotated[
     int | None,
     typer.Option(
-        "--tower-layer", help="How many of its layers see all patches.", show_default="two fifths, with --tower-keep"
+        "--tower-layer", help="Layers of the tower that see all patches.", show_default="two fifths, with --tower-keep"
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
