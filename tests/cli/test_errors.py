@@ -135,6 +135,7 @@ MEASUREMENTS = {
     "no dialogues": ["eval", "dialogues", "--n", "0"],
     "one bad policy of two": ["eval", "dialogues", "--turns", "first,last"],
     "one bad method of two": ["eval", "scenes", "--method", "trim,nothing"],
+    "one of two cannot prune the tower": ["eval", "scenes", "--method", "trim,random", "--tower-keep", "0.5"],
     "no place for the result": ["eval", "scenes", "-o", "/no/such/folder/x.json"],
     "no such shape": ["bench", "--random", "round"],
     "unknown command": ["aks"],

@@ -42,9 +42,12 @@ def command(
     """
     from trimkit.eval import scenes
     from trimkit.eval.tally import check_arguments
+    from trimkit.integrations._tower import refuse_unranked
 
     methods = common.pick_methods(method, budget, settings, config)
     check_arguments(seed, n, batch_size, positions)
+    for each in methods if tower_keep is not None else []:
+        refuse_unranked(each)
     tower = {"tower_keep": tower_keep, "tower_layer": tower_layer}
     shared = {"seed": seed, "batch_size": batch_size, "positions": positions, **tower}
     with evaluation.journal(resume, model=model, n=n, device=device, dtype=dtype, **shared) as journal:

@@ -25,7 +25,7 @@ from trimkit.reducer import make_batch, relevance_of
 from trimkit.scorers import Scorer
 from trimkit.types import ImageTokens, Selection
 
-__all__ = ["TowerPruning", "only_alive", "tower_pruning"]
+__all__ = ["TowerPruning", "only_alive", "refuse_unranked", "tower_pruning"]
 
 _DEPTH = 0.4  # of the layers see all patches, unless said otherwise
 
@@ -85,6 +85,19 @@ def _widened(relevance: Tensor, grid: tuple[int, int] | None) -> Tensor:
     return max_pool2d(known.view(1, *grid), 3, stride=1, padding=1).flatten()
 
 
+def refuse_unranked(method: Method) -> None:
+    """Refuse a method that chooses by more than the question; what keeps everything drops nothing in the tower either.
+
+    Raises:
+        ConfigError: that.
+    """
+    if not method.keeps_all and (not method.uses_text or method.signals or isinstance(method, ChoosingMethod)):
+        raise ConfigError(
+            f"tower_keep= ranks patches by the question alone, which method {method.name!r} does not do: choose one that does, "
+            "such as 'trim'"
+        )
+
+
 def tower_pruning(
     family: Family, model: Any, method: Method, keep: float | None, layer: int | None
 ) -> TowerPruning | None:
@@ -105,11 +118,7 @@ def tower_pruning(
     last = family.tower_layers(model)
     if not last:
         raise UnsupportedError(f"the vision tower of {type(model).__name__} runs in one piece: leave tower_keep= out")
-    if not method.uses_text or method.signals or isinstance(method, ChoosingMethod):
-        raise ConfigError(
-            f"tower_keep= ranks patches by the question alone, which method {method.name!r} does not do: choose one that does, "
-            "such as 'trim'"
-        )
+    refuse_unranked(method)
     chosen = max(round(_DEPTH * last), 1) if layer is None else layer
     if not 1 <= chosen < last:
         raise ConfigError(f"tower_layer={chosen} is outside 1 to {last - 1}: this tower runs {last} layers")
