@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from trimkit import functional as F
 from trimkit.budget import Budget, BudgetField
 from trimkit.errors import ConfigError
 from trimkit.methods._choosing import ChoosingMethod
@@ -33,6 +34,9 @@ class Focus(ChoosingMethod, Trim):
     Novelty is what of a patch's feature the kept ones do not explain (the conditional variance of a determinantal point process
     with cosine similarity, as in CDPruner). It thins out the many patches of one large object, so that a second object and a
     second mention of it are seen, and lets a wide background be stood for by a few.
+
+    Relevant patches are thinned out only where the budget has no room for all of them: if it has, TRIM's outliers (as many of
+    them as 1 - c of their number) are kept first, and what is left of the budget goes on from there.
 
     The mean of what is dropped is one more token, as in TRIM. Positions and the grid are not used. Deterministic; of equal
     patches the first is taken. Costs N x k x (k + D) multiplications for k of N patches of width D.
@@ -68,7 +72,9 @@ class Focus(ChoosingMethod, Trim):
         share = share / share.sum() if float(share.sum()) > 0 else torch.full_like(share, 1 / len(share))
         coverage = flatness(share) ** _FLATNESS_POWER if self.coverage == "auto" else self.coverage
         worth = (1.0 - coverage) * share + coverage / len(share)
-        return pick(worth, image.features[0].to(wide), count, self.redundancy)
+        outliers = round((1.0 - coverage) * int(F.iqr_count(scores[None])))
+        first = scores.argsort(descending=True, stable=True)[: outliers if outliers <= count else 0]
+        return pick(worth, image.features[0].to(wide), count, self.redundancy, first)
 
 
 def flatness(share: Tensor) -> float:
@@ -79,7 +85,7 @@ def flatness(share: Tensor) -> float:
     return min(max(entropy / math.log(len(share)), 0.0), 1.0)
 
 
-def pick(worth: Tensor, features: Tensor, count: int, redundancy: float = 1.0) -> Tensor:
+def pick(worth: Tensor, features: Tensor, count: int, redundancy: float = 1.0, first: Tensor | None = None) -> Tensor:
     """Greedy choice by worth x novelty ** redundancy.
 
     Novelty starts at 1 and is what is left of a feature's squared length after projection onto the span of the chosen ones, by
@@ -89,6 +95,7 @@ def pick(worth: Tensor, features: Tensor, count: int, redundancy: float = 1.0) -
         worth: ``[N]``, not negative.
         features: ``[N, D]``, of any length.
         count: how many, at most N.
+        first: indices, at most ``count``, that are chosen before any other.
 
     Returns:
         ``[count]`` int64 in the order of choice.
@@ -98,9 +105,10 @@ def pick(worth: Tensor, features: Tensor, count: int, redundancy: float = 1.0) -
     factor = torch.zeros(count, len(worth), dtype=unit.dtype, device=unit.device)
     picked = torch.empty(count, dtype=torch.int64, device=unit.device)
     left = torch.ones_like(worth, dtype=torch.bool)
+    given = 0 if first is None else len(first)
     for turn in range(count):
         gains = worth * novelty.clamp(min=_LEAST_NOVELTY) ** redundancy
-        best = gains.masked_fill(~left, -1.0).argmax()
+        best = first[turn] if first is not None and turn < given else gains.masked_fill(~left, -1.0).argmax()
         picked[turn] = best
         left[best] = False
         if redundancy:
