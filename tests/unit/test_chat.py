@@ -16,6 +16,9 @@ from tests.tiny import GREEDY, IMAGE_TOKEN, ToyScorer
 TRIM: dict[str, Any] = {"method": "trim", "scorer": ToyScorer(), "budget": 0.3}
 MORE = [6, 7, 41]
 
+# A reply is part of the next turn: an image token that a random model happens to say would stand for a picture.
+REPLY: dict[str, Any] = {**GREEDY, "suppress_tokens": [IMAGE_TOKEN]}
+
 
 def _ask(out: Tensor, tokens: list[int]) -> dict[str, Tensor]:
     ids = torch.cat([out, torch.tensor([tokens]).expand(len(out), -1)], dim=1)
@@ -24,7 +27,7 @@ def _ask(out: Tensor, tokens: list[int]) -> dict[str, Tensor]:
 
 def _stateless(model: Any, inputs: dict[str, Any], query: str, **options: Any) -> Tensor:
     with trimkit.reduce(model, **TRIM, **options):
-        out: Tensor = model.generate(**inputs, **GREEDY, query=query)
+        out: Tensor = model.generate(**inputs, **REPLY, query=query)
     return out
 
 
@@ -36,14 +39,14 @@ def test_a_new_picture_in_a_later_turn(model: Any, every_picture: bool, options:
     tokens = int((first["input_ids"] == IMAGE_TOKEN).sum())
     with trimkit.reduce(model, **TRIM, **options) as trim:
         cache = DynamicCache(config=model.config.text_config)
-        out = model.generate(**first, **GREEDY, query="one", past_key_values=cache)
+        out = model.generate(**first, **REPLY, query="one", past_key_values=cache)
         second = _ask(out, MORE + [IMAGE_TOKEN] * tokens + MORE)
         both = torch.cat([first["pixel_values"], other])
         given = both if every_picture else other
-        out = model.generate(**second, pixel_values=given, **GREEDY, query="two", past_key_values=cache)
+        out = model.generate(**second, pixel_values=given, **REPLY, query="two", past_key_values=cache)
         assert [image.cached for image in trim.report.images] == [True, False]
         third = _ask(out, MORE)
-        last = model.generate(**third, **GREEDY, query="three", past_key_values=cache)
+        last = model.generate(**third, **REPLY, query="three", past_key_values=cache)
         assert len(trim.report.images) == 2
     assert out.tolist() == _stateless(model, {**second, "pixel_values": both}, "two", **options).tolist()
     assert last.tolist() == _stateless(model, {**third, "pixel_values": both}, "three", **options).tolist()
@@ -55,9 +58,9 @@ def test_a_picture_after_a_turn_without_one(model: Any) -> None:
     tokens = int((picture["input_ids"] == IMAGE_TOKEN).sum())
     with trimkit.reduce(model, **TRIM) as trim:
         cache = DynamicCache(config=model.config.text_config)
-        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **GREEDY, past_key_values=cache)
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **REPLY, past_key_values=cache)
         second = {**_ask(out, MORE + [IMAGE_TOKEN] * tokens + MORE), "pixel_values": picture["pixel_values"]}
-        answer = model.generate(**second, **GREEDY, query="what", past_key_values=cache)
+        answer = model.generate(**second, **REPLY, query="what", past_key_values=cache)
         assert trim.report.reused == out.shape[1] - 1
     assert answer.tolist() == _stateless(model, second, "what").tolist()
 
@@ -65,8 +68,8 @@ def test_a_picture_after_a_turn_without_one(model: Any) -> None:
 def test_the_cache_of_an_output_goes_on_too(model: Any) -> None:
     inputs = tiny.llava_batch([1], seed=2)
     with trimkit.reduce(model, **TRIM, turns="first") as trim:
-        made = model.generate(**inputs, **GREEDY, query="one", return_dict_in_generate=True)
-        model.generate(**_ask(made.sequences, MORE), **GREEDY, query="two", past_key_values=made.past_key_values)
+        made = model.generate(**inputs, **REPLY, query="one", return_dict_in_generate=True)
+        model.generate(**_ask(made.sequences, MORE), **REPLY, query="two", past_key_values=made.past_key_values)
         assert trim.report.reused == made.past_key_values.get_seq_length() - len(MORE) - GREEDY["max_new_tokens"]
 
 
@@ -75,8 +78,8 @@ def test_refresh_runs_again_from_the_picture_on(model: Any) -> None:
     start = int((inputs["input_ids"][0] == IMAGE_TOKEN).nonzero()[0])
     with trimkit.reduce(model, **TRIM) as trim:
         cache = DynamicCache(config=model.config.text_config)
-        out = model.generate(**inputs, **GREEDY, query="one", past_key_values=cache)
-        model.generate(**_ask(out, MORE), **GREEDY, query="a wholly other one", past_key_values=cache)
+        out = model.generate(**inputs, **REPLY, query="one", past_key_values=cache)
+        model.generate(**_ask(out, MORE), **REPLY, query="a wholly other one", past_key_values=cache)
         assert trim.report.reused == start
         assert start > 0
 
@@ -85,9 +88,9 @@ def test_what_cannot_be_cut_back_is_run_anew(model: Any) -> None:
     inputs = tiny.llava_batch([1], seed=2)
     with trimkit.reduce(model, **TRIM) as trim:
         cache = StaticCache(config=model.config.text_config, max_cache_len=200)
-        out = model.generate(**inputs, **GREEDY, query="one", past_key_values=cache, disable_compile=True)
+        out = model.generate(**inputs, **REPLY, query="one", past_key_values=cache, disable_compile=True)
         second = _ask(out, MORE)
-        answer = model.generate(**second, **GREEDY, query="two", past_key_values=cache, disable_compile=True)
+        answer = model.generate(**second, **REPLY, query="two", past_key_values=cache, disable_compile=True)
         assert trim.report.reused == 0
     whole = {**second, "pixel_values": inputs["pixel_values"]}
     assert answer.tolist() == _stateless(model, whole, "two").tolist()
@@ -98,12 +101,12 @@ def test_a_batch_of_conversations(model: Any) -> None:
     model.generation_config.eos_token_id = None
     with trimkit.reduce(model, **TRIM):
         cache = DynamicCache(config=model.config.text_config)
-        out = model.generate(**batch, **GREEDY, query=["a", "b"], past_key_values=cache)
+        out = model.generate(**batch, **REPLY, query=["a", "b"], past_key_values=cache)
         second = _ask(out, MORE)
         second["attention_mask"][:, : batch["attention_mask"].shape[1]] = batch["attention_mask"]
-        answer = model.generate(**second, **GREEDY, query=["c", "d"], past_key_values=cache)
+        answer = model.generate(**second, **REPLY, query=["c", "d"], past_key_values=cache)
         whole = {**second, "pixel_values": batch["pixel_values"]}
-        expected = model.generate(**whole, **GREEDY, query=["c", "d"])
+        expected = model.generate(**whole, **REPLY, query=["c", "d"])
     assert answer.tolist() == expected.tolist()
 
 
@@ -111,22 +114,22 @@ def test_beams_on_a_cache_answer_as_without_it(model: Any) -> None:
     inputs = tiny.llava_batch([1], seed=2)
     with trimkit.reduce(model, **TRIM):
         cache = DynamicCache(config=model.config.text_config)
-        out = model.generate(**inputs, **GREEDY, query="one", past_key_values=cache)
+        out = model.generate(**inputs, **REPLY, query="one", past_key_values=cache)
         second = _ask(out, MORE)
-        answer = model.generate(**second, **GREEDY, num_beams=3, query="two", past_key_values=cache)
-        expected = model.generate(**second, pixel_values=inputs["pixel_values"], **GREEDY, num_beams=3, query="two")
+        answer = model.generate(**second, **REPLY, num_beams=3, query="two", past_key_values=cache)
+        expected = model.generate(**second, pixel_values=inputs["pixel_values"], **REPLY, num_beams=3, query="two")
         assert answer.tolist() == expected.tolist()
         third = _ask(answer, MORE)
         with pytest.raises(trimkit.InputError, match="new cache"):
-            model.generate(**third, **GREEDY, query="three", past_key_values=cache)
+            model.generate(**third, **REPLY, query="three", past_key_values=cache)
 
 
 def test_a_cache_filled_by_others_is_refused(model: Any) -> None:
     inputs = tiny.llava_batch([1], seed=2)
     cache = DynamicCache(config=model.config.text_config)
-    out = model.generate(**inputs, **GREEDY, past_key_values=cache)
+    out = model.generate(**inputs, **REPLY, past_key_values=cache)
     with trimkit.reduce(model, **TRIM), pytest.raises(trimkit.InputError, match="new cache"):
-        model.generate(**_ask(out, MORE), **GREEDY, query="two", past_key_values=cache)
+        model.generate(**_ask(out, MORE), **REPLY, query="two", past_key_values=cache)
 
 
 def test_a_failed_turn_leaves_nothing_to_go_on_from(model: Any) -> None:
@@ -137,23 +140,23 @@ def test_a_failed_turn_leaves_nothing_to_go_on_from(model: Any) -> None:
 
     with trimkit.reduce(model, **TRIM):
         cache = DynamicCache(config=model.config.text_config)
-        out = model.generate(**inputs, **GREEDY, query="one", past_key_values=cache)
+        out = model.generate(**inputs, **REPLY, query="one", past_key_values=cache)
         with pytest.raises(RuntimeError, match="stop here"):
             model.generate(
-                **_ask(out, MORE), **GREEDY, query="two", past_key_values=cache, prefix_allowed_tokens_fn=fail
+                **_ask(out, MORE), **REPLY, query="two", past_key_values=cache, prefix_allowed_tokens_fn=fail
             )
         with pytest.raises(trimkit.InputError, match="new cache"):
-            model.generate(**_ask(out, MORE), **GREEDY, query="two", past_key_values=cache)
+            model.generate(**_ask(out, MORE), **REPLY, query="two", past_key_values=cache)
 
 
 def test_a_refused_turn_may_be_asked_again(model: Any) -> None:
     inputs = tiny.llava_batch([1], seed=2)
     with trimkit.reduce(model, **TRIM) as trim:
         cache = DynamicCache(config=model.config.text_config)
-        out = model.generate(**inputs, **GREEDY, query="one", past_key_values=cache)
+        out = model.generate(**inputs, **REPLY, query="one", past_key_values=cache)
         with pytest.raises(trimkit.InputError, match="2 entries for 1 rows"):
-            model.generate(**_ask(out, MORE), **GREEDY, query=["two", "three"], past_key_values=cache)
-        model.generate(**_ask(out, MORE), **GREEDY, query="two", past_key_values=cache)
+            model.generate(**_ask(out, MORE), **REPLY, query=["two", "three"], past_key_values=cache)
+        model.generate(**_ask(out, MORE), **REPLY, query="two", past_key_values=cache)
         assert trim.report.reused > 0
 
 
