@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from trimkit.errors import InputError
+
 __all__ = ["write_atomically"]
 
 
@@ -15,9 +17,15 @@ def write_atomically(target: Path, write: Callable[[IO[bytes]], object]) -> None
     """Call ``write`` on a new file beside ``target``, then rename it; on failure nothing is left behind.
 
     Raises:
-        OSError: the directory or the disk refuses.
+        InputError: the directory or the disk refuses.
     """
-    target = target.resolve()  # a link stays, what it points to is replaced
+    try:
+        _write_and_rename(target.resolve(), write)  # a link stays, what it points to is replaced
+    except OSError as error:
+        raise InputError(f"cannot write {str(target)!r} ({error.strerror or error}): choose another place") from None
+
+
+def _write_and_rename(target: Path, write: Callable[[IO[bytes]], object]) -> None:
     if target.exists() and not target.is_file():
         raise FileExistsError(f"{target} is not a regular file")
     handle, name = tempfile.mkstemp(prefix=".trimkit-", suffix=target.suffix, dir=target.parent)

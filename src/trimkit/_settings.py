@@ -47,7 +47,7 @@ def write_settings(directory: Path, settings: dict[str, Any]) -> None:
     """Write the file, whole or not at all.
 
     Raises:
-        OSError: the directory or the disk refuses.
+        InputError: the directory or the disk refuses.
     """
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     write_atomically(directory / SETTINGS_FILE, lambda file: file.write(text.encode()))

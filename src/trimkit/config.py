@@ -103,14 +103,11 @@ def save_config(path: str | Path, config: Config) -> Path:
     """Write a config file, whole or not at all; returns where.
 
     Raises:
-        ConfigError: the directory or the disk refuses.
+        InputError: the directory or the disk refuses.
     """
     target = Path(path).expanduser()
     text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    try:
-        write_atomically(target, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise ConfigError(f"cannot write {str(path)!r} ({error.strerror or error}): choose another place") from None
+    write_atomically(target, lambda file: file.write(text.encode()))
     return target
 
 

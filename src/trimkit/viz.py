@@ -140,10 +140,7 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
         InputError: as ``check_output``, or the disk refuses.
     """
     target, kind = check_output(path)
-    try:
-        write_atomically(target, lambda file: picture.save(file, format=kind, quality=92))
-    except OSError as error:
-        raise InputError(f"cannot write {str(target)!r} ({error.strerror}): choose another place") from None
+    write_atomically(target, lambda file: picture.save(file, format=kind, quality=92))
     return target
 
 

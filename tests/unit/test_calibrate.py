@@ -19,6 +19,7 @@ from trimkit.calibration._calibrate import choose_profile
 from trimkit.calibration._choose import choose_budget, compare, interval, knee
 from trimkit.calibration._measure import Arm, Probe, js_divergence, kl_divergence
 from trimkit.calibration._sources import make_pairs
+from trimkit.config import Config, Reduction, save_config
 from trimkit.demo import demo_model_path
 from trimkit.loading import load_model
 
@@ -271,3 +272,12 @@ def test_the_sign_of_the_demo_model_and_of_its_inverted_twin(tmp_path: Path) -> 
         assert best.method.profile is not None
         assert best.method.profile.sign == sign
         assert decisions["sign"].decided
+
+
+@pytest.mark.parametrize("name", ["missing/config.json", "folder"])
+def test_a_config_that_cannot_be_written_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="cannot write .*: choose another place") as caught:
+        save_config(tmp_path / name, Config(reduce=Reduction(method="trim")))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -51,10 +51,7 @@ def draw(found: dict[str, Any], target: Path) -> None:
             box = (column * _WIDTH / 2, _LEGEND + row * _PANEL)
             _panel(canvas, box, arms, key, f"{title}: batch {cell[0]}, new tokens {cell[1]}", colours)
     content = canvas.encoded()
-    try:
-        write_atomically(target, lambda file: file.write(content))
-    except OSError as error:
-        raise InputError(f"cannot write {str(target)!r} ({error.strerror}): choose another place") from None
+    write_atomically(target, lambda file: file.write(content))
 
 
 def _legend(canvas: Canvas, colours: dict[str, str], about: dict[str, Any]) -> None:

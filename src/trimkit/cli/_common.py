@@ -217,10 +217,7 @@ def write_json(target: Path, value: Any) -> None:
         InputError: the disk refuses.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    try:
-        write_atomically(target, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise InputError(f"cannot write {str(target)!r} ({error.strerror}): choose another place") from None
+    write_atomically(target, lambda file: file.write(text.encode()))
 
 
 @contextlib.contextmanager

@@ -62,6 +62,7 @@ def export(
     Raises:
         UnknownNameError, ConfigError: method, options or ``path``; or another ``custom_generate`` is there already.
         ModelError: there is no such checkpoint, or it has no processor that could read the question.
+        InputError: a file in the directory cannot be written.
         UnsupportedError: it is not a vision-language model, or a PEFT model.
     """
     chosen = get_method(method, **options)
