@@ -11,6 +11,7 @@ import torch
 import trimkit
 from tests import tiny
 from tests.tiny import GREEDY
+from trimkit.models import family_of
 
 
 def _is_stock(model: Any) -> bool:
@@ -130,6 +131,16 @@ def test_second_question_costs_no_vision_pass(model: Any, batch: dict[str, torch
         assert [image.cached for image in trim.report.images] == [True, False, True]
         trim.clear_cache()
         assert torch.equal(model.generate(**mixed, **GREEDY, query="first"), with_cache)
+
+
+def test_as_many_feature_layers_as_pictures(model: Any) -> None:
+    arguments = {"pixel_values": tiny.pixels(2), "vision_feature_layer": [-2, -1]}
+    family = family_of(model)
+    parts = family.split(model, arguments)
+    assert [part["vision_feature_layer"] for part in parts] == [[-2, -1]] * 2
+    assert all(len(part["pixel_values"]) == 1 for part in parts)
+    together, apart = family.encode(model, arguments), family.encode_parts(model, parts)
+    assert all(torch.equal(a.features, b.features) for a, b in zip(together, apart, strict=True))
 
 
 def test_the_cache_is_bounded_and_forgets_on_new_weights(model: Any) -> None:

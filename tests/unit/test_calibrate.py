@@ -277,7 +277,7 @@ def test_the_sign_of_the_demo_model_and_of_its_inverted_twin(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["missing/config.json", "folder"])
 def test_a_config_that_cannot_be_written_is_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="cannot write .*: choose another place") as caught:
+    with pytest.raises(InputError, match=r"cannot write .*: choose another place") as caught:
         save_config(tmp_path / name, Config(reduce=Reduction(method="trim")))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import trimkit
 from trimkit import EncoderProfile, ImageTokens, get_method
+from trimkit.methods._base import single
 from trimkit.methods._grid import cells, centres
 from trimkit.methods.cdpruner import greedy_map
 from trimkit.reducer import make_batch, reduced_features
@@ -38,6 +40,20 @@ def chosen(name: str, tokens: ImageTokens, relevance: Tensor | None = None, **op
 
 def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / a.norm() / b.norm())
+
+
+def test_one_image_of_a_batch_keeps_all_that_is_known_of_it() -> None:
+    batch = make_batch([image(4), image(6, seed=1)], [torch.arange(4.0), torch.arange(6.0)], ["a", "b"], PROFILE)
+    batch = dataclasses.replace(batch, attention=torch.rand(batch.mask.shape))
+    alone = single(batch, 0)
+    for field in dataclasses.fields(batch):
+        before, after = getattr(batch, field.name), getattr(alone, field.name)
+        if isinstance(before, Tensor):
+            assert torch.equal(after, before[:1, :4]), field.name
+        elif isinstance(before, tuple):
+            assert after == before[:1], field.name
+        else:
+            assert after is before, field.name
 
 
 # uniform and average pooling

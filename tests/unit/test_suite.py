@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,13 @@ def test_a_grid_gives_each_option_its_worth() -> None:
 def test_the_same_settings_are_the_same_task() -> None:
     assert Arm(get_method("trim", budget="32"), "32").task == Arm(get_method("trim", budget=32)).task
     assert Arm(get_method("trim", budget=32)).task != Arm(get_method("trim", budget=33)).task
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Plan) if field.name not in ("n", "arms")])
+def test_answers_of_other_settings_are_not_taken(field: str) -> None:
+    asked = plan()
+    assert asked.settings("weights") != replace(asked, **{field: "other"}).settings("weights")
+    assert asked.settings("weights") == plan(n=7, arms=ARMS[:1]).settings("weights")
 
 
 def test_another_version_of_a_method_is_another_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

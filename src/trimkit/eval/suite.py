@@ -94,7 +94,10 @@ class Plan:
 
     def settings(self, weights: str) -> dict[str, Any]:
         """What has to be equal for an answer to be used again; ``weights`` names the model's."""
-        named = {name: getattr(self, name) for name in ("model", "seed", "batch_size", "shift", "positions", "dtype")}
+        named = {
+            name: getattr(self, name)
+            for name in ("model", "seed", "batch_size", "shift", "positions", "device", "dtype")
+        }
         return {**named, "weights": weights, "versions": versions()}
 
 

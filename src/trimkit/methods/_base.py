@@ -41,6 +41,7 @@ def single(batch: TokenBatch, row: int) -> TokenBatch:
         keys=batch.keys[row : row + 1],
         cls_attention=cut(batch.cls_attention),
         tower_keys=cut(batch.tower_keys),
+        attention=cut(batch.attention),
     )
 
 

@@ -122,7 +122,10 @@ class Family:
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         """Encoder arguments of every single image, for the cache. Rows of the first dimension are images."""
         count = len(arguments[self.pixels(model)])
-        return [{name: _row(value, i, count) for name, value in arguments.items()} for i in range(count)]
+        return [
+            {name: value if name in _FOR_ALL else _row(value, i, count) for name, value in arguments.items()}
+            for i in range(count)
+        ]
 
     def join(self, parts: Sequence[ModelInputs]) -> ModelInputs:
         """The inverse of ``split``."""
@@ -219,6 +222,9 @@ class Family:
     def default_clip(self, model: Any) -> str | None:
         """Hub id of the CLIP checkpoint that the tower was taken from, where it is known."""
         return None
+
+
+_FOR_ALL = frozenset({"vision_feature_layer", "vision_feature_layers"})  # lists that are not one entry an image
 
 
 def _row(value: Any, index: int, count: int) -> Any:
