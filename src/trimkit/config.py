@@ -1,8 +1,7 @@
 """A saved way of reducing, as ``trimkit calibrate`` writes it: which method with which options, and where they come from.
 
 ``{"version": 1, "reduce": {"method": name, option: value}, "calibration": {...}}``; ``reduce`` is what ``trimkit.json`` of an
-exported checkpoint holds under the same name. ``ask``, ``show``, ``export``, ``eval scenes`` and ``eval
-dialogues`` take such a file with ``--config``.
+exported checkpoint holds under the same name. Commands that reduce take such a file with ``--config``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from trimkit._files import write_atomically
 from trimkit.errors import ConfigError
 from trimkit.methods import Method, get_method
 
-__all__ = ["Config", "Reduction", "load_config", "read_config", "save_config"]
+__all__ = ["Config", "Reduction", "configured", "load_config", "read_config", "save_config"]
 
 VERSION = 1
 
@@ -97,6 +96,24 @@ def load_config(path: str | Path) -> dict[str, Any]:
     """
     reduction = read_config(path).reduce
     return {"method": reduction.method, **reduction.options}
+
+
+def configured(path: str | Path | None, method: str | Method | None = None, **options: Any) -> Method:
+    """The method of a config file, or ``trim``; what is given beside the file wins over it.
+
+    Another method than the config's takes over the budget and the encoder's profile, so that the two compare at equal tokens.
+    One that is built already needs no file.
+
+    Raises:
+        UnknownNameError, ConfigError: as ``read_config`` and ``get_method`` do.
+    """
+    if isinstance(method, Method):
+        return get_method(method, **options)
+    said: dict[str, Any] = {"method": "trim"} if path is None else load_config(path)
+    own = said.pop("method")
+    if method not in (None, own):
+        said = {key: said[key] for key in ("budget", "profile") if key in said}
+    return get_method(method or own, **{**said, **options})
 
 
 def save_config(path: str | Path, config: Config) -> Path:

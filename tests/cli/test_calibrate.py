@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import trimkit
 from tests.calibration import QUESTIONS, write_checkpoint, write_spots
 from tests.cli.conftest import Cli, Outcome
 from tests.cli.test_errors import assert_one_line
+from trimkit.cli import eval_paper_table
 from trimkit.config import Config, Reduction, read_config, save_config
 
 PROFILE = {"sign": -1, "normalize": True, "temperature": 0.5}
@@ -94,6 +97,49 @@ def test_evaluations_take_a_config(command: str, cli: Cli, checkpoint: str, conf
     assert [each["method"] for each in both] == ["random", "trim"]
     assert [each["options"]["budget"] for each in both] == [30, 30]
     assert [each["options"]["aggregate"] for each in both] == ["mean", "none"]
+
+
+def test_bench_takes_a_config(cli: Cli, checkpoint: str, config: str) -> None:
+    line = ["bench", "--device", "cpu", "--repeats", "1", "--config", config, "--json"]
+    for more, names, budget in (
+        (["--model", checkpoint], ["none", "trim"], 30),
+        (["--random", "small"], ["none", "trim"], 30),
+        (["--model", checkpoint, "--method", "random,trim"], ["none", "random", "trim"], 30),
+        (["--model", checkpoint, "--budget", "20"], ["none", "trim"], 20),
+    ):
+        arms = json.loads(cli(*line, *more).out)["arms"]
+        assert [arm["method"] for arm in arms] == names
+        assert {arm["image_tokens"] for arm in arms[1:]} == {budget}
+
+
+def test_the_suite_takes_a_config(cli: Cli, checkpoint: str, config: str) -> None:
+    line = ["eval", "suite", "--n", "1", "--model", checkpoint, "--config", config, "--json"]
+    arms = json.loads(cli(*line, "--method", "trim,random", "--budget", "default,20").out)["arms"]
+    assert [arm["image_tokens_kept_mean"] for arm in arms[1:]] == [30, 20, 30, 20]
+    assert [arm["options"]["aggregate"] for arm in arms[1:]] == ["none", "none", "mean", "mean"]
+    assert all(arm["options"]["profile"] == PROFILE for arm in arms[1:])
+    assert arms[0]["options"]["profile"] is None
+    assert_one_line(cli(*line, "--grid", "trim sign=1|-1"), "leave --config out")
+
+
+def test_the_paper_table_takes_a_config(cli: Cli, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eval_paper_table, "find_spec", lambda name: True)
+    made: list[trimkit.Method] = []
+
+    def stand_in(model: str, methods: list[trimkit.Method], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        made.extend(methods)
+        return {}
+
+    table = types.ModuleType("trimkit.integrations.lmms_table")
+    monkeypatch.setattr(table, "paper_table", stand_in, raising=False)
+    monkeypatch.setitem(sys.modules, table.__name__, table)
+    assert cli("eval", "paper-table", "--config", config, "--json").code == 0
+    assert cli("eval", "paper-table", "--config", config, "--method", "random", "--json").code == 0
+    assert [(each.name, each.budget.to_plain(), each.aggregate) for each in made] == [
+        ("trim", 30, "none"),
+        ("random", 30, "mean"),
+    ]
+    assert all(each.profile == trimkit.EncoderProfile(**PROFILE) for each in made)
 
 
 def test_an_export_takes_a_config_and_holds_its_profile(cli: Cli, checkpoint: str, config: str, tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from trimkit.bench.formula import Sizes, Work, sizes_of
 from trimkit.bench.measure import Counted, Round, count, rounds
 from trimkit.bench.shapes import Shape, shape_of
 from trimkit.bench.subject import Checkpoint, RandomModel, Subject
+from trimkit.config import configured
 from trimkit.errors import ConfigError
 from trimkit.loading import pick_device
-from trimkit.methods import Method, get_method
+from trimkit.methods import Method
 
 __all__ = ["Settings", "bench"]
 
@@ -37,7 +38,9 @@ class Settings:
     Attributes:
         model: ``demo``, a directory or a hub id; or else
         random: the name of a shape, built with random weights, of ``layers`` of its layers.
-        methods, budgets: None is the method's own budget; for a random shape, whose relevance means nothing, 21 %.
+        methods: None is ``trim``, or what the config names.
+        budgets: None is the config's or the method's own; for a random shape, whose relevance means nothing, 21 %.
+        config: a file that ``trimkit calibrate`` wrote; what is given beside it wins.
         options: further options of the methods.
         tower_keeps: shares of the patches that the vision tower is run to its end on, for methods that read the text; None
             is all.
@@ -53,8 +56,9 @@ class Settings:
     model: str | None = None
     random: str | None = None
     layers: int | None = None
-    methods: tuple[str, ...] = ("trim",)
+    methods: tuple[str, ...] | None = None
     budgets: tuple[str, ...] | None = None
+    config: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     tower_keeps: tuple[float | None, ...] = (None,)
     tower_layer: int | None = None
@@ -93,7 +97,7 @@ class Settings:
             raise ConfigError("both a model and a random shape are named: give --model or --random")
         if self.layers is not None and self.random is None:
             raise ConfigError("layers can be chosen for a random shape only: give --random with --layers")
-        if not self.methods or not self.new_tokens or not self.batch_sizes:
+        if self.methods == () or not self.new_tokens or not self.batch_sizes:
             raise ConfigError("there is nothing to measure: give at least one method, length and batch size")
 
 
@@ -134,12 +138,15 @@ def bench(
 
 def _methods(settings: Settings, shape: Shape | None) -> list[Method]:
     """Every method at every budget; ``none`` is left out, since the stock model is measured anyway."""
-    own: list[Any] = [None] if shape is None else [max(round(shape.image_tokens * _SHARE), 1)]
+    own: list[Any] = [None]
+    if shape is not None and settings.config is None:
+        own = [max(round(shape.image_tokens * _SHARE), 1)]
     budgets: list[Any] = own if settings.budgets is None else list(settings.budgets)
     found = []
-    for name, budget in itertools.product(settings.methods, budgets):
-        method = get_method(name, **({} if budget is None else {"budget": budget}), **settings.options)
-        if name != "none":
+    for name, budget in itertools.product(settings.methods or (None,), budgets):
+        given = {} if budget is None else {"budget": budget}
+        method = configured(settings.config, name, **{**given, **settings.options})
+        if method.name != "none":
             found.append(method)
     return found
 

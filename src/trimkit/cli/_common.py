@@ -24,6 +24,7 @@ __all__ = [
     "JsonOption",
     "MaxNewTokensOption",
     "MethodOption",
+    "MethodsOption",
     "ModelOption",
     "SetOption",
     "TowerLayerOption",
@@ -46,6 +47,14 @@ MethodOption = Annotated[
     str | None,
     typer.Option(
         "--method", help="Reduction method; 'trimkit methods' lists them.", show_default="trim, or the config's"
+    ),
+]
+MethodsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="A reduction method, or several with commas between.",
+        show_default="trim, or the config's",
     ),
 ]
 ConfigOption = Annotated[
@@ -78,24 +87,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def pick_method(name: str | None, budget: str | None, settings: Sequence[str] | None, config: str | None = None) -> Any:
-    """Build the method before anything slow happens.
-
-    What is given beside a config wins over it. Another method than the config's takes over the budget and the encoder's
-    profile, so that the two compare at equal tokens.
+    """Build the method before anything slow happens; see ``trimkit.config.configured``.
 
     Raises:
         ConfigError: unknown name, bad budget, a setting that the method does not have, or a config that cannot be read.
     """
-    from trimkit.config import load_config
-    from trimkit.methods import get_method
+    from trimkit.config import configured
 
-    options: dict[str, Any] = {} if config is None else load_config(config)
-    own = options.pop("method", "trim")
-    if name is not None and name != own:
-        options = {key: options[key] for key in ("budget", "profile") if key in options}
-    if budget is not None:
-        options["budget"] = budget
-    return get_method(own if name is None else name, **{**options, **read_settings(settings)})
+    given = {} if budget is None else {"budget": budget}
+    return configured(config, name, **{**given, **read_settings(settings)})
 
 
 def pick_methods(

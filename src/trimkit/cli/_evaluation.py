@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchOption",
-    "MethodsOption",
     "OutputOption",
     "PositionsOption",
     "ResumeOption",
@@ -28,14 +27,6 @@ __all__ = [
 
 SeedOption = Annotated[
     int, typer.Option("--seed", help="Which scenes: any number from 0 on; training saw none of them.")
-]
-MethodsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--method",
-        help="A reduction method, or several with commas between.",
-        show_default="trim, or the config's",
-    ),
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Prompts per generate call.")]
 PositionsOption = Annotated[

@@ -38,9 +38,8 @@ def command(
     layers: Annotated[
         int | None, typer.Option("--layers", help="Of the shape's language model; the rest is extrapolated.")
     ] = None,
-    method: Annotated[
-        str, typer.Option("--method", help="A reduction method, or several with commas between.")
-    ] = "trim",
+    method: common.MethodsOption = None,
+    config: common.ConfigOption = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -101,7 +100,8 @@ def command(
         model=model,
         **chosen,
         layers=layers,
-        methods=tuple(_words(method)),
+        methods=None if method is None else tuple(_words(method)),
+        config=config,
         budgets=None if budget is None else tuple(_words(budget)),
         options=common.read_settings(settings),
         tower_keeps=(None,) if tower_keep is None else _shares("--tower-keep", tower_keep),

@@ -47,7 +47,7 @@ def command(
     """Choose sign, temperature and budget for your model.
 
     Needs your pictures, better with your questions, and no labels: what is chosen stays nearest to what the model says with
-    all its image tokens. Commands such as ask and eval scenes take the config with --config.
+    all its image tokens. Every other command with a --method takes the config with --config.
     """
     from trimkit.calibration import calibrate, count_passes, read_sources
     from trimkit.config import save_config

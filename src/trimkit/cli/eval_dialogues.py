@@ -15,7 +15,7 @@ NAME = "eval dialogues"
 def command(
     seed: evaluation.SeedOption = 1,
     n: Annotated[int, typer.Option("--n", help="How many dialogues of three questions, one a scene.")] = 300,
-    method: evaluation.MethodsOption = None,
+    method: common.MethodsOption = None,
     config: common.ConfigOption = None,
     turns: Annotated[
         str,

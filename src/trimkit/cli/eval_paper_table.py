@@ -21,7 +21,8 @@ def command(
     model: Annotated[
         str, typer.Option("--model", help="'demo', a directory, or a hub id OWNER/NAME.")
     ] = "llava-hf/llava-1.5-7b-hf",
-    method: evaluation.MethodsOption = "trim",
+    method: common.MethodsOption = None,
+    config: common.ConfigOption = None,
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
     positions: evaluation.PositionsOption = "auto",
@@ -53,7 +54,7 @@ def command(
         raise MissingDependencyError("lmms-eval is not installed: pip install 'trimkit[eval]'")
     from trimkit.eval import paper_table
 
-    methods = common.pick_methods(method, budget, settings)
+    methods = common.pick_methods(method, budget, settings, config)
     columns = paper_table.columns_of(None if tasks is None else tasks.split(","))
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} holds nothing: give 1 or more")

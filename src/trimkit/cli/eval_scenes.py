@@ -15,7 +15,7 @@ NAME = "eval scenes"
 def command(
     seed: evaluation.SeedOption = 1,
     n: Annotated[int, typer.Option("--n", help="How many questions, one a scene.")] = 1000,
-    method: evaluation.MethodsOption = None,
+    method: common.MethodsOption = None,
     config: common.ConfigOption = None,
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,

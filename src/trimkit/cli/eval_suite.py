@@ -28,6 +28,7 @@ def command(
     budget: Annotated[
         str, typer.Option("--budget", help="Budgets with commas between; 'default' is each method's own.")
     ] = "144,64,32,default",
+    config: common.ConfigOption = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,7 +66,9 @@ def command(
     from trimkit.eval import suite, suite_results
 
     grids = [_parse_grid(text) for text in grid or ()]
-    arms = _grid_arms(grids) if grids else _arms(method, budget)
+    if grids and config is not None:
+        raise ConfigError("--grid names all options itself: leave --config out")
+    arms = _grid_arms(grids) if grids else _arms(method, budget, config)
     plan = suite.Plan(model, seed, n, tuple(arms), batch_size, shift, positions, device, dtype)  # type: ignore[arg-type]
     plan.check()
     if ours != _OURS and all(arm.method.name != ours for arm in arms):
@@ -84,8 +87,8 @@ def command(
         _print(result)
 
 
-def _arms(methods: str, budgets: str) -> list[Any]:
-    """The full model first, then every method with every budget."""
+def _arms(methods: str, budgets: str, config: str | None) -> list[Any]:
+    """The full model first, then every method with every budget; ``default`` is the config's, where there is one."""
     from trimkit.eval.suite import Arm
     from trimkit.methods import method_classes
 
@@ -96,7 +99,7 @@ def _arms(methods: str, budgets: str) -> list[Any]:
     for name in names:
         for budget in () if name == "none" else [part.strip() for part in budgets.split(",")]:
             own = budget == "default"
-            found.append(Arm(common.pick_method(name, None if own else budget, None), budget))
+            found.append(Arm(common.pick_method(name, None if own else budget, None, config), budget))
     return found
 
 

@@ -18,13 +18,14 @@ from loguru import logger
 from PIL import ImageFile
 
 from trimkit._provenance import versions
+from trimkit.config import configured
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.eval.journal import Journal, fingerprint
 from trimkit.eval.rows import Reply, Row, answer, batches
 from trimkit.images import load_image
 from trimkit.integrations.transformers import reduce
 from trimkit.loading import load_model
-from trimkit.methods import Method, get_method
+from trimkit.methods import Method
 
 __all__ = ["Trimkit", "lmms_versions", "manifest"]
 
@@ -44,6 +45,7 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     Args:
         pretrained: a hub id, a directory, or ``demo``; any family that ``trimkit models`` lists.
         method, positions, scorer, cache_images: as ``trimkit.reduce`` takes them.
+        config: a file that ``trimkit calibrate`` wrote; what is given beside it wins, as ``method`` does.
         batch_size: rows per ``generate`` call.
         device, dtype: as ``trimkit.loading.load_model`` takes them.
         journal: a file of finished rows (or an open ``Journal``). A run that was stopped goes on where it was when it is
@@ -64,7 +66,8 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         self,
         pretrained: str = "llava-hf/llava-1.5-7b-hf",
         *,
-        method: str | Method = "trim",
+        method: str | Method | None = None,
+        config: str | None = None,
         batch_size: int | str = 1,
         device: str = "auto",
         dtype: str = "auto",
@@ -78,7 +81,7 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     ) -> None:
         super().__init__()
         self.batch_size = _positive(batch_size)
-        chosen = get_method(method, **options)
+        chosen = configured(config, method, **options)
         place = self._take_part(device)
         model, self._processor = loaded or load_model(pretrained, device=place, dtype=dtype)
         self._trim = reduce(
@@ -165,9 +168,7 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
             with _whole_pictures():
                 pictures = to_visual(self.task_dict[task][split][doc_id]) if to_visual is not None else []
                 return Row(context, [load_image(picture) for picture in pictures or []])
-        except (
-            Exception
-        ) as error:  # a damaged picture fails where the data set decodes it, in as many ways as there are
+        except Exception as error:  # a damaged picture, where the data set decodes it, in as many ways as there are
             return Row(context, problem=" ".join(str(error).split())[:200] or type(error).__name__)
 
     def _answer(self, requests: Sequence[Any]) -> list[Reply]:
