@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.run import RESULTS, provenance
+from benchmarks.cells import percent, table
+from benchmarks.records import RESULTS, Record, made_of, right
+from benchmarks.run import provenance
 from trimkit import EncoderProfile, get_method
 from trimkit.calibration import calibrate
 from trimkit.demo import demo_model_path
@@ -79,6 +81,27 @@ def run(name: str, pictures: int, n: int, seed: int) -> dict[str, Any]:
             for kind, each in calibrations.items()
         },
     }
+
+
+def shown(record: Record) -> str:
+    """The sign that calibration chose without labels, and the labelled accuracy of both."""
+    rows = []
+    for name, one in record["results"].items():
+        for kind, found in one["calibrations"].items():
+            labelled = [one["labelled"][sign] for sign in ("+1", "-1")]
+            signs = [right(each) for each in labelled]
+            decided = "" if found["decisions"]["sign"]["decided"] else ", not decided"
+            rows.append([name, kind, f"{one['chosen_sign'][kind]}{decided}", *signs, f"{found['seconds']:.0f} s"])
+    config = record["config"]
+    header = ["model", "asked", "sign chosen without labels", "right with +1 (95 %)", "right with -1 (95 %)", "took"]
+    note = (
+        f"{config['pictures']} pictures without labels; labelled: {config['n']} other questions at "
+        f"{percent(config['share'])} of the tokens."
+    )
+    return f"{table(header, rows)}\n\n{note}"
+
+
+TABLES = {"calibration": made_of("calibration", shown, "bench_calibration")}
 
 
 def main() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-Record = dict[str, Any]
+from benchmarks.cells import table
+from benchmarks.records import Record, made_of
+
 Rows = tuple[list[str], list[list[str]], str]
 
 
@@ -202,6 +204,14 @@ def less_percent(ratio: float) -> str:
     return f"{100 * (1 - ratio):.0f} %"
 
 
+def _table(make: Callable[[Record], Rows]) -> Callable[[Record], str]:
+    def text(record: Record) -> str:
+        header, rows, about = make(record)
+        return f"{table(header, rows)}\n\n{about}"
+
+    return text
+
+
 MAKERS: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "bench": ("bench_prefill", prefill),
     "bench-prefill-7b": ("bench_prefill_7b", prefill),
@@ -213,3 +223,5 @@ MAKERS: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "bench-rivals": ("bench_rivals", rivals),
 }
 """Name of the table: name of the experiment, and what makes it."""
+
+TABLES = {name: made_of(experiment, _table(make)) for name, (experiment, make) in MAKERS.items()}

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 
 import trimkit
-from benchmarks.run import RESULTS, provenance
+from benchmarks.cells import interval, percent, table
+from benchmarks.records import RESULTS, Record, made_of, right
+from benchmarks.run import provenance
 from examples import finetune_demo as demo
 from trimkit.demo import load_demo
 
@@ -177,6 +179,38 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
         print(f"memory, {method}: {found[method]}", file=sys.stderr, flush=True)
     ratios = {f"{key}_ratio": found["trim"][f"{key}_mb"] / found["none"][f"{key}_mb"] for key in ("above", "peak")}
     return {**found, **ratios}
+
+
+def shown(record: Record) -> str:
+    """Tokens, seconds and memory of a training step with all tokens and with TRIM, and what was learnt."""
+    memory, asked = record["memory"], record["accuracy"]
+    parts = [("time of a step", "seconds", " s", 2), ("the same from features on", "from_features", " s", 2)]
+    parts.append(("tokens of a step in the language model", "tokens", "", 0))
+    rows = []
+    for title, key, unit, digits in parts:
+        full, trim, steps = (record[key][name] for name in ("none", "trim", "ratio_by_step"))
+        cells = [f"{each['median']:.{digits}f}{unit}" for each in (full, trim)]
+        rows.append([title, *cells, f"{record[key]['ratio']:.2f} ({steps['q1']:.2f} to {steps['q3']:.2f})"])
+    for title, key in (("peak memory above that before training", "above"), ("peak memory of the process", "peak")):
+        cells = [f"{memory[name][f'{key}_mb']:.0f} MB" for name in ("none", "trim")]
+        rows.append([title, *cells, f"{memory[f'{key}_ratio']:.2f}"])
+    said = [right(one) for one in (asked["full_asked_full"], asked["trim_asked_trim"])]
+    gap, config = asked["difference"], record["config"]
+    rows.append(
+        ["held-out questions right (95 %)", *said, f"{100 * gap['value']:+.1f} points ({interval(gap['ci95'])})"]
+    )
+    before, crossed, back = (
+        percent(asked[key]["accuracy"]) for key in ("before", "trim_asked_full", "full_asked_trim")
+    )
+    note = (
+        f"{config['steps']} steps of {config['batch']} pictures, {config['dtype']}, frozen tower, seed {config['seed']}; "
+        f"medians, quartiles of the ratio within a step. {config['n']} held-out questions; before training {before} right. "
+        f"Trained with TRIM and asked with all tokens: {crossed}; the other way round: {back}."
+    )
+    return f"{table(['', 'all tokens', '`trim`', 'ratio'], rows)}\n\n{note}"
+
+
+TABLES = {"training": made_of("training", shown, "bench_training")}
 
 
 def main() -> int:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.blocks import ROOT
+from benchmarks.records import RESULTS
 from trimkit._provenance import hardware, versions
 
 EXPERIMENTS = ROOT / "benchmarks" / "experiments"
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def place() -> str:

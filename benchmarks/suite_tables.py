@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from benchmarks import suite_plot
+from benchmarks.blocks import ROOT
 from benchmarks.cells import interval, percent, points, table
+from benchmarks.records import Record, made_of
 
-__all__ = ["by_type", "curves", "effects", "grid", "pairs", "shifts"]
-
-Record = dict[str, Any]
+__all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "grid", "pairs", "shifts"]
 
 
 def curves(record: Record) -> str:
@@ -165,3 +164,16 @@ def _name(name: str, run: Record) -> str:
 
 def _questions(run: Record) -> str:
     return f"{run['n']} questions, seed {run['seed']}."
+
+
+TABLES = {
+    "suite": made_of("suite", curves),
+    "suite-types": made_of("suite", by_type),
+    "suite-pairs": made_of("suite", pairs),
+    "robustness": made_of("robustness", shifts),
+    "ablation": made_of("ablation", effects),
+    "ablation-arms": made_of("ablation", grid),
+}
+
+PLOTS = {"suite": (ROOT / "docs" / "images" / "suite.svg", suite_plot.svg)}
+"""Name of the experiment: where its plot stands, and what draws its first result."""

@@ -17,7 +17,8 @@ for _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
     os.environ.pop(_name, None)
 
 from benchmarks.blocks import ROOT, fill, pages, update  # noqa: E402
-from benchmarks.tables import load, table  # noqa: E402
+from benchmarks.cells import table  # noqa: E402
+from benchmarks.records import load  # noqa: E402
 
 
 def methods() -> str:

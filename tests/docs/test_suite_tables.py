@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import suite_plot, suite_tables, tables
+from benchmarks import records, suite_plot, suite_tables, tables
 from benchmarks.cells import points
 from tests.docs.test_tables import PROVENANCE
 
@@ -110,10 +110,10 @@ def test_a_plot_without_arms_says_so() -> None:
 
 
 def test_the_plot_is_written_where_there_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     assert tables.plots() == []
     (tmp_path / "suite.json").write_text(json.dumps({"provenance": PROVENANCE, "results": [a_run()]}), encoding="utf-8")
     ((path, drawn),) = tables.plots()
     assert path.name == "suite.svg"
     assert drawn == suite_plot.svg(a_run())
-    assert "Source: `benchmarks/results/suite.json`, 2026-01-02" in tables.TABLES["suite"]()
+    assert "Source: `benchmarks/results/suite.json`, 2026-01-02" in tables.found_tables()["suite"]()

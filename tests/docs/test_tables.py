@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import bench_tables, blocks, run, tables
+import benchmarks
+from benchmarks import bench_tables, blocks, demo_tables, records, run, tables
 
+TABLES = tables.found_tables()
 PROVENANCE = {
     "date": "2026-01-02",
     "hardware": {"device": "cpu", "cpu": "A CPU", "threads": 2},
@@ -27,8 +30,8 @@ def arm(method: str, kept: float, accuracy: float, **extra: Any) -> dict[str, An
         "seed": 3,
         "accuracy": accuracy,
         "ci95": [accuracy - 0.02, accuracy + 0.02],
-        "accuracy_by_type": dict.fromkeys(tables.TYPES, accuracy),
-        "ci95_by_type": {kind: [accuracy - 0.05, accuracy + 0.05] for kind in tables.TYPES},
+        "accuracy_by_type": dict.fromkeys(demo_tables.TYPES, accuracy),
+        "ci95_by_type": {kind: [accuracy - 0.05, accuracy + 0.05] for kind in demo_tables.TYPES},
         "image_tokens_full": 576,
         "image_tokens_kept_mean": kept,
         **extra,
@@ -37,27 +40,27 @@ def arm(method: str, kept: float, accuracy: float, **extra: Any) -> dict[str, An
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("name", TABLES)
 def test_without_a_result_the_table_says_how_to_get_one(results: Path, name: str) -> None:
-    assert tables.TABLES[name]().startswith("*Not measured yet: `python -m benchmarks.")
+    assert TABLES[name]().startswith("*Not measured yet: `python -m benchmarks.")
 
 
 def test_demo_tables(results: Path) -> None:
     arms = [arm("none", 576, 0.95), arm("trim", 110.4, 0.93), arm("random", 110.4, 0.6), arm("trim-paper", 9, 0.5)]
     record = {"experiment": "demo_scenes", "provenance": PROVENANCE, "results": arms}
     (results / "demo_scenes.json").write_text(json.dumps(record), encoding="utf-8")
-    heading, full = tables.heading_table(), tables.demo_table()
+    heading, full = TABLES["demo"](), TABLES["demo-full"]()
     assert "| `trim` | 110 | 93.0 % |" in heading
     assert "600 questions on held-out scenes, seed 3" in heading
     assert "trim-paper" not in heading
     assert "`trim-paper`" in full
     for text in (heading, full):
         assert "`benchmarks/results/demo_scenes.json`, 2026-01-02, A CPU, 2 threads, torch 2.13.0" in text
-        for kind in tables.TYPES:
+        for kind in demo_tables.TYPES:
             assert kind.replace("_", " ") in text
 
 
@@ -68,13 +71,13 @@ def test_bench_tables(results: Path) -> None:
     record = {"provenance": PROVENANCE, "results": [bench(Settings(**settings))]}
     for name, (experiment, _) in bench_tables.MAKERS.items():
         (results / f"{experiment}.json").write_text(json.dumps(record), encoding="utf-8")
-        shown = tables.TABLES[name]()
+        shown = TABLES[name]()
         assert "`small`, 1 of 2 layers" in shown, name
         assert f"Source: `benchmarks/results/{experiment}.json`" in shown
         header, _, *rows = [line for line in shown.splitlines() if line.startswith("|")]
         assert {line.count("|") for line in rows} == {header.count("|")}, name
-    assert "| 21 of 100 |" in tables.TABLES["bench"]()
-    assert "**extrapolated** | 1 | 79 % |" in tables.TABLES["bench-claim"]()
+    assert "| 21 of 100 |" in TABLES["bench"]()
+    assert "**extrapolated** | 1 | 79 % |" in TABLES["bench-claim"]()
 
 
 def test_an_experiment_takes_the_arguments_of_its_kind_of_machine() -> None:
@@ -111,7 +114,7 @@ def test_training_table(results: Path) -> None:
         },
     }
     (results / "training.json").write_text(json.dumps(record), encoding="utf-8")
-    shown = tables.training_table()
+    shown = TABLES["training"]()
     assert "| time of a step | 4.00 s | 1.00 s | 0.25 (0.20 to 0.30) |" in shown
     assert "| peak memory of the process | 1500 MB | 900 MB | 0.60 |" in shown
     assert "-0.5 points (-1.0 to 0.2) |" in shown
@@ -150,3 +153,29 @@ def test_provenance_names_versions_and_hardware_but_no_machine() -> None:
     assert found["versions"]["torch"]
     assert found["hardware"]["cores"] >= 1
     assert platform.node() not in json.dumps(found)
+
+
+def test_a_new_benchmark_is_one_file(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    text = """
+from benchmarks.records import made_of
+TABLES = {"planted": made_of("planted", lambda record: f"{record['seconds']} s.", "planted_bench")}
+"""
+    (more / "planted_bench.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(benchmarks, "__path__", [*benchmarks.__path__, str(more)])
+    try:
+        shown = tables.found_tables()["planted"]
+        assert (
+            shown()
+            == "*Not measured yet: `python -m benchmarks.planted_bench` writes `benchmarks/results/planted.json`.*"
+        )
+        (results / "planted.json").write_text(json.dumps({"seconds": 3, "provenance": PROVENANCE}), encoding="utf-8")
+        assert shown().startswith("3 s. Source: `benchmarks/results/planted.json`, 2026-01-02")
+        (more / "planted_twice.py").write_text(text, encoding="utf-8")
+        with pytest.raises(RuntimeError, match=r"'planted' of .*planted_twice is there already"):
+            tables.found_tables()
+    finally:
+        for name in ("planted_bench", "planted_twice"):
+            sys.modules.pop(f"benchmarks.{name}", None)
+            vars(benchmarks).pop(name, None)

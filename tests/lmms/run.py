@@ -16,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.run import RESULTS, provenance
+from benchmarks.records import RESULTS
+from benchmarks.run import provenance
 from tests.lmms import data
 from tests.lmms.metrics import METRICS
 

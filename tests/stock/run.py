@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import trimkit
-from benchmarks.run import RESULTS, provenance
+from benchmarks.records import RESULTS
+from benchmarks.run import provenance
 
 NAME = "stock_generation_tests"
 FAMILIES = {
