@@ -80,6 +80,7 @@ BENCHES := bench_prefill bench_prefill_7b bench_added bench_second_question benc
 
 bench: $(STAMP)  ## measure time, memory and FLOPs on random-weight LLaVAs, the paper's claim among them; writes benchmarks/results/bench_*.json
 	set -e; for name in $(BENCHES); do $(BIN)/python -m benchmarks.run $$name; done
+	$(BIN)/python -m benchmarks.bench_steps
 
 bench-train: $(STAMP)  ## fine-tune the demo model with and without TRIM; writes benchmarks/results/training.json
 	$(BIN)/python -m benchmarks.bench_training
