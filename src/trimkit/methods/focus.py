@@ -105,10 +105,10 @@ def pick(worth: Tensor, features: Tensor, count: int, redundancy: float = 1.0, f
     factor = torch.zeros(count, len(worth), dtype=unit.dtype, device=unit.device)
     picked = torch.empty(count, dtype=torch.int64, device=unit.device)
     left = torch.ones_like(worth, dtype=torch.bool)
-    given = 0 if first is None else len(first)
+    given = () if first is None else first.unbind()
     for turn in range(count):
         gains = worth * novelty.clamp(min=_LEAST_NOVELTY) ** redundancy
-        best = first[turn] if first is not None and turn < given else gains.masked_fill(~left, -1.0).argmax()
+        best = given[turn] if turn < len(given) else gains.masked_fill(~left, -1.0).argmax()
         picked[turn] = best
         left[best] = False
         if redundancy:
