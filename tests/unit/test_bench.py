@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from PIL import Image
 from trimkit import loading
 from trimkit.bench import machine, measure, memory, plot, run, stats
 from trimkit.bench.run import Settings, bench
+from trimkit.bench.shapes import SHAPES
 from trimkit.bench.table import lines
 from trimkit.errors import ConfigError, InputError, TrimkitError
 
@@ -97,6 +99,20 @@ def test_fewer_layers_are_extrapolated_and_said_so(found: dict[str, Any]) -> Non
     assert found["provenance"]["shape"]["of_layers"] == 2
     assert set(found["ratios"][0]["extrapolated"]["prefill_s"]) == INTERVAL
     assert "extrapolated to 2 layers" in "\n".join(lines(found))
+
+
+def test_layers_of_unlike_length_are_not_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = SHAPES["small"]
+    monkeypatch.setitem(SHAPES, "small", replace(small, language=(4, *small.language[1:])))
+    common: dict[str, Any] = {"random": "small", "repeats": 1, "device": "cpu", "dtype": "float32"}
+    found = bench(Settings(layers=3, methods=("trim", "fastv"), budgets=("21",), **common))
+    full, trim, fastv = found["arms"]
+    assert (full["extrapolated"] is None, trim["extrapolated"] is None, fastv["extrapolated"]) == (False, False, None)
+    assert [entry["extrapolated"] is None for entry in found["ratios"]] == [False, True]
+    assert sum(fastv["stage_shares"].values()) <= 1.0
+    assert fastv["kv_bytes"] == fastv["kv_bytes_formula"]
+    assert 0 < fastv["prefill_flops"] - fastv["prefill_flops_formula"] < 0.02 * fastv["prefill_flops"]  # its choosing
+    assert "extrapolated to 4 layers" in "\n".join(lines(found))
 
 
 def test_memory_stands_beside_its_formula(found: dict[str, Any]) -> None:

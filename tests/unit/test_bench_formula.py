@@ -14,6 +14,7 @@ from trimkit.bench.shapes import SHAPES, shape_of
 from trimkit.bench.subject import RandomModel
 from trimkit.errors import ConfigError, UnknownNameError
 from trimkit.methods import get_method
+from trimkit.models._base import AT_ONCE
 
 SMALL = SHAPES["small"]
 CPU = torch.device("cpu")
@@ -33,11 +34,12 @@ def _few_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
 def planned(kept: int, batch: int, new_tokens: int, **more: Any) -> formula.Work:
     """What a request does, from its settings alone."""
     lengths = (kept + TEXT,) * SMALL.layers
-    tower = more.pop("tower", (SMALL.image_tokens + 1,) * SMALL.vision[0])
+    whole = [formula.LayerCall(number, batch, SMALL.image_tokens + 1) for number in range(SMALL.vision[0])]
+    tower = more.pop("tower", whole)
     return formula.Work(batch, tower, projected=batch * kept, prefill=lengths, new_tokens=new_tokens, **more)
 
 
-@pytest.mark.parametrize(("batch", "new_tokens"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("batch", "new_tokens"), [(1, 1), (2, 3), (AT_ONCE + 1, 1)])
 @pytest.mark.parametrize("method", [None, "trim", "random"])
 def test_flops_and_cache_as_torch_has_them(
     subject: RandomModel, method: str | None, batch: int, new_tokens: int
@@ -64,6 +66,23 @@ def test_prefill_by_hand(subject: RandomModel) -> None:
     assert formula.flops(subject.sizes(), work)["prefill"] == 2 * layer + 2 * width * 256
 
 
+@pytest.mark.parametrize("batch", [1, AT_ONCE + 1])
+def test_patches_that_are_dropped_in_the_tower_do_not_count(subject: RandomModel, batch: int) -> None:
+    arm = Arm(subject, get_method("trim", budget=21), batch, 1, tower_keep=0.5, tower_layer=1)
+    found = measure.count(arm)
+    assert sum(formula.flops(subject.sizes(), found.work).values()) == found.flops
+    assert {each.length for each in found.work.tower} == {101, 51}
+
+
+def test_memory_is_that_of_the_pictures_in_the_tower_at_a_time(subject: RandomModel) -> None:
+    sizes, batch = subject.sizes(), 2 * AT_ONCE
+    together = formula.peaks(sizes, planned(21, batch, 1), 4)["vision"]
+    calls = [formula.LayerCall(layer, AT_ONCE, 101) for _ in range(2) for layer in range(2)]
+    in_groups = formula.peaks(sizes, planned(21, batch, 1, tower=calls), 4)["vision"]
+    waiting = (batch - AT_ONCE) * 101 * SMALL.vision[1] * 4
+    assert in_groups == together // 2 + waiting
+
+
 def test_layers_that_are_skipped_or_shortened_do_not_count(subject: RandomModel) -> None:
     """A tower that stops early, or drops tokens midway, is seen as it ran."""
     tower, pixels = subject.model.model.vision_tower, subject.request(2, 0, 0, 1).inputs["pixel_values"]
@@ -73,7 +92,7 @@ def test_layers_that_are_skipped_or_shortened_do_not_count(subject: RandomModel)
             hidden = tower.pre_layrnorm(tower.embeddings(pixels))
             for layer, length in zip(tower.encoder.layers, lengths, strict=False):
                 hidden = layer(hidden[:, :length], None)
-        assert trace.tower == lengths
+        assert trace.tower == [(number, 2, length) for number, length in enumerate(lengths)]
         work = formula.Work(2, trace.tower)
         assert formula.flops(subject.sizes(), work)["vision"] == counter.get_total_flops()
 

@@ -89,6 +89,11 @@ class Arm:
         return self.method is not None and self.method.needs_relevance
 
     @property
+    def scorings(self) -> int:
+        """How often all patches are compared with the question: in the middle of the tower, too, where it drops some."""
+        return int(self.reads_text) + int(self.tower_keep is not None)
+
+    @property
     def report(self) -> Report | None:
         """Of the last call; None for the stock model."""
         return None if self.attachment is None else self.attachment.report
@@ -142,7 +147,8 @@ class Arm:
         if self.report is not None:  # its own clock knows what lies between the modules
             seconds = vars(self.report.seconds)
             stages.update({name: seconds[name] for name in STAGES if name in seconds})
-        stages.update(prefill=trace.passes[0].whole, decode=decode)
+        inside = stages["select"] if self.method is not None and self.method.stage == "llm" else 0.0
+        stages.update(prefill=trace.passes[0].whole - inside, decode=decode)  # no second is counted twice
         stages["other"] = max(whole - sum(stages.values()), 0.0)
         return stages
 

@@ -7,9 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["LanguageSizes", "Sizes", "TowerSizes", "Work", "flops", "kv_bytes", "peaks", "sizes_of", "weights"]
+__all__ = [
+    "LanguageSizes",
+    "LayerCall",
+    "Sizes",
+    "TowerSizes",
+    "Work",
+    "flops",
+    "kv_bytes",
+    "peaks",
+    "sizes_of",
+    "weights",
+]
 
 
 @dataclass(frozen=True)
@@ -48,13 +59,22 @@ class Sizes:
     projection: int = 0
 
 
+class LayerCall(NamedTuple):
+    """One call of a layer of the vision tower: its number, and the pictures and tokens of each that it was given."""
+
+    layer: int
+    pictures: int
+    length: int
+
+
 @dataclass(frozen=True)
 class Work:
     """What one request runs; lengths are tokens of one row, so that a layer that was skipped or shortened shows.
 
     Attributes:
         batch: rows, each with a picture.
-        tower: per picture, the length in each layer of the vision tower that runs.
+        tower: every call of a layer of the vision tower. Pictures may go through it in groups, and in its middle each may be
+            left with a length of its own.
         texts: the length of every question that the text tower reads.
         scored: patches that are compared with a question, in all.
         projected: tokens that go through the projector, in all.
@@ -63,7 +83,7 @@ class Work:
     """
 
     batch: int
-    tower: Sequence[int] = ()
+    tower: Sequence[LayerCall] = ()
     texts: Sequence[int] = ()
     scored: int = 0
     projected: int = 0
@@ -116,7 +136,8 @@ def flops(sizes: Sizes, work: Work) -> dict[str, int]:
             text += reader.layers * _tower_layer(reader, length) + 2 * reader.width * sizes.projection
     embedded = 2 * sizes.patches * sizes.patch * sizes.vision.width if work.tower else 0
     return {
-        "vision": batch * (embedded + sum(_tower_layer(sizes.vision, length) for length in work.tower)),
+        "vision": batch * embedded
+        + sum(each.pictures * _tower_layer(sizes.vision, each.length) for each in work.tower),
         "text": text,
         "select": work.scored * (2 * sizes.vision.width * sizes.projection + 2 * sizes.projection),
         "project": 2 * work.projected * lm.width * (sizes.vision.width + lm.width),
@@ -152,18 +173,21 @@ def weights(sizes: Sizes) -> dict[str, int]:
 def peaks(sizes: Sizes, work: Work, element: int) -> dict[str, int]:
     """Bytes above the idle model, at their most: in the ``vision`` tower, and in the language model's ``prefill``.
 
-    A layer holds most in its feed-forward part. The tower: its inner width three times (the activation is a product), the
-    layer's input, its sum with attention, the normed form of that, and the layer that was selected. The language model: gate,
+    A layer holds most in its feed-forward part. The tower, of the pictures that are in it at a time: its inner width three
+    times (the activation is a product), the layer's input, its sum with attention, the normed form of that, and the layer
+    that was selected, which is held of the other pictures, too. The language model: gate,
     up and their product, the same three, the embeddings it was called with, and the rotations of its positions. ``pictures``
     is what is held of them meanwhile: patch features and projected tokens, each as given and as handed on. ``activations``
     has all of that, ``kv`` is the cache beside it; ``peak`` is the most that any moment holds.
     """
     lm, seen, batch = sizes.language, sizes.vision, work.batch
-    patches, tokens = batch * max(work.tower, default=0), batch * max(work.prefill, default=0)
+    patches = batch * max((each.length for each in work.tower), default=0)
+    at_once = max((each.pictures * each.length for each in work.tower), default=0)
+    tokens = batch * max(work.prefill, default=0)
     pictures = 2 * (patches * seen.width + work.projected * lm.width) * element
     activations = tokens * (3 * lm.inner + 4 * lm.width + 2 * lm.head) * element + pictures
     kv = kv_bytes(sizes, Work(batch, prefill=work.prefill), element)
-    vision = patches * (3 * seen.inner + 4 * seen.width) * element
+    vision = (at_once * (3 * seen.inner + 3 * seen.width) + patches * seen.width) * element
     grown = kv_bytes(sizes, work, element) + pictures
     return {
         "kv": kv,

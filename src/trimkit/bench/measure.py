@@ -69,7 +69,7 @@ def count(arm: Arm) -> Counted:
         batch=arm.batch,
         tower=tuple(trace.tower),
         texts=tuple(trace.texts) if arm.reads_text else (),
-        scored=placeholders if arm.reads_text else 0,
+        scored=arm.scorings * placeholders,
         projected=trace.projected,
         prefill=tuple(trace.prefill),
         new_tokens=arm.new_tokens,

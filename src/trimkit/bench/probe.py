@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trimkit.bench.formula import LayerCall
+
 __all__ = ["Pass", "Probe", "Trace"]
 
 Meter = Callable[[], float]
@@ -43,13 +45,14 @@ class Trace:
     Attributes:
         spent: of the ``vision`` tower and the projector (``project``), summed over their calls.
         passes: of the language model.
-        tower, texts, prefill: length in each layer of the tower; of each question; in each layer of the first pass.
+        tower: every call of one of the tower's layers.
+        texts, prefill: length of each question; in each layer of the first pass.
         projected: tokens the projector was given.
     """
 
     spent: dict[str, float] = field(default_factory=lambda: {"vision": 0.0, "project": 0.0})
     passes: list[Pass] = field(default_factory=list)
-    tower: list[int] = field(default_factory=list)
+    tower: list[LayerCall] = field(default_factory=list)
     texts: list[int] = field(default_factory=list)
     prefill: list[int] = field(default_factory=list)
     projected: int = 0
@@ -118,14 +121,22 @@ class Probe:
         def projected(_: Any, given: Any, named: dict[str, Any]) -> None:
             trace.projected += _tensor(given, named)[..., 0].numel()
 
-        for layer in self._layers:
-            yield layer.register_forward_pre_hook(note(trace.prefill, True), with_kwargs=True)
-        for layer in _stack(self._tower):
-            yield layer.register_forward_pre_hook(note(trace.tower), with_kwargs=True)
+        for layer in self._layers:  # at its attention: a method may shorten what the layer is called with
+            part = getattr(layer, "self_attn", layer)
+            yield part.register_forward_pre_hook(note(trace.prefill, True), with_kwargs=True)
+        for number, layer in enumerate(_stack(self._tower)):
+            yield layer.register_forward_pre_hook(_noted(trace.tower, number), with_kwargs=True)
         if self._text is not None:
             yield self._text.register_forward_pre_hook(note(trace.texts), with_kwargs=True)
         if self._projector is not None:
             yield self._projector.register_forward_pre_hook(projected, with_kwargs=True)
+
+
+def _noted(calls: list[LayerCall], number: int) -> Callable[..., None]:
+    def hook(_: Any, given: Any, named: dict[str, Any]) -> None:
+        calls.append(LayerCall(number, *map(int, _tensor(given, named).shape[:2])))
+
+    return hook
 
 
 def _around(module: Any, read: Meter, spent: dict[str, float], name: str) -> Iterator[Any]:

@@ -38,8 +38,8 @@ def arm_result(
         "peak_bytes": counted.peak_bytes,
         "peak_measured": counted.peak_how,
         "kv_bytes": counted.kv_bytes,
-        "tower_layers": len(counted.work.tower) or None,
-        "extrapolated": _extrapolated(firsts, counted, len(counted.work.prefill), full_layers),
+        "tower_layers": len({each.layer for each in counted.work.tower}) or None,
+        "extrapolated": _extrapolated(firsts, counted, full_layers),
     }
 
 
@@ -70,8 +70,9 @@ def ratio_result(
         found = result[name]
         key = f"{name.removesuffix('_s')}_time_over_flops"
         result[key] = None if found is None else {k: v if k == "runs" else v / flops for k, v in found.items()}
-    layers = len(full.work.prefill)
-    if full_layers and layers:
+    if full_layers:
+        result["extrapolated"] = None
+    if full_layers and (layers := _alike(full)) and _alike(mine):
         pairs = (_deeper(one, layers, full_layers), _deeper(other, layers, full_layers))
         result["extrapolated"] = {
             name: ratio([run[name] for run in pairs[0]], [run[name] for run in pairs[1]], seed) for name in pairs[0][0]
@@ -154,8 +155,14 @@ def _by_formula(counted: Counted, sizes: formula.Sizes | None, element: int) -> 
     }
 
 
-def _extrapolated(runs: Sequence[Run], counted: Counted, layers: int, full_layers: int) -> dict[str, Any] | None:
+def _alike(counted: Counted) -> int:
+    """How many layers of the language model were given the same length; 0 where it changes on the way."""
+    return len(counted.work.prefill) if len(set(counted.work.prefill)) == 1 else 0
+
+
+def _extrapolated(runs: Sequence[Run], counted: Counted, full_layers: int) -> dict[str, Any] | None:
     """The times at the whole model's depth: each layer that is missing costs what one that is there does."""
+    layers = _alike(counted)
     if not full_layers or not layers:
         return None
     deeper = _deeper(runs, layers, full_layers)

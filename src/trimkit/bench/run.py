@@ -16,7 +16,7 @@ from trimkit._provenance import hardware, versions
 from trimkit.bench import machine, result
 from trimkit.bench.arms import Arm
 from trimkit.bench.build import clip_config, llava_config
-from trimkit.bench.formula import Sizes, Work, sizes_of
+from trimkit.bench.formula import LayerCall, Sizes, Work, sizes_of
 from trimkit.bench.measure import Counted, Round, count, rounds
 from trimkit.bench.shapes import Shape, shape_of
 from trimkit.bench.subject import Checkpoint, RandomModel, Subject
@@ -163,7 +163,7 @@ def _random(settings: Settings, shape: Shape, device: torch.device, warn: Callab
 
     batch, length = max(settings.batch_sizes), shape.image_tokens + settings.text_tokens
     vision, tokens = shape.vision[0], batch * shape.image_tokens
-    tower = (shape.image_tokens + 1,) * vision
+    tower = [LayerCall(number, batch, shape.image_tokens + 1) for number in range(vision)]
     work = Work(batch, tower, (), tokens, tokens, (length,) * shape.layers, max(settings.new_tokens))
     machine.check_memory(str(settings.random), sizes_with, shape.layers, work, dtype, device)
     return RandomModel(shape, settings.text_tokens, device, dtype, settings.seed)
