@@ -66,3 +66,13 @@ def test_the_seed_decides() -> None:
 def test_what_cannot_be_compared_is_refused(hits: dict[str, list[int]]) -> None:
     with pytest.raises(ConfigError, match="same questions"):
         PairedBootstrap(hits)
+
+
+@pytest.mark.parametrize(("n", "right", "known"), [(2, 1, False), (10, 2, False), (100, 3, False), (100, 6, True)])
+def test_a_share_of_next_to_nothing_has_no_interval(n: int, right: int, known: bool) -> None:
+    """Where the full model is hardly ever right, resamples in which it never is would make the share boundless."""
+    full = [1] * right + [0] * (n - right)
+    found = PairedBootstrap({"none": full, "trim": [1, 1, *full[2:]]}).ratio("trim", "none")
+    assert found["value"] == pytest.approx((max(right, 2)) / right)
+    assert (found["ci95"] is not None) is known
+    assert found["ci95"] is None or found["ci95"][1] <= n

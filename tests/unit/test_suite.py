@@ -142,6 +142,18 @@ def test_a_grid_gives_each_option_its_worth() -> None:
         summarise(made_up(hits), grid=[{"method": "trim", "sign": [1, -1], "aggregate": ["mean", "weighted"]}])
 
 
+def test_two_grids_of_one_method_do_not_mix() -> None:
+    """The second grid's arms have the first one's reference sign, and other budgets."""
+    right = {"sign=auto": 12, "sign=-1": 6, "budget=64": 3, "budget=1": 0}
+    options: list[dict[str, Any]] = [{"sign": "auto"}, {"sign": -1}, {"budget": 64}, {"budget": 1}]
+    arms = [Arm(get_method("trim", **each), name) for each, name in zip(options, right, strict=True)]
+    hits = {arm: "1" * right[arm.asked] + "0" * (12 - right[arm.asked]) for arm in arms}
+    grid = [{"method": "trim", "sign": ["auto", -1]}, {"method": "trim", "budget": [64, 1]}]
+    effects = {entry["option"]: entry for entry in summarise(made_up(hits), grid=grid)["effects"]}
+    assert effects["sign"]["alone"]["value"] == pytest.approx(-0.5)
+    assert effects["budget"]["alone"]["value"] == pytest.approx(-0.25)
+
+
 def test_the_same_settings_are_the_same_task() -> None:
     assert Arm(get_method("trim", budget="32"), "32").task == Arm(get_method("trim", budget=32)).task
     assert Arm(get_method("trim", budget=32)).task != Arm(get_method("trim", budget=33)).task

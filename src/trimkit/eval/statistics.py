@@ -18,6 +18,7 @@ __all__ = ["PairedBootstrap"]
 
 Floats = npt.NDArray[np.float64]
 
+_OUTSIDE = 0.05  # of the resamples lie outside an interval
 _CHUNK = 500  # resamples at a time: what is drawn for 2,000 questions then takes 8 MB
 
 
@@ -62,12 +63,17 @@ class PairedBootstrap:
         return {"value": float(value), "ci95": [low, high], "significant": bool(low > 0.0 or high < 0.0)}
 
     def ratio(self, arm: str, full: str) -> dict[str, Any]:
-        """``arm`` as a share of ``full``: ``value`` and ``ci95``; None where the full model is never right."""
+        """``arm`` as a share of ``full``: ``value``, None where the full model is never right; ``ci95``, None where it is right
+        so seldom that it is never right in more resamples than lie outside an interval.
+        """
         row, whole = self._rows[arm], self._rows[full]
         if self._means[whole] == 0:
             return {"value": None, "ci95": None}
-        drawn = self._drawn[row] / np.maximum(self._drawn[whole], 1e-12)
-        return {"value": float(self._means[row] / self._means[whole]), "ci95": _interval(drawn)}
+        known = self._drawn[whole] > 0
+        value = float(self._means[row] / self._means[whole])
+        if known.mean() < 1 - _OUTSIDE:
+            return {"value": value, "ci95": None}
+        return {"value": value, "ci95": _interval(self._drawn[row][known] / self._drawn[whole][known])}
 
 
 def _resampled(table: Floats, resamples: int, seed: int) -> Floats:
@@ -81,6 +87,6 @@ def _resampled(table: Floats, resamples: int, seed: int) -> Floats:
 
 
 def _interval(drawn: Floats) -> list[float]:
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high = np.quantile(drawn, [_OUTSIDE / 2, 1 - _OUTSIDE / 2])
     # Sums of products leave 1e-17 where arms agree on every question: that is no difference.
     return [float(np.round(low, 12)), float(np.round(high, 12))]

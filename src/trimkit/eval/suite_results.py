@@ -135,14 +135,12 @@ def main_effects(
             for name, values in each.items()
             if name != "method"
         }
-        labels = {_point(arm, options): arm.label for arm in arms if arm.method.name == each["method"]}
-        points = list(itertools.product(*([str(value) for value in values] for values in options.values())))
-        if any(point not in labels for point in points):
-            raise ConfigError(f"the grid of {each['method']} is not complete: run all of its arms")
+        points = list(itertools.product(*(range(len(values)) for values in options.values())))
+        labels = {point: _label(arms, method, options, point) for point in points}
         for place, (name, values) in enumerate(options.items()):
-            same = [point for point in points if point[place] == str(values[0])]
-            for value in values[1:]:
-                pairs = [(labels[(*p[:place], str(value), *p[place + 1 :])], labels[p]) for p in same]
+            same = [point for point in points if point[place] == 0]
+            for number, value in enumerate(values[1:], start=1):
+                pairs = [(labels[(*p[:place], number, *p[place + 1 :])], labels[p]) for p in same]
                 change = {"method": each["method"], "option": name, "value": value, "reference": values[0]}
                 found.append(change | _effect(boot, pairs))
     return found
@@ -162,7 +160,11 @@ def _as_held(method: str, option: str, value: Any) -> Any:
     return get_method(method, **{option: value}).model_dump(mode="json")[option]
 
 
-def _point(arm: Arm, options: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    """Where an arm stands in a grid."""
-    settings = arm.method.model_dump(mode="json")
-    return tuple(str(settings[name]) for name in options)
+def _label(arms: Sequence[Arm], method: str, options: Mapping[str, Sequence[Any]], point: Sequence[int]) -> str:
+    """Of the arm with these values, by their numbers, and all else as the method has it; another grid's may differ there."""
+    chosen = {name: values[number] for (name, values), number in zip(options.items(), point, strict=True)}
+    wanted = get_method(method, **chosen).model_dump()
+    for arm in arms:
+        if arm.method.name == method and arm.method.model_dump() == wanted:
+            return arm.label
+    raise ConfigError(f"the grid of {method} is not complete: run all of its arms")
