@@ -5,9 +5,13 @@ from __future__ import annotations
 from benchmarks import suite_plot
 from benchmarks.blocks import ROOT
 from benchmarks.cells import interval, percent, points, table
-from benchmarks.records import Record, made_of
+from benchmarks.records import Record, load, made_of
+from trimkit.eval.statistics import PairedBootstrap, holm
 
-__all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "grid", "pairs", "shifts"]
+__all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "grid", "pairs", "shifts", "together"]
+
+EARLIER = "suite_seed_160923"
+"""The result of the same suite on another seed."""
 
 
 def curves(record: Record) -> str:
@@ -70,7 +74,64 @@ def pairs(record: Record) -> str:
             )
     header = [f"`{run['ours']}` minus", *[f"{budget} tokens" for budget in budgets]]
     note = "Points of accuracy, with 95 % intervals of the paired bootstrap; bold where the interval does not hold 0."
-    return f"{table(header, rows)}\n\n{note} {_questions(run)}"
+    return f"{table(header, rows)}\n\n{note} {_clear(run['comparisons'])} {_questions(run)}"
+
+
+def _clear(comparisons: list[Record]) -> str:
+    """How many differences are clear, one by one and for as many as there are."""
+    below, above = (
+        [sum(sign * entry["value"] > 0 and clear(entry) for entry in comparisons) for clear in (_alone, _among_all)]
+        for sign in (-1, 1)
+    )
+    return (
+        f"Differences to other methods that are clear by their own interval: {below[0]} of {len(comparisons)} below 0, {above[0]} "
+        f"above; with Holm's correction for their number: {below[1]} and {above[1]}."
+    )
+
+
+def _alone(entry: Record) -> bool:
+    return bool(entry["significant"])
+
+
+def _among_all(entry: Record) -> bool:
+    return bool(entry["p_holm"] < 0.05)
+
+
+def together(record: Record) -> str:
+    """``pairs`` over the questions of this run and of an earlier one of the same methods."""
+    earlier = load(EARLIER)
+    if earlier is None:
+        return f"*There is no `benchmarks/results/{EARLIER}.json` to join.*"
+    return pairs({"results": [joined([record["results"][0], earlier["results"][0]])]})
+
+
+def joined(runs: list[Record]) -> Record:
+    """Runs of the same methods and types as one: what ``pairs`` reads, from what every arm answered to each question."""
+    common = set.intersection(*({arm["label"] for arm in run["arms"]} for run in runs))
+    answers = [{arm["label"]: [int(hit) for hit in arm["hits"]] for arm in run["arms"]} for run in runs]
+    hits = {label: [hit for each in answers for hit in each[label]] for label in answers[0] if label in common}
+    kinds = list(runs[0]["n_by_type"])
+    places = [kinds[i % len(kinds)] for run in runs for i in range(run["n"])]  # types take turns
+    whole = PairedBootstrap(hits)
+    by_type = {
+        kind: PairedBootstrap(
+            {label: [hit for hit, at in zip(row, places, strict=True) if at == kind] for label, row in hits.items()}
+        )
+        for kind in kinds
+    }
+    compared = []
+    for entry in runs[0]["comparisons"]:
+        ours, other = entry["ours"], entry["other"]
+        if not {ours, other} <= common:
+            continue
+        found = {"budget": entry["budget"], "ours": ours, "other": other, **whole.difference(ours, other)}
+        if "by_type" in entry:
+            found["by_type"] = {kind: by_type[kind].difference(ours, other) for kind in kinds}
+        compared.append(found)
+    for entry, p in zip(compared, holm([entry["p"] for entry in compared]), strict=True):
+        entry["p_holm"] = p
+    seeds = " and ".join(str(run["seed"]) for run in runs)
+    return {**runs[0], "comparisons": compared, "n": sum(run["n"] for run in runs), "seed": seeds}
 
 
 def shifts(record: Record) -> str:
@@ -170,6 +231,7 @@ TABLES = {
     "suite": made_of("suite", curves),
     "suite-types": made_of("suite", by_type),
     "suite-pairs": made_of("suite", pairs),
+    "suite-together": made_of("suite", together),
     "robustness": made_of("robustness", shifts),
     "ablation": made_of("ablation", effects),
     "ablation-arms": made_of("ablation", grid),

@@ -10,7 +10,41 @@ from typing import IO
 
 from trimkit.errors import InputError
 
-__all__ = ["write_atomically"]
+__all__ = ["check_writable", "user_path", "write_atomically"]
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a user writes it, ``~`` included.
+
+    Raises:
+        InputError: nobody knows whose home directory it names.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{os.fspath(path)!r}: there is no such home directory: write the path out") from None
+
+
+def check_writable(path: str | os.PathLike[str]) -> Path:
+    """Where a file is to go, looked at before anything slow is done.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    target = user_path(path)
+    name = f"cannot write {str(target)[:200]!r}"
+    try:
+        if target.is_dir():
+            raise InputError(f"{name}: it is a directory; give a file name in it")
+        if target.exists() and not target.is_file():
+            raise InputError(f"{name}: it is not a regular file; choose another place")
+        if not target.parent.is_dir():
+            raise InputError(f"{name}: there is no directory {str(target.parent)!r}; make it first")
+        if not os.access(target.parent, os.W_OK):
+            raise InputError(f"{name}: its directory is not yours to write; choose another place")
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{name} ({error.strerror}): choose another place") from None
+    return target
 
 
 def write_atomically(target: Path, write: Callable[[IO[bytes]], object]) -> None:

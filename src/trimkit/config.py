@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trimkit._files import write_atomically
+from trimkit._files import user_path, write_atomically
 from trimkit.errors import ConfigError
 from trimkit.methods import Method, get_method
 
@@ -64,7 +64,7 @@ def read_config(path: str | Path) -> Config:
     Raises:
         ConfigError: it cannot be read, is of another version, or names a method or option that is not there.
     """
-    found = Path(path).expanduser()
+    found = user_path(path)
     try:
         content = json.loads(found.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -98,7 +98,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
     return {"method": reduction.method, **reduction.options}
 
 
-def configured(path: str | Path | None, method: str | Method | None = None, **options: Any) -> Method:
+def configured(path: str | Path | None, method: str | Method | None = None, /, **options: Any) -> Method:
     """The method of a config file, or ``trim``; what is given beside the file wins over it.
 
     Another method than the config's takes over the budget and the encoder's profile, so that the two compare at equal tokens.
@@ -107,6 +107,8 @@ def configured(path: str | Path | None, method: str | Method | None = None, **op
     Raises:
         UnknownNameError, ConfigError: as ``read_config`` and ``get_method`` do.
     """
+    if "method" in options:
+        raise ConfigError("'method' is no option of a method: name it apart (--method)")
     if isinstance(method, Method):
         return get_method(method, **options)
     said: dict[str, Any] = {"method": "trim"} if path is None else load_config(path)
@@ -122,7 +124,7 @@ def save_config(path: str | Path, config: Config) -> Path:
     Raises:
         InputError: the directory or the disk refuses.
     """
-    target = Path(path).expanduser()
+    target = user_path(path)
     text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     write_atomically(target, lambda file: file.write(text.encode()))
     return target

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from trimkit._files import user_path
 from trimkit.errors import InputError
 
 __all__ = ["MAX_ASPECT", "MAX_PIXELS", "load_image"]
@@ -71,7 +72,7 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     text = os.fspath(source)
     if not text or "\0" in text:
         raise InputError(f"the image path {text!r} is not a path: give the path of a picture")
-    path = Path(text).expanduser()
+    path = user_path(text)
     try:
         if path.is_dir():
             raise InputError(f"{path} is a directory: give the path of one picture")

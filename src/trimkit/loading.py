@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from trimkit._files import user_path
 from trimkit.errors import ConfigError, ModelError, TrimkitError, UnsupportedError
 
 __all__ = ["DTYPES", "find_checkpoint", "load_model", "pick_device"]
@@ -91,7 +92,7 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
         from trimkit.demo import demo_model_path
 
         return str(demo_model_path()), {}
-    path = Path(name).expanduser()
+    path = user_path(name)
     remedy = "give 'demo', a directory that save_pretrained wrote, or a hub id such as 'llava-hf/llava-1.5-7b-hf'"
     if not name.strip():
         raise ModelError(f"the model name is empty: {remedy}")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from trimkit._files import write_atomically
+from trimkit._files import check_writable, write_atomically
 from trimkit._text import one_line
 from trimkit.errors import InputError
 from trimkit.types import ImageReport
@@ -120,17 +120,10 @@ def check_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
     Raises:
         InputError: the extension names no picture format, or the place cannot be written.
     """
-    target = Path(path).expanduser()
-    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(target.suffix.lower())
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(Path(path).suffix.lower())
     if kind is None:
-        raise InputError(f"cannot write {str(target)!r}: the name must end in .png, .jpg or .webp")
-    if target.is_dir():
-        raise InputError(f"cannot write {str(target)!r}: it is a directory; give a file name in it")
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {str(target)!r}: there is no directory {str(target.parent)!r}; make it first")
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"cannot write {str(target)!r}: its directory is not yours to write; choose another place")
-    return target, kind
+        raise InputError(f"cannot write {os.fspath(path)!r}: the name must end in .png, .jpg or .webp")
+    return check_writable(path), kind
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:

@@ -32,7 +32,8 @@ def arm(method: str, budget: str, accuracy: float, kept: float) -> dict[str, Any
 
 
 def difference(value: float, significant: bool) -> dict[str, Any]:
-    return {"value": value, "ci95": [value - 0.01, value + 0.01], "significant": significant}
+    p = 0.0005 if significant else 0.5
+    return {"value": value, "ci95": [value - 0.01, value + 0.01], "significant": significant, "p": p, "p_holm": 4 * p}
 
 
 def a_run(**extra: Any) -> dict[str, Any]:
@@ -75,6 +76,29 @@ def test_pairs_are_bold_where_they_differ() -> None:
     assert "| `trim` | +5.0 (+4.0 to +6.0) |" in text
     assert "| `random`, multiple choice | **+40.0**" in text
     assert points(difference(-0.012, True)) == "**-1.2** (-2.2 to -0.2)"
+    assert (
+        "clear by their own interval: 0 of 4 below 0, 2 above; with Holm's correction for their number: 0 and 2."
+        in text
+    )
+
+
+def test_two_runs_are_joined_question_by_question() -> None:
+    def answered(run: dict[str, Any], seed: int, wrong: dict[str, set[int]]) -> dict[str, Any]:
+        for each in run["arms"]:
+            each["hits"] = "".join("0" if i in wrong.get(each["label"], ()) else "1" for i in range(20))
+        return {**run, "seed": seed}
+
+    odd = set(range(1, 20, 2))  # multiple choice
+    runs = [answered(a_run(), 3, {"trim@32": odd}), answered(a_run(), 4, {"random@32": set(range(20))})]
+    found = suite_tables.joined(runs)
+    compared = {entry["other"]: entry for entry in found["comparisons"]}
+    assert (found["n"], found["seed"]) == (40, "3 and 4")
+    assert compared["trim@32"]["value"] == 0.25
+    assert compared["random@32"]["value"] == 0.5
+    assert compared["random@32"]["by_type"]["existence"]["value"] == 0.5
+    assert compared["random@64"]["value"] == 0.0
+    assert compared["random@32"]["p_holm"] == pytest.approx(4 * compared["random@32"]["p"])
+    assert "40 questions, seed 3 and 4" in suite_tables.pairs({"results": [found]})
 
 
 def test_types_shifts_and_effects() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trimkit.errors import ConfigError
-from trimkit.eval.statistics import PairedBootstrap
+from trimkit.eval.statistics import PairedBootstrap, holm
 
 
 def answers(seed: int, n: int = 400) -> dict[str, list[int]]:
@@ -52,7 +52,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
 def test_equal_arms_do_not_differ() -> None:
     boot = PairedBootstrap({"a": [1, 0, 1, 1], "b": [1, 0, 1, 1], "c": [0, 1, 1, 1]}, resamples=200)
     for other in ("a", "b"):
-        assert boot.difference("a", other) == {"value": 0.0, "ci95": [0.0, 0.0], "significant": False}
+        assert boot.difference("a", other) == {"value": 0.0, "ci95": [0.0, 0.0], "significant": False, "p": 1.0}
     assert not boot.difference("a", "c")["significant"]
 
 
@@ -76,3 +76,15 @@ def test_a_share_of_next_to_nothing_has_no_interval(n: int, right: int, known: b
     assert found["value"] == pytest.approx((max(right, 2)) / right)
     assert (found["ci95"] is not None) is known
     assert found["ci95"] is None or found["ci95"][1] <= n
+
+
+def test_p_says_what_the_interval_says() -> None:
+    for seed in range(20):
+        found = PairedBootstrap(answers(seed), resamples=1000).difference("a", "b")
+        assert (found["p"] < 0.049) <= found["significant"] <= (found["p"] < 0.053)
+
+
+def test_p_values_are_adjusted_for_their_number() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from trimkit.demo import load_demo
-from trimkit.errors import ConfigError
-from trimkit.eval import scenes, suite
+from trimkit.errors import ConfigError, TrimkitError
+from trimkit.eval import scenes, suite, suite_work
 from trimkit.eval.suite import Arm, Outcomes, Plan
 from trimkit.eval.suite_results import summarise
 from trimkit.methods import get_method
+from trimkit.methods.l2_norm import L2Norm
+from trimkit.types import TokenBatch
 
 BATCH = 6
 ARMS = (
@@ -23,6 +28,16 @@ ARMS = (
     Arm(get_method("visionzip", budget=32), "32"),
     Arm(get_method("random", budget=32), "32"),
 )
+
+
+class Killer(L2Norm):
+    """Ends its process."""
+
+    name = "killer"
+
+    def scores(self, batch: TokenBatch) -> Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().scores(batch)
 
 
 def plan(n: int = 6, **changes: Any) -> Plan:
@@ -62,8 +77,8 @@ def test_a_killed_run_goes_on_without_loss(outcomes: tuple[Outcomes, Path], tmp_
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b"".join(lines[: 1 + 2 * BATCH + 3]) + lines[1 + 2 * BATCH + 3][:20])
     asked: list[int] = []
-    answer = suite._Asker.answer
-    monkeypatch.setattr(suite._Asker, "answer", lambda self, job: asked.append(len(job.arms)) or answer(self, job))
+    answer = suite_work._Asker.answer
+    monkeypatch.setattr(suite_work._Asker, "answer", lambda self, job: asked.append(len(job.arms)) or answer(self, job))
     done: list[int] = []
     again = suite.run(plan(), journal=path, advance=done.append)
     assert again.rows == whole.rows
@@ -164,6 +179,15 @@ def test_answers_of_other_settings_are_not_taken(field: str) -> None:
     asked = plan()
     assert asked.settings("weights") != replace(asked, **{field: "other"}).settings("weights")
     assert asked.settings("weights") == plan(n=7, arms=ARMS[:1]).settings("weights")
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    """As the system does it where memory runs out."""
+    asked = plan(n=2 * BATCH, arms=(ARMS[3], Arm(Killer(budget=32))))
+    book = tmp_path / "journal.jsonl"
+    with pytest.raises(TrimkitError, match="a worker was killed"):
+        suite.run(asked, journal=book, workers=2)
+    assert book.is_file()
 
 
 def test_another_version_of_a_method_is_another_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

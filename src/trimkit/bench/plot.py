@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
-from trimkit._files import write_atomically
+from trimkit._files import check_writable, write_atomically
 from trimkit.bench._canvas import Canvas, PngCanvas, SvgCanvas
 from trimkit.errors import InputError
 
@@ -25,12 +24,9 @@ def check_plot(path: str) -> Path:
     Raises:
         InputError: the name ends in neither .png nor .svg, or the place cannot be written.
     """
-    target = Path(path).expanduser()
-    if target.suffix.lower() not in (".png", ".svg"):
+    if Path(path).suffix.lower() not in (".png", ".svg"):
         raise InputError(f"cannot write {path!r}: the name of a plot must end in .png or .svg")
-    if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise InputError(f"cannot write {path!r}: its directory is missing or not yours to write; choose another place")
-    return target
+    return check_writable(path)
 
 
 def draw(found: dict[str, Any], target: Path) -> None:

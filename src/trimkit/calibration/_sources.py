@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimkit._files import user_path
 from trimkit.calibration._measure import Pair
 from trimkit.errors import InputError
 from trimkit.images import load_image
@@ -59,14 +60,15 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
     Raises:
         InputError: no such directory or file, a line that cannot be read, or not one picture that can.
     """
-    folder = Path(images).expanduser()
+    folder = user_path(images)
     if not folder.is_dir():
         raise InputError(f"there is no directory {str(images)!r}: give one that holds pictures")
-    names, asked, skipped = _names(folder, questions), None, []
+    names, skipped = _names(folder, questions), []
+    shared: list[str] = []
+    own: dict[str, list[str]] = {}
     if questions is not None:
-        shared, own = _read_questions(Path(questions).expanduser())
+        shared, own = _read_questions(user_path(questions))
         skipped = [(name, "named in the questions, but not in the directory") for name in sorted(set(own) - set(names))]
-        asked = {name: [*own.get(name, ()), *shared] for name in names} if own else shared
         names = [name for name in names if shared or name in own]
         if own and not names:
             raise InputError(
@@ -85,7 +87,17 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
         raise InputError(
             f"there is no picture that can be read in {str(images)!r}: give PNG, JPEG, WebP, GIF or TIFF files"
         )
-    return Sources(dict(sorted(pictures.items())), asked, tuple(sorted(skipped)))
+    pictures = dict(sorted(pictures.items()))
+    asked: Questions | None = shared or None
+    if own:
+        asked = {name: [*own.get(name, ()), *_from(shared, number)] for number, name in enumerate(pictures)}
+    return Sources(pictures, asked, tuple(sorted(skipped)))
+
+
+def _from(shared: list[str], number: int) -> list[str]:
+    """Each picture begins with another one, so that all are asked where only a few are asked of each."""
+    first = number % max(len(shared), 1)
+    return shared[first:] + shared[:first]
 
 
 def make_pairs(pictures: Mapping[str, Any], questions: Questions | None, per_picture: int) -> list[Pair]:
@@ -110,7 +122,7 @@ def make_pairs(pictures: Mapping[str, Any], questions: Questions | None, per_pic
 
 def _names(folder: Path, questions: str | Path | None) -> list[str]:
     """Files below ``folder`` by their relative names, sorted; neither hidden ones nor the questions."""
-    own = None if questions is None else Path(questions).expanduser().resolve()
+    own = None if questions is None else user_path(questions).resolve()
     found = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)

@@ -28,7 +28,6 @@ __all__ = [
     "ModelOption",
     "SetOption",
     "TowerLayerOption",
-    "check_json_output",
     "load",
     "pick_method",
     "pick_methods",
@@ -194,20 +193,6 @@ def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
-
-
-def check_json_output(path: str) -> Path:
-    """Where a JSON file is to go, before anything slow is done.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    target = Path(path).expanduser()
-    if target.is_dir():
-        raise InputError(f"cannot write {path!r}: it is a directory; give a file name in it")
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise InputError(f"cannot write {path!r}: its directory is missing or not yours to write; choose another place")
-    return target
 
 
 def write_json(target: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trimkit._files import check_writable
 from trimkit.cli import _common as common
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def measure(
     show: Callable[[dict[str, Any]], None],
 ) -> None:
     """Run every arm on one loaded model; print one JSON object (a list for several arms), or ``show`` each."""
-    target: Path | None = None if output is None else common.check_json_output(output)
+    target: Path | None = None if output is None else check_writable(output)
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
         results = []

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trimkit._files import check_writable
 from trimkit.cli import _common as common
 from trimkit.errors import ConfigError
 
@@ -114,7 +115,7 @@ def command(
         seed=seed,
         threads=threads,
     )
-    target = None if output is None else common.check_json_output(output)
+    target = None if output is None else check_writable(output)
     picture = None if plot is None else check_plot(plot)
     total = repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
     with common.quiet(), common.progress("rounds", total) as advance:

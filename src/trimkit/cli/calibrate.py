@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trimkit._files import check_writable
 from trimkit._text import one_line
 from trimkit.cli import _common as common
 
@@ -53,7 +54,7 @@ def command(
     from trimkit.config import save_config
 
     chosen = common.pick_method(method, None, settings)
-    target = None if output is None else common.check_json_output(output)
+    target = None if output is None else check_writable(output)
     sources = read_sources(images, questions, limit=max_images, seed=seed)
     started = time.perf_counter()
     with common.quiet():

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trimkit._files import check_writable
 from trimkit.cli import _common as common
 from trimkit.cli import _evaluation as evaluation
 from trimkit.errors import ConfigError, InputError, MissingDependencyError
@@ -60,7 +61,7 @@ def command(
         raise ConfigError(f"batch size {batch_size} holds nothing: give 1 or more")
     if include_path is not None and not Path(include_path).is_dir():
         raise InputError(f"--include-path {include_path!r} is not a directory: give one with task files")
-    target = None if output is None else common.check_json_output(output)
+    target = None if output is None else check_writable(output)
     with (
         common.quiet(),
         contextlib.redirect_stdout(sys.stderr),

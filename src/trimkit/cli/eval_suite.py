@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from trimkit._files import check_writable
 from trimkit.cli import _common as common
 from trimkit.cli import _evaluation as evaluation
 from trimkit.errors import ConfigError
@@ -73,7 +74,7 @@ def command(
     plan.check()
     if ours != _OURS and all(arm.method.name != ours for arm in arms):
         raise ConfigError(f"--ours {ours!r} is none of the methods that are run: add it to --method")
-    target = None if output is None else common.check_json_output(output)
+    target = None if output is None else check_writable(output)
     with common.quiet(), common.progress("suite", n) as advance:
         book = None if journal is None else Path(journal)
         outcomes = suite.run(plan, journal=book, workers=workers, advance=advance)
@@ -124,11 +125,11 @@ def _parse_grid(text: str) -> dict[str, Any]:
     Raises:
         ConfigError: it is not of that form.
     """
-    name, *parts = text.split()
+    name, *parts = text.split() or [""]
     found: dict[str, Any] = {"method": name} if parts else {}
     for part in parts:
         option, equals, values = part.partition("=")
-        if not (option and equals and values):
+        if not (option and equals and values) or option in found:
             found = {}
             break
         found[option] = [_value(value) for value in values.split("|")]

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from trimkit._files import user_path
 from trimkit.errors import ConfigError, InputError
 
 __all__ = ["Journal", "fingerprint"]
@@ -47,7 +48,7 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.config: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))
         self._hash = fingerprint(self.config)
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}

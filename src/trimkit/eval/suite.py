@@ -7,7 +7,6 @@ where it was, and arms that are added later are run alone.
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,21 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from trimkit._provenance import versions
-from trimkit.ask import build_inputs, decode
-from trimkit.cache import FeatureCache
-from trimkit.errors import ConfigError, TrimkitError
+from trimkit.errors import ConfigError
 from trimkit.eval.identity import method_identity, weights_identity
 from trimkit.eval.journal import Journal
-from trimkit.eval.shifts import apply_shift, check_shift
-from trimkit.eval.tally import NEW_TOKENS, check_arguments
-from trimkit.integrations._shared import encoder_for
-from trimkit.integrations.transformers import Attachment, Positions, reduce
+from trimkit.eval.shifts import check_shift
+from trimkit.eval.suite_work import Job, Rows, answered
+from trimkit.eval.tally import check_arguments
+from trimkit.integrations.transformers import Positions
 from trimkit.methods import Method
 
 __all__ = ["Arm", "Outcomes", "Plan", "run"]
-
-Rows = dict[str, dict[str | int, dict[str, Any]]]
-"""Arm by ``Arm.task``, question by index: what is journalled."""
 
 
 @dataclass(frozen=True)
@@ -150,21 +144,13 @@ def run(
             jobs = list(_jobs(plan, book))
             if advance is not None:
                 advance(plan.n - sum(plan.of_them(job.indices) for job in jobs))
-            for job, rows in _answered(plan, jobs, workers):
+            for job, rows in answered(plan, jobs, workers):
                 for task, found in rows.items():
                     book.add(task, found)
                 if advance is not None:
                     advance(plan.of_them(job.indices))
             rows = {arm.task: {i: _held(book, arm, i) for i in range(plan.n)} for arm in plan.arms}
     return Outcomes(plan, tuple(TYPES[index % len(TYPES)] for index in range(plan.n)), rows)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A batch of questions, and the places in ``Plan.arms`` of those that have not answered it."""
-
-    indices: tuple[int, ...]
-    arms: tuple[int, ...]
 
 
 def _held(book: Journal, arm: Arm, index: int) -> dict[str, Any]:
@@ -174,7 +160,7 @@ def _held(book: Journal, arm: Arm, index: int) -> dict[str, Any]:
     return found
 
 
-def _jobs(plan: Plan, book: Journal) -> Iterator[_Job]:
+def _jobs(plan: Plan, book: Journal) -> Iterator[Job]:
     for start in range(0, plan.n, plan.batch_size):
         # Whole batches always, the last one included: n then changes no answer of another question.
         indices = tuple(range(start, start + plan.batch_size))
@@ -183,104 +169,7 @@ def _jobs(plan: Plan, book: Journal) -> Iterator[_Job]:
             if any(book.get(arm.task, index) is None for index in indices):
                 missing.setdefault(arm.task, place)
         if missing:
-            yield _Job(indices, tuple(missing.values()))
-
-
-def _answered(plan: Plan, jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Rows]]:
-    if workers == 1 or len(jobs) < 2:
-        asker = _Asker(plan) if jobs else None
-        for job in jobs:
-            if asker is not None:
-                yield job, asker.answer(job)
-        return
-    # Spawned, not forked: threads of torch in the parent do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs)), _start, (plan,)) as pool:
-        yield from pool.imap_unordered(_work, jobs)
-
-
-_plan: Plan | None = None  # of a worker process, which has one plan all its life
-_asker: _Asker | None = None
-
-
-def _start(plan: Plan) -> None:
-    """Set up a worker process. What can fail is left to the first job: a pool replaces workers that fail here without end."""
-    import torch
-
-    global _plan
-    torch.set_num_threads(1)
-    _plan = plan
-
-
-def _work(job: _Job) -> tuple[_Job, Rows]:
-    global _asker
-    if _plan is None:
-        raise RuntimeError("the worker was not started by the suite")
-    try:
-        _asker = _asker or _Asker(_plan)
-        return job, _asker.answer(job)
-    except TrimkitError as error:  # as one that can be sent to another process, whatever its arguments
-        raise TrimkitError(str(error)) from None
-
-
-class _Asker:
-    """The model, with an attachment an arm; all of them take their image features from one cache."""
-
-    def __init__(self, plan: Plan) -> None:
-        from trimkit.loading import load_model
-
-        self._plan = plan
-        self._model, self._processor = load_model(plan.model, device=plan.device, dtype=plan.dtype)
-        scorer, cache = self._scorer(), FeatureCache(plan.batch_size)
-        shared: dict[str, Any] = {"scorer": scorer, "positions": plan.positions, "cache_images": cache}
-        self._attached = [reduce(self._model, self._processor, method=arm.method, **shared) for arm in plan.arms]
-        self._encode = encoder_for(self._attached, cache)
-
-    def answer(self, job: _Job) -> Rows:
-        """What the job's arms reply to its questions."""
-        import torch
-
-        from trimkit.demo.items import sample_item
-        from trimkit.demo.questions import grade
-
-        plan = self._plan
-        items = [sample_item(plan.seed, index) for index in job.indices]
-        pictures = [
-            apply_shift(picture, plan.shift, index) for index, (picture, _) in zip(job.indices, items, strict=True)
-        ]
-        texts = [question.text for _, question in items]
-        inputs = build_inputs(self._model, self._processor, pictures, texts, max_new_tokens=NEW_TOKENS)
-        asked = {**inputs, "query": texts, "max_new_tokens": NEW_TOKENS, "do_sample": False}
-        found: Rows = {}
-        with torch.no_grad():
-            self._encode(inputs)
-            for place in job.arms:
-                trim = self._attached[place]
-                replies = decode(self._processor, inputs, trim.run_detached(self._model.generate, asked))
-                hits = [int(grade(reply, question)) for reply, (_, question) in zip(replies, items, strict=True)]
-                found[plan.arms[place].task] = dict(zip(job.indices, _rows(trim, hits, replies), strict=True))
-        return found
-
-    def _scorer(self) -> Any:
-        """One for all arms, so that a question is read once; None where no arm reads it."""
-        from trimkit.models import family_of
-        from trimkit.scorers.resolve import resolve_scorer
-
-        if not any(arm.method.needs_relevance for arm in self._plan.arms):
-            return None
-        family = family_of(self._model)
-        return resolve_scorer(None, self._model, family.default_clip(self._model), family.tower(self._model))
-
-
-def _rows(trim: Attachment, hits: Sequence[int], replies: Sequence[str]) -> list[dict[str, Any]]:
-    """What is journalled of one arm's batch."""
-    kept, full = [0] * len(hits), [0] * len(hits)
-    for image in trim.report.images:
-        kept[image.row] += image.tokens_after
-        full[image.row] += image.tokens_before
-    return [
-        {"hit": hit, "kept": after, "full": before, "reply": reply}
-        for hit, after, before, reply in zip(hits, kept, full, replies, strict=True)
-    ]
+            yield Job(indices, tuple(missing.values()))
 
 
 def _weights(plan: Plan) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from trimkit._provenance import versions
 from trimkit.errors import ConfigError
-from trimkit.eval.statistics import PairedBootstrap
+from trimkit.eval.statistics import PairedBootstrap, holm
 from trimkit.eval.suite import Arm, Outcomes
 from trimkit.eval.tally import whole
 from trimkit.methods import get_method
@@ -38,7 +38,8 @@ def summarise(
         ``arms``, in the order of the plan: ``method``, ``budget``, ``label``, ``options``, ``image_tokens_kept_mean``,
         ``accuracy``, ``ci95``, ``accuracy_by_type``, ``ci95_by_type``, ``relative`` (share of the full model's, where that was
         an arm) and ``hits`` (``0`` and ``1``, a character a question, so that any two arms can be compared later).
-        ``comparisons``: ``ours`` minus every arm with the same budget, over all questions, and against ``random`` by type.
+        ``comparisons``: ``ours`` minus every arm with the same budget, over all questions, and against ``random`` by type;
+        ``p_holm`` is ``p`` adjusted for the number of them.
         ``n``, ``n_by_type``, ``seed`` and what else was run.
     """
     plan = outcomes.plan
@@ -107,6 +108,8 @@ def _comparisons(
             if other.method.name == RANDOM:
                 entry["by_type"] = {kind: boot[kind].difference(mine.label, other.label) for kind in kinds}
             found.append(entry)
+    for entry, p in zip(found, holm([entry["p"] for entry in found]), strict=True):
+        entry["p_holm"] = p
     return found
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trimkit._files import write_atomically
+from trimkit._files import user_path, write_atomically
 from trimkit._settings import read_settings, write_settings
 from trimkit.errors import ConfigError, ModelError, UnsupportedError
 from trimkit.methods import Method, get_method, method_classes
@@ -158,7 +158,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def _placed_scorer(directory: Path, scorer: str | Path) -> str:
     """What ``clip`` is to say: a hub id, or the name of a directory within the checkpoint."""
-    source = Path(scorer).expanduser()
+    source = user_path(scorer)
     if not source.is_dir():
         if isinstance(scorer, Path) or str(scorer).count("/") != 1 or str(scorer)[0] in "./~":
             raise ConfigError(f"there is no scorer directory {str(scorer)!r}: give one, or a hub id")
@@ -208,7 +208,7 @@ def _new_directory(path: str | Path | None, what: str) -> Path:
     """
     if path is None or not str(path).strip():
         raise ConfigError(f"{what} needs a directory to be written to: give one")
-    target = Path(path).expanduser().resolve()
+    target = user_path(path).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{str(path)!r} is there already: choose a new or an empty directory")
     return target

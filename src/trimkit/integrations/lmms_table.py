@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,7 +72,7 @@ class TableArm:
         found: dict[str, float] = {}
         for name, value in outcome["results"].get(task, {}).items():
             metric = name.partition(",")[0]
-            if isinstance(value, int | float) and "stderr" not in metric:
+            if isinstance(value, int | float) and math.isfinite(value) and "stderr" not in metric:
                 found.setdefault(metric, float(value))
         return found
 

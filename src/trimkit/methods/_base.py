@@ -66,7 +66,7 @@ class Method(BaseModel):
         profile: how the encoder's similarity is to be read, not what its checkpoint says; ``trimkit calibrate`` finds it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
     summary: ClassVar[str]

@@ -1,0 +1,144 @@
+"""The suite's work: batches of questions answered in this process, or in several that each load the model for themselves."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trimkit.ask import build_inputs, decode
+from trimkit.cache import FeatureCache
+from trimkit.errors import TrimkitError
+from trimkit.eval.shifts import apply_shift
+from trimkit.eval.tally import NEW_TOKENS
+from trimkit.integrations._shared import encoder_for
+from trimkit.integrations.transformers import Attachment, reduce
+
+if TYPE_CHECKING:
+    from trimkit.eval.suite import Plan
+
+__all__ = ["Job", "Rows", "answered"]
+
+Rows = dict[str, dict[str | int, dict[str, Any]]]
+"""Arm by ``Arm.task``, question by index: what is journalled."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch of questions, and the places in ``Plan.arms`` of those that have not answered it."""
+
+    indices: tuple[int, ...]
+    arms: tuple[int, ...]
+
+
+def answered(plan: Plan, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Rows]]:
+    """Every job with what its arms answered, in the order in which they are done.
+
+    Raises:
+        TrimkitError: whatever a job ends with, or a worker was killed.
+    """
+    if workers == 1 or len(jobs) < 2:
+        asker = _Asker(plan) if jobs else None
+        for job in jobs:
+            if asker is not None:
+                yield job, asker.answer(job)
+        return
+    spawn = multiprocessing.get_context("spawn")  # threads of torch in the parent do not survive a fork
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=_start, initargs=(plan,))
+    try:
+        for done in as_completed([pool.submit(_work, job) for job in jobs]):
+            yield done.result()
+    except BrokenProcessPool:
+        raise TrimkitError(
+            "a worker was killed, perhaps for memory: run again with fewer --workers; with the same --journal it goes on"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_plan: Plan | None = None  # of a worker process, which has one plan all its life
+_asker: _Asker | None = None
+
+
+def _start(plan: Plan) -> None:
+    """Set up a worker process. What can fail is left to the first job, whose error reaches the caller."""
+    import torch
+
+    global _plan
+    torch.set_num_threads(1)
+    _plan = plan
+
+
+def _work(job: Job) -> tuple[Job, Rows]:
+    global _asker
+    if _plan is None:
+        raise RuntimeError("the worker was not started by the suite")
+    try:
+        _asker = _asker or _Asker(_plan)
+        return job, _asker.answer(job)
+    except TrimkitError as error:  # as one that can be sent to another process, whatever its arguments
+        raise TrimkitError(str(error)) from None
+
+
+class _Asker:
+    """The model, with an attachment an arm; all of them take their image features from one cache."""
+
+    def __init__(self, plan: Plan) -> None:
+        from trimkit.loading import load_model
+
+        self._plan = plan
+        self._model, self._processor = load_model(plan.model, device=plan.device, dtype=plan.dtype)
+        scorer, cache = self._scorer(), FeatureCache(plan.batch_size)
+        shared: dict[str, Any] = {"scorer": scorer, "positions": plan.positions, "cache_images": cache}
+        self._attached = [reduce(self._model, self._processor, method=arm.method, **shared) for arm in plan.arms]
+        self._encode = encoder_for(self._attached, cache)
+
+    def answer(self, job: Job) -> Rows:
+        """What the job's arms reply to its questions."""
+        import torch
+
+        from trimkit.demo.items import sample_item
+        from trimkit.demo.questions import grade
+
+        plan = self._plan
+        items = [sample_item(plan.seed, index) for index in job.indices]
+        pictures = [
+            apply_shift(picture, plan.shift, index) for index, (picture, _) in zip(job.indices, items, strict=True)
+        ]
+        texts = [question.text for _, question in items]
+        inputs = build_inputs(self._model, self._processor, pictures, texts, max_new_tokens=NEW_TOKENS)
+        asked = {**inputs, "query": texts, "max_new_tokens": NEW_TOKENS, "do_sample": False}
+        found: Rows = {}
+        with torch.no_grad():
+            self._encode(inputs)
+            for place in job.arms:
+                trim = self._attached[place]
+                replies = decode(self._processor, inputs, trim.run_detached(self._model.generate, asked))
+                hits = [int(grade(reply, question)) for reply, (_, question) in zip(replies, items, strict=True)]
+                found[plan.arms[place].task] = dict(zip(job.indices, _rows(trim, hits, replies), strict=True))
+        return found
+
+    def _scorer(self) -> Any:
+        """One for all arms, so that a question is read once; None where no arm reads it."""
+        from trimkit.models import family_of
+        from trimkit.scorers.resolve import resolve_scorer
+
+        if not any(arm.method.needs_relevance for arm in self._plan.arms):
+            return None
+        family = family_of(self._model)
+        return resolve_scorer(None, self._model, family.default_clip(self._model), family.tower(self._model))
+
+
+def _rows(trim: Attachment, hits: Sequence[int], replies: Sequence[str]) -> list[dict[str, Any]]:
+    """What is journalled of one arm's batch."""
+    kept, full = [0] * len(hits), [0] * len(hits)
+    for image in trim.report.images:
+        kept[image.row] += image.tokens_after
+        full[image.row] += image.tokens_before
+    return [
+        {"hit": hit, "kept": after, "full": before, "reply": reply}
+        for hit, after, before, reply in zip(hits, kept, full, replies, strict=True)
+    ]
