@@ -84,8 +84,8 @@ def _clear(comparisons: list[Record]) -> str:
         for sign in (-1, 1)
     )
     return (
-        f"Differences to other methods that are clear by their own interval: {below[0]} of {len(comparisons)} below 0, {above[0]} "
-        f"above; with Holm's correction for their number: {below[1]} and {above[1]}."
+        f"Differences to other methods that are clear by their own interval: {below[0]} of {len(comparisons)} below 0, "
+        f"{above[0]} above; with Holm's correction for their number: {below[1]} and {above[1]}."
     )
 
 
