@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.checkpoint import save_small
+from trimkit.config import Config, Reduction, save_config
+from trimkit.errors import ConfigError
+from trimkit.loading import load_model
 
 if importlib.util.find_spec("lmms_eval") is None:
     pytest.skip("lmms-eval is not installed: run `make test-lmms`", allow_module_level=True)
@@ -56,6 +60,35 @@ def test_batch_one_and_eight(small: str, folder: Path) -> None:
     assert one["metrics"] == eight["metrics"] == run.own_metrics(one["answers"])
     assert len({answer for answers in one["answers"].values() for answer in answers}) > 5
     assert "4.0 of 16.0 image tokens a row, 0 of 12 rows skipped" in one["log"]
+
+
+def test_a_config_is_what_it_says(small: str, tmp_path: Path) -> None:
+    from trimkit.integrations.lmms_eval import Trimkit
+
+    path = save_config(
+        tmp_path / "config.json", Config(reduce=Reduction.model_validate({"method": "random", "budget": 5}))
+    )
+    options = [Trimkit(small, device="cpu", config=str(path), **more).about for more in ({}, {"budget": 6})]
+    assert [(each["method"], each["budget"]) for each in options] == [("random", 5), ("random", 6)]
+    plain = Trimkit(small, device="cpu", method="random", budget=5)
+    assert plain.arm == Trimkit(small, device="cpu", config=str(path)).arm
+
+
+def test_answers_of_other_weights_are_not_taken(tmp_path: Path) -> None:
+    """The checkpoint is trained on in the same directory."""
+    from trimkit.integrations.lmms_eval import Trimkit
+
+    where, journal = str(save_small(tmp_path / "model")), str(tmp_path / "run.jsonl")
+    for _ in range(2):
+        opened = Trimkit(where, method="random", budget=4, device="cpu", journal=journal)._journal
+        assert opened is not None
+        opened.close()
+    model, _ = load_model(where)
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.01)
+    model.save_pretrained(where)
+    with pytest.raises(ConfigError, match="weights"):
+        Trimkit(where, method="random", budget=4, device="cpu", journal=journal)
 
 
 def test_killed_three_times(small: str, folder: Path, tmp_path: Path) -> None:

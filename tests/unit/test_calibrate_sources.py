@@ -51,6 +51,18 @@ def test_questions_are_read(name: str, tmp_path: Path) -> None:
     assert [n for n, _ in found.skipped] == (["gone.png"] if name == "q.csv" else [])
 
 
+def test_common_questions_take_turns_beside_those_of_one_picture(tmp_path: Path) -> None:
+    folder = write_spots(tmp_path / "pictures", 4)
+    lines = tmp_path / "q.jsonl"
+    lines.write_text(
+        '{"image": "00.png", "question": "own?"}\n' + "".join(f'{{"question": "{i}?"}}\n' for i in range(4))
+    )
+    found = read_sources(folder, lines)
+    asked = [(pair.picture, pair.question) for pair in make_pairs(found.pictures, found.questions, 2)]
+    assert asked[:2] == [(0, "own?"), (0, "0?")]
+    assert {question for _, question in asked} == {"own?", "0?", "1?", "2?", "3?"}
+
+
 BROKEN = {
     "no.jsonl": ("no json\n", "line 1 is not a JSON object"),
     "list.jsonl": ("[1]\n", "line 1 is not a JSON object"),

@@ -13,15 +13,34 @@ from typing import Any
 from trimkit.eval.journal import fingerprint
 from trimkit.methods import Method
 
-__all__ = ["method_identity", "weights_identity"]
+__all__ = ["files_identity", "method_identity", "weights_identity"]
+
+_SHARED = (
+    *("trimkit.functional", "trimkit.budget", "trimkit.sharing", "trimkit.reducer"),
+    *("trimkit.methods._base", "trimkit.methods._choosing", "trimkit.methods._grid"),
+)
+"""What methods are made with."""
 
 
 def method_identity(method: Method) -> str:
-    """The method's name, then a digest of its options and of the files that it and its bases are written in."""
-    modules = {base.__module__ for base in type(method).__mro__ if issubclass(base, Method)}
+    """The method's name, then a digest of its options and of the files that it, its bases and what all share are written in."""
+    modules = {base.__module__ for base in type(method).__mro__ if issubclass(base, Method)} | set(_SHARED)
     files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
     code = fingerprint([Path(file).read_text(encoding="utf-8") for file in files if file is not None])
     return f"{method.name}-{fingerprint({'options': method.model_dump(mode='json'), 'code': code})}"
+
+
+def files_identity(folder: str | Path | None) -> str:
+    """A digest of the names and contents of a directory's files of code and settings; of nothing where none is given."""
+    if folder is None:
+        return ""
+    root = Path(folder)
+    files = sorted(
+        path for kind in ("*.py", "*.yaml", "*.yml", "*.json*") for path in root.rglob(kind) if path.is_file()
+    )
+    return fingerprint(
+        [[path.relative_to(root).as_posix(), hashlib.blake2b(path.read_bytes()).hexdigest()] for path in files]
+    )
 
 
 def weights_identity(model: Any) -> str:

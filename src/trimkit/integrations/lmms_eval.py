@@ -20,6 +20,7 @@ from PIL import ImageFile
 from trimkit._provenance import versions
 from trimkit.config import configured
 from trimkit.errors import ConfigError, InputError, UnsupportedError
+from trimkit.eval.identity import method_identity, weights_identity
 from trimkit.eval.journal import Journal, fingerprint
 from trimkit.eval.rows import Reply, Row, answer, batches
 from trimkit.images import load_image
@@ -27,7 +28,7 @@ from trimkit.integrations.transformers import reduce
 from trimkit.loading import load_model
 from trimkit.methods import Method
 
-__all__ = ["Trimkit", "lmms_versions", "manifest"]
+__all__ = ["Trimkit", "manifest", "run_settings"]
 
 _NEW_TOKENS = 1024  # where a task names no limit; what lmms-eval's own LLaVA takes
 _PASSED_ON = ("num_beams", "repetition_penalty", "length_penalty", "min_new_tokens")
@@ -88,14 +89,10 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
             model, self._processor, method=chosen, scorer=scorer, cache_images=cache_images, positions=positions
         )
         shown = scorer if scorer is None or isinstance(scorer, str) else type(scorer).__name__
-        self.about = {
-            "method": chosen.name,
-            "budget": chosen.budget.to_plain(),
-            "options": chosen.model_dump(mode="json"),
-        }
-        self.arm = f"{chosen.name}-{fingerprint([self.about, positions, shown])}"
-        common = {"model": pretrained, "dtype": str(model.dtype), "device": model.device.type}
-        self._journal = self._opened(journal, {**common, "batch_size": self.batch_size, "versions": lmms_versions()})
+        options = chosen.model_dump(mode="json")
+        self.about = {"method": chosen.name, "budget": chosen.budget.to_plain(), "options": options}
+        self.arm = f"{method_identity(chosen)}-{fingerprint([positions, shown])}"
+        self._journal = self._opened(journal, model, {"model": pretrained, "batch_size": self.batch_size})
         self.skipped: list[dict[str, str]] = []
         self.tokens: dict[str, list[int]] = {}
 
@@ -151,11 +148,11 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         return str(self.accelerator.device)
 
-    def _opened(self, journal: str | Journal | None, config: Mapping[str, Any]) -> Journal | None:
+    def _opened(self, journal: str | Journal | None, model: Any, config: Mapping[str, Any]) -> Journal | None:
         if journal is None or isinstance(journal, Journal):
             return journal
         path = str(journal) if self.world_size == 1 else f"{journal}.{self.rank}-of-{self.world_size}"
-        return Journal(path, config)
+        return Journal(path, {**config, **run_settings(model)})
 
     def _batches(self, requests: Sequence[Any]) -> list[list[int]]:
         """The same batches whatever is done already: an answer must not depend on where a run was interrupted."""
@@ -295,6 +292,8 @@ def _positive(batch_size: int | str) -> int:
     return number
 
 
-def lmms_versions() -> dict[str, str]:
-    """Versions of all that shapes a result, lmms-eval included."""
-    return {**versions(), "lmms_eval": version("lmms_eval")}
+def run_settings(model: Any) -> dict[str, Any]:
+    """What else an answer depends on: how and where the model runs, its weights, and versions, lmms-eval's included."""
+    seen = {**versions(), "lmms_eval": version("lmms_eval")}
+    about = {"dtype": str(model.dtype), "device": model.device.type, "weights": weights_identity(model)}
+    return {**about, "versions": seen}

@@ -13,9 +13,10 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 from trimkit.errors import ModelError, TrimkitError
+from trimkit.eval.identity import files_identity
 from trimkit.eval.journal import Journal
 from trimkit.eval.paper_table import Column, judged_without_key, run
-from trimkit.integrations.lmms_eval import Trimkit, lmms_versions
+from trimkit.integrations.lmms_eval import Trimkit, run_settings
 from trimkit.loading import load_model
 from trimkit.methods import Method, get_method
 
@@ -106,11 +107,11 @@ def paper_table(
         What ``trimkit.eval.paper_table.run`` returns, and what was run.
     """
     loaded = load_model(pretrained, device=device, dtype=dtype)
-    config = {"model": pretrained, "dtype": str(loaded[0].dtype), "device": loaded[0].device.type}
-    config |= {"batch_size": batch_size, "positions": positions, "versions": lmms_versions()}
+    config = {"model": pretrained, "batch_size": batch_size, "positions": positions, **run_settings(loaded[0])}
     manager = TaskManager("ERROR", include_path=include_path, model_name="trimkit")
     with contextlib.ExitStack() as stack:
-        journal = None if resume is None else stack.enter_context(Journal(resume, config))
+        settings = {**config, "tasks": files_identity(include_path)}
+        journal = None if resume is None else stack.enter_context(Journal(resume, settings))
         arms = [
             TableArm(
                 Trimkit(
