@@ -17,6 +17,8 @@ from trimkit.types import ImageTokens
 
 __all__ = ["LlavaNext", "LlavaNextVideo"]
 
+_ROUNDING = 1e-3  # patches: what interpolation in half precision may be off
+
 
 class LlavaNext(Family):
     """Features after the packing. A picture counts its own tiles, so that it is the same picture in any batch."""
@@ -115,16 +117,13 @@ def _tiled(arguments: ModelInputs) -> list[bool]:
 
 
 def _mosaic(centres: Tensor, pixels: Tensor, first: int, patch: int) -> View:
-    """The view of the tokens behind ``first``, from their centres in patches (the first ones are the whole picture's)."""
+    """The view of the tokens behind ``first``, from their centres in patches (the first ones are the whole picture's).
+
+    Where the packing has resized the features, a token is a mixture of the two patches on either side of its centre, along each
+    axis, or one patch where the centre is that patch's own.
+    """
     tokens = torch.arange(first, len(centres))
     tokens = tokens[(centres[tokens] >= 0).all(dim=1)]
-    at = centres[tokens]
-    half = torch.stack([_spacing(axis) for axis in at.unbind(1)]) / 2
-    boxes = torch.cat([(at - half).flip(1), (at + half).flip(1)], dim=1)
-    return View(pixels, tokens, boxes * patch)
-
-
-def _spacing(centres: Tensor) -> Tensor:
-    """One token's extent along an axis: a patch, or more where the packing has resized the features."""
-    places = torch.unique((centres * 1024).round())
-    return (places[-1] - places[0]) / 1024 / (len(places) - 1) if len(places) > 1 else centres.new_tensor(1.0)
+    at = centres[tokens] - 0.5  # in steps from the middle of the first patch
+    upper, lower = (at + _ROUNDING).floor(), (at - _ROUNDING).ceil() + 1
+    return View(pixels, tokens, torch.cat([upper.flip(1), lower.flip(1)], dim=1) * patch)
