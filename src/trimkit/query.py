@@ -22,6 +22,15 @@ _USER = re.compile(r"(?<!\w)(?:USER|Human|User|user)\s*:\s*|\[INST\]|<\|im_start
 _ASSISTANT = re.compile(r"(?:ASSISTANT|Assistant|GPT)\s*:|\[/INST\]|<\|im_end\|>|<end_of_turn>|<\|im_start\|>assistant")
 
 
+# What processors write around images, tiles and frames, of which not all are special tokens of their tokenizers.
+_LAYOUT = re.compile(
+    r"<\|?/?\w*(?i:img|image|vision|video)\w*\|?>|\[IMG(?:_BREAK|_END)?\]"  # <img>, <|vision_start|>; Pixtral's
+    r"|<row_\d+_col_\d+>|<global-img>|TILE_(?:GLOBAL|\d+)"  # Idefics 3 and SmolVLM; Aya Vision
+    r"|<\d+(?:\.\d+)? seconds>|\bFrame\d+:|\bFrame from [\d:]+:"  # frames: Qwen3-VL; InternVL; SmolVLM
+    r"|You are provided the following series of [\w -]+ frames from a [\d:]+ \[H:MM:SS\] video\."
+)
+
+
 class QueryReader:
     """Reads questions from token ids.
 
@@ -36,7 +45,10 @@ class QueryReader:
                 f"{type(processor).__name__} cannot decode token ids: pass the model's processor or query="
             )
         self._head, self._tail = self._turn_bounds(processor)
-        specials = sorted({str(token) for token in self._tokenizer.all_special_tokens}, key=len, reverse=True)
+        known = {str(token) for token in self._tokenizer.all_special_tokens}
+        added = getattr(self._tokenizer, "added_tokens_decoder", {}).values()  # some are special and in no list
+        known |= {str(token) for token in added if getattr(token, "special", False)}
+        specials = sorted(known - {""}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, specials))) if specials else None
 
     def read(self, input_ids: Tensor, image_token_id: int) -> str:
@@ -47,7 +59,8 @@ class QueryReader:
             image_token_id: placeholders, which are left out.
 
         Returns:
-            The question without role markers and special tokens; empty where the turn says nothing.
+            The question without role markers, special tokens and what marks images, tiles and frames; empty where the turn
+            says nothing.
         """
         return self.turns(input_ids, image_token_id)[-1]
 
@@ -107,7 +120,7 @@ class QueryReader:
     def _clean(self, body: str) -> str:
         if self._special is not None:
             body = self._special.sub(" ", body)
-        return " ".join(body.split())
+        return " ".join(_LAYOUT.sub(" ", body).split())
 
     def _turn_bounds(self, processor: Any) -> tuple[str, str]:
         """Text just before and just after a user's words, as the chat template writes it."""

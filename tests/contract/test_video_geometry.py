@@ -12,9 +12,11 @@ from torch import Tensor
 import trimkit
 from tests.contract.test_geometry import _changed, _silence
 from tests.contract.videos import CASES, VIDEO_TOKEN
+from tests.unit.test_query import Letters
 from trimkit.geometry import box_means
-from trimkit.integrations._media import Seen, question_ids, without_frame_marks
+from trimkit.integrations._media import Seen, question_ids
 from trimkit.models import family_of
+from trimkit.query import QueryReader
 from trimkit.types import ImageTokens
 
 
@@ -106,4 +108,5 @@ def test_a_question_is_read_without_what_stands_between_frames() -> None:
     ],
 )
 def test_words_around_frames_are_no_part_of_the_question(marks: str) -> None:
-    assert without_frame_marks(f"{marks} What is\n this?") == "What is this?"
+    ids = torch.tensor([ord(letter) for letter in f"USER: {marks} What is\n this? ASSISTANT:"])
+    assert QueryReader(Letters()).read(ids, -1) == "What is this?"

@@ -18,7 +18,7 @@ CHATML = (
 )
 
 
-class _Tokenizer:
+class Letters:
     """Characters as ids; enough of a tokenizer to be read with."""
 
     all_special_tokens = ("<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<|vision_start|>")
@@ -32,7 +32,7 @@ class _Tokenizer:
 
 class _Processor:
     def __init__(self, template: str | None) -> None:
-        self.tokenizer = _Tokenizer()
+        self.tokenizer = Letters()
         self.chat_template = template
 
     def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool) -> str:
@@ -66,6 +66,24 @@ def _ids(text: str) -> torch.Tensor:
 )  # fmt: skip
 def test_last_user_turn(template: str | None, prompt: str, question: str) -> None:
     assert QueryReader(_Processor(template)).read(_ids(prompt), IMAGE) == question
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        "<fake_token_around_image><row_1_col_1>§<fake_token_around_image><row_1_col_2>§\n\n<global-img>§",  # Idefics 3
+        "<|START_OF_IMG|>TILE_1§TILE_2§TILE_GLOBAL§<|END_OF_IMG|>",  # Aya Vision
+        "<|image_start|><|img_row_1_col_1|>§<|img_row_1_col_2|>§<|img_thumbnail|>§<|image_end|>",  # LFM2-VL
+        "§§[IMG_BREAK]§§[IMG_END]",  # Pixtral
+        "<img>§§</img>",  # InternVL
+        "<start_of_image>§§<end_of_image>",  # Gemma 3
+    ],
+)
+def test_marks_of_tiles_are_no_part_of_the_question(marks: str) -> None:
+    for template in (LLAVA, None):
+        reader = QueryReader(_Processor(template))
+        assert reader.read(_ids(f"USER: {marks}What colour is the car? ASSISTANT:"), IMAGE) == "What colour is the car?"
+        assert reader.read(_ids(f"USER: {marks} ASSISTANT:"), IMAGE) == ""
 
 
 def test_an_image_processor_alone_cannot_read() -> None:

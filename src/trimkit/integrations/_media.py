@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,14 +32,7 @@ __all__ = [
     "refuse_video",
     "report_of",
     "with_views",
-    "without_frame_marks",
 ]
-
-# What processors write around frames: Qwen3-VL; InternVL; SmolVLM.
-_FRAME_MARKS = re.compile(
-    r"<\d+(?:\.\d+)? seconds>|\bFrame\d+:|\bFrame from [\d:]+:"
-    r"|You are provided the following series of [\w -]+ frames from a [\d:]+ \[H:MM:SS\] video\."
-)
 
 
 @dataclass(frozen=True)
@@ -173,11 +165,6 @@ def question_ids(ids: Tensor, seen: Sequence[Seen], image_token_id: int) -> Tens
     for video in videos:
         ids[video.row, video.first : video.last + 1] = image_token_id
     return ids
-
-
-def without_frame_marks(question: str) -> str:
-    """A question read back from a prompt, without the words that processors put around the frames of a video."""
-    return " ".join(_FRAME_MARKS.sub(" ", question).split())
 
 
 def handed_over(model: Any, items: Sequence[Item], kept: Sequence[ImageTokens]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from trimkit.errors import ConfigError, InputError
 from trimkit.integrations._answers import QueryFrom, check_query_from, make_reader, without_answers
 from trimkit.integrations._inputs import TurnPolicy, check_choice
-from trimkit.integrations._media import Item, without_frame_marks
+from trimkit.integrations._media import Item
 from trimkit.query import QueryReader
 
 __all__ = ["Asked", "Questions", "rounds"]
@@ -88,9 +88,9 @@ class Questions:
     def _read(self, reader: QueryReader, ids: Tensor, image_token_id: int, items: Sequence[Item]) -> list[Asked]:
         rows = sorted({item.row for item in items})
         if self.policy == "refresh":  # the commonest case needs the last turn only
-            texts = {row: without_frame_marks(reader.read(ids[row], image_token_id)) for row in rows}
+            texts = {row: reader.read(ids[row], image_token_id) for row in rows}
             return [(texts[item.row],) for item in items]
-        turns = {row: tuple(map(without_frame_marks, reader.turns(ids[row], image_token_id))) for row in rows}
+        turns = {row: tuple(reader.turns(ids[row], image_token_id)) for row in rows}
         return [turns[item.row][reader.turn_at(ids[item.row], image_token_id, item.first) :] for item in items]
 
 
