@@ -64,10 +64,17 @@ def split_selection(selection: Selection, totals: Sequence[int], *, fixed: bool)
         if not bool(removable.any()):
             break
         keep[scores.masked_fill(~removable, torch.inf).argmin()] = False
-    return [
-        _part(selection, part, at, selection.aggregated)
-        for part, at in zip(torch.split(keep, list(totals)), _starts(totals), strict=True)
-    ]
+    room = budget - int(keep.sum()) if fixed else len(totals)
+    parts = list(zip(torch.split(keep, list(totals)), _starts(totals), strict=True))
+    first = sorted(range(len(parts)), key=lambda i: -_highest(scores, *parts[i]))[: max(room, 0)]
+    return [_part(selection, part, at, selection.aggregated and i in first) for i, (part, at) in enumerate(parts)]
+
+
+def _highest(scores: Tensor, part: Tensor, start: int) -> float:
+    """An image's claim to an aggregated token where there is no room for all: nothing where it has nothing dropped."""
+    if bool(part.all()):
+        return float("-inf")
+    return float(scores[start : start + len(part)].max())
 
 
 def _starts(totals: Sequence[int]) -> list[int]:
