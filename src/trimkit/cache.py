@@ -115,16 +115,21 @@ def content_key(arguments: Mapping[str, Any]) -> str:
 
 
 def encoder_stamp(modules: Iterable[nn.Module]) -> int:
-    """Changes when weights of these modules are replaced or updated in place, or adapters on them are switched.
+    """Changes when weights of these modules are replaced or updated in place, adapters on them are switched, or autocast is.
 
     Writes through ``Tensor.data`` leave no trace that could be read without looking at every value: after those the cache has
     to be cleared by hand.
     """
     state: list[object] = []
+    kinds: set[str] = set()
     layer: Any
     for layer in modules:
         for p in layer.parameters(recurse=False):
             state.append((p.data_ptr(), p.dtype, None if p.is_inference() else p._version))
+            kinds.add(p.device.type)
         if hasattr(layer, "merged_adapters"):  # a PEFT layer
             state.append((tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters))
+    for kind in sorted(kinds):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            state.append((kind, torch.get_autocast_dtype(kind)))
     return hash(tuple(state))

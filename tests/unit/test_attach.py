@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Blip2Config, Blip2ForConditionalGeneration, FuyuConfig, FuyuForCausalLM
 
 import trimkit
 from tests import tiny
@@ -131,6 +132,57 @@ def test_second_question_costs_no_vision_pass(model: Any, batch: dict[str, torch
         assert [image.cached for image in trim.report.images] == [True, False, True]
         trim.clear_cache()
         assert torch.equal(model.generate(**mixed, **GREEDY, query="first"), with_cache)
+
+
+def test_features_of_another_precision_are_not_taken(model: Any) -> None:
+    batch = tiny.llava_batch([1], seed=4)
+    with trimkit.reduce(model, method="random", budget=4) as trim, torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(**batch)
+        plain = model(**batch).logits
+        assert not trim.report.images[0].cached
+    with trimkit.reduce(model, method="random", budget=4, cache_images=0), torch.no_grad():
+        assert torch.equal(model(**batch).logits, plain)
+
+
+@pytest.mark.parametrize("mask", ["4-D", "dict"])
+def test_a_mask_that_cannot_be_cut_is_refused(model: Any, mask: str) -> None:
+    batch = tiny.llava_batch([1], seed=2)
+    length = batch["input_ids"].shape[1]
+    causal = torch.tril(torch.ones(1, 1, length, length)).bool()
+    batch["attention_mask"] = causal if mask == "4-D" else {"full_attention": causal}  # type: ignore[assignment]
+    with (
+        trimkit.reduce(model, method="random", budget=4),
+        pytest.raises(trimkit.UnsupportedError, match="custom attention mask"),
+    ):
+        model(**batch)
+
+
+@pytest.mark.parametrize("query", [5, {"what": "?"}, [1]])
+def test_a_query_that_is_no_text_is_refused(model: Any, query: Any) -> None:
+    with (
+        trimkit.reduce(model, method="trim", scorer=tiny.ToyScorer()),
+        pytest.raises(trimkit.InputError, match="query"),
+    ):
+        model.generate(**tiny.llava_batch([1]), **GREEDY, query=query)
+
+
+def test_models_that_encode_for_themselves_are_refused() -> None:
+    """BLIP-2's generate wants the pixels; Fuyu's forward reads another field."""
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision, qformer = {**small, "image_size": 14}, {**small, "encoder_hidden_size": 16}
+    text = {"model_type": "opt", **small, "ffn_dim": 16, "word_embed_proj_dim": 16, "vocab_size": 50}
+    blip = Blip2ForConditionalGeneration(Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text))
+    with pytest.raises(trimkit.UnsupportedError, match="encodes its images itself"):
+        trimkit.attach(blip, method="random")
+    words = {"model_type": "persimmon", **small, "vocab_size": 50}
+    fuyu = FuyuForCausalLM(FuyuConfig(vocab_size=50, patch_size=4, text_config=words, **small))
+        FuyuConfig(
+            vocab_size=50, patch_size=4, text_config={"model_type": "persimmon", **small, "vocab_size": 50}, **small
+        )
+    )
+    with pytest.raises(trimkit.UnsupportedError, match="not covered"):
+        trimkit.attach(fuyu, method="random")
 
 
 def test_as_many_feature_layers_as_pictures(model: Any) -> None:

@@ -202,7 +202,7 @@ class Pipeline:
     def _joined(self, seen: Seen, held: Held) -> Seen:
         """With the images of earlier turns, where they were not passed again."""
         images, cached, taken = with_earlier(held.pictures, seen)
-        if taken and (self.family.own_positions or getattr(self._chooser.source, "needs_views", False)):
+        if taken and (self.family.own_positions or self._chooser.needs_views):
             raise InputError("this model's earlier pictures are needed again: pass every picture of the conversation")
         return replace(seen, images=images, cached=cached)
 
@@ -210,13 +210,11 @@ class Pipeline:
         self, inputs: ModelInputs, places: Tensor, selections: Sequence[Selection], generating: bool
     ) -> ShrinkPlan:
         mask = inputs.get("attention_mask")
-        if (
-            self.decoder is not None
-            and generating
-            and mask is not None
-            and mask.ndim == 2
-            and not bool(mask[:, -1].all())
-        ):
+        if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+            if not all(selection.keeps_all for selection in selections):
+                raise UnsupportedError("image tokens cannot be cut from a custom attention mask: pass a 2-D one")
+            mask = None  # it goes to the model as it is, beside all of the tokens
+        if self.decoder is not None and generating and mask is not None and not bool(mask[:, -1].all()):
             return pad_left(mask)
         side = padding_side(mask, self._tokenizer, generating)
         plan = plan_shrink(

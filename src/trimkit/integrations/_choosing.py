@@ -75,6 +75,11 @@ class Chooser:
             scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
         return chosen
 
+    @property
+    def needs_views(self) -> bool:
+        """Whether the scorer looks at pixels of its own, whatever it was named by."""
+        return bool(getattr(self.scorer(), "needs_views", False))
+
     def scorer(self) -> Scorer | None:
         """The scorer, where the method needs one; found on first use.
 

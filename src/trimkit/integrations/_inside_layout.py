@@ -90,10 +90,14 @@ class Layout:
         return short
 
     def spread(self, short: Tensor, whole: Tensor, at: Columns) -> Tensor:
-        """``[R, k, D]`` to ``[R, L, D]``: a dropped column keeps the hidden state with which it left, ``whole``'s."""
+        """``[R, k, D]`` to ``[R, L, D]``: a dropped column keeps the hidden state with which it left, ``whole``'s.
+
+        The last layer may be on another device than the first short one.
+        """
+        device, short = short.device, short.to(whole.device)
         index = at.queries.unsqueeze(-1).expand_as(short)
         held = torch.where(at.valid.unsqueeze(-1), short, whole.gather(1, index))
-        return whole.scatter(1, index, held)
+        return whole.scatter(1, index, held).to(device)
 
 
 class Prompts:

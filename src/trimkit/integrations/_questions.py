@@ -97,6 +97,8 @@ class Questions:
 def _each_row(query: str | Sequence[str], rows: int) -> list[str]:
     if isinstance(query, str):
         return [query] * rows
+    if not isinstance(query, Sequence):
+        raise InputError(f"query {query!r} is no text: give one question, or one a row")
     if not all(isinstance(each, str) for each in query):
         raise InputError("query holds something that is not text: give one question a row, or one for all")
     if len(query) != rows:

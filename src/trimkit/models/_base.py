@@ -63,6 +63,13 @@ class Family:
                 f"{name}.forward takes no pre-encoded images (mm_encoder_outputs): its images do not stand in the token "
                 "sequence (cross-attention), or transformers is older than 5.18"
             )
+        if (reason := _REFUSED.get(getattr(model.config, "model_type", ""))) is not None:
+            raise UnsupportedError(f"{name} {reason}: it is not covered")
+        own = inspect.signature(getattr(type(model), "generate", len)).parameters.get("pixel_values")
+        if own is not None and own.default is inspect.Parameter.empty:
+            raise UnsupportedError(
+                f"{name}.generate encodes its images itself (BLIP-2 and its like), so that none can be handed to it reduced"
+            )
         if not self.own_positions and hasattr(self.base(model), "get_rope_index"):
             raise UnsupportedError(f"{name} has 3-D positions (M-RoPE), which this family is not covered for yet")
 
@@ -224,6 +231,7 @@ class Family:
         return None
 
 
+_REFUSED = {"fuyu": "reads its image features from another place than all other models"}
 _FOR_ALL = frozenset({"vision_feature_layer", "vision_feature_layers"})  # lists that are not one entry an image
 
 
