@@ -30,13 +30,13 @@ from trimkit.models._clip_tower import layer_states
 from trimkit.models._signals import attention_of, listening
 from trimkit.types import ImageTokens
 
-SHAPE, KEPT, MANY = "llava-1.5-7b", 121, 16
+SHAPE, KEPT = "llava-1.5-7b", 121
 FEATURES = -2
 Way = Callable[[], Any]
 
 
 def steps(model: Any, pixels: Tensor) -> dict[str, tuple[str, str, Way, Way]]:
-    """By name: what is done without it, what with it, and the two of them to run. ``pixels`` is ``[MANY, 3, H, W]``."""
+    """By name: what is done without it, what with it, and the two of them to run. ``pixels`` is ``[AT_ONCE, 3, H, W]``."""
     tower, family, one = model.model.vision_tower, family_of(model), pixels[:1]
     half = copy.deepcopy(tower).to(torch.bfloat16)
     eager = copy.deepcopy(tower)
@@ -50,9 +50,6 @@ def steps(model: Any, pixels: Tensor) -> dict[str, tuple[str, str, Way, Way]]:
         with listening(attention_of(tower, FEATURES), frozenset({"cls_attention"})) as heard:
             state = layer_states(tower, one, [FEATURES])[FEATURES]
             return heard.onto([ImageTokens(features=state[0, 1:])])
-
-    def in_groups(size: int) -> list[Tensor]:
-        return [layer_states(tower, part, [FEATURES])[FEATURES] for part in pixels.split(size)]
 
     return {
         "the tower's last layer is not run": (
@@ -73,17 +70,11 @@ def steps(model: Any, pixels: Tensor) -> dict[str, tuple[str, str, Way, Way]]:
             lambda: stock(eager, output_attentions=True),
             listened,
         ),
-        f"{MANY} pictures go through the tower {AT_ONCE} at a time": (
+        f"{AT_ONCE} pictures go through the tower together": (
             "one by one",
-            f"{AT_ONCE} at a time",
-            lambda: in_groups(1),
-            lambda: in_groups(AT_ONCE),
-        ),
-        f"{MANY} pictures are not run all at once": (
-            "all at once",
-            f"{AT_ONCE} at a time",
-            lambda: in_groups(MANY),
-            lambda: in_groups(AT_ONCE),
+            "together",
+            lambda: [layer_states(tower, each, [FEATURES])[FEATURES] for each in pixels.split(1)],
+            lambda: [layer_states(tower, pixels, [FEATURES])[FEATURES]],
         ),
         "bfloat16 where the CPU multiplies it": (
             "float32",
@@ -136,7 +127,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     shape = shape_of(SHAPE, layers=1)
     model = build_llava(shape, device=torch.device("cpu"), dtype=torch.float32, seed=given.seed)
-    pixels = torch.randn(MANY, 3, shape.image_size, shape.image_size)
+    pixels = torch.randn(AT_ONCE, 3, shape.image_size, shape.image_size)
     config = {"shape": SHAPE, "repeats": given.repeats, "seed": given.seed, "kept": KEPT}
     record: Record = {"experiment": "bench_steps", "config": config, "provenance": provenance(), "results": {}}
     for name, (before, after, *ways) in steps(model, pixels).items():

@@ -248,11 +248,11 @@ def _tiny(family: str) -> tuple[Any, Batch]:
 class TestNesting:
     """A call within a call, and a model beside a model."""
 
-    @pytest.mark.parametrize("family", ["llava", "paligemma"])
-    def test_generate_and_forward_inside_generate(self, family: str) -> None:
+    @pytest.mark.parametrize(("family", "method"), [("llava", "random"), ("paligemma", "random"), ("llava", "fastv")])
+    def test_generate_and_forward_inside_generate(self, family: str, method: str) -> None:
         model, first = _tiny(family)
         second = FAMILIES[family].single(FAMILIES[family].batch("left"), 1)
-        with trimkit.reduce(model, method="random", budget=0.2), torch.no_grad():
+        with trimkit.reduce(model, method=method, budget=0.2), torch.no_grad():
             expected = model.generate(**first, **GREEDY), model.generate(**second, **GREEDY), model(**second).logits
             seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -265,6 +265,21 @@ class TestNesting:
             for out, logits in seen:
                 assert torch.equal(out, expected[1])
                 assert torch.equal(logits, expected[2])
+
+    def test_guidance_runs_on_a_cache_of_its_own_inside_generate(self) -> None:
+        model, batch = _tiny("llava")
+        words = {"input_ids": torch.arange(3, 83)[None]}  # longer than the prompt
+        with trimkit.reduce(model, method="fastv", budget=0.2) as trim, torch.no_grad():
+            logits = model(**words).logits
+            seen: list[torch.Tensor] = []
+            model.generate(
+                **batch,
+                **GREEDY,
+                guidance_scale=1.5,
+                streamer=_Calls(lambda step: seen.append(model(**words).logits) if step == 2 else None),
+            )
+            assert trim.report.tokens_after < trim.report.tokens_before
+        assert torch.equal(seen[0], logits)
 
     def test_two_models_with_two_methods(self, batch: Batch) -> None:
         first, second = tiny.llava(0), tiny.llava(1)

@@ -177,10 +177,6 @@ def test_models_that_encode_for_themselves_are_refused() -> None:
         trimkit.attach(blip, method="random")
     words = {"model_type": "persimmon", **small, "vocab_size": 50}
     fuyu = FuyuForCausalLM(FuyuConfig(vocab_size=50, patch_size=4, text_config=words, **small))
-        FuyuConfig(
-            vocab_size=50, patch_size=4, text_config={"model_type": "persimmon", **small, "vocab_size": 50}, **small
-        )
-    )
     with pytest.raises(trimkit.UnsupportedError, match="not covered"):
         trimkit.attach(fuyu, method="random")
 

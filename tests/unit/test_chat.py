@@ -12,6 +12,7 @@ from transformers import DynamicCache, StaticCache
 import trimkit
 from tests import tiny
 from tests.tiny import GREEDY, IMAGE_TOKEN, ToyScorer
+from trimkit import InputError
 
 TRIM: dict[str, Any] = {"method": "trim", "scorer": ToyScorer(), "budget": 0.3}
 MORE = [6, 7, 41]
@@ -50,6 +51,50 @@ def test_a_new_picture_in_a_later_turn(model: Any, every_picture: bool, options:
         assert len(trim.report.images) == 2
     assert out.tolist() == _stateless(model, {**second, "pixel_values": both}, "two", **options).tolist()
     assert last.tolist() == _stateless(model, {**third, "pixel_values": both}, "three", **options).tolist()
+
+
+@pytest.mark.parametrize("picture", [True, False])
+def test_a_turn_may_give_its_new_words_alone(model: Any, picture: bool) -> None:
+    """As stock generate has it: with a mask over what is cached and what is new."""
+    first = tiny.llava_batch([1 if picture else 0], seed=2)
+    pixels = {"pixel_values": first["pixel_values"]} if picture else {}
+    with trimkit.reduce(model, **TRIM):
+        cache = DynamicCache(config=model.config.text_config)
+        out = model.generate(**first, **REPLY, query="one", past_key_values=cache)
+        turns = []
+        for tokens in (MORE, [9, 8]):
+            held = int(cache.get_seq_length())
+            new = torch.cat([out[:, -1:], torch.tensor([tokens])], dim=1)  # the last word is not in the cache yet
+            wide = torch.ones(1, held + new.shape[1] + 1, dtype=torch.long)
+            with pytest.raises(InputError, match="attention_mask has"):
+                model.generate(input_ids=new, attention_mask=wide, **REPLY, query="one", past_key_values=cache)
+            assert int(cache.get_seq_length()) == held
+            reply = model.generate(
+                input_ids=new, attention_mask=wide[:, 1:], **REPLY, query="one", past_key_values=cache
+            )
+            turns.append(_ask(out, tokens))
+            out = torch.cat([turns[-1]["input_ids"], reply[:, new.shape[1] :]], dim=1)
+            turns[-1]["out"] = out
+        last = _ask(out, MORE)
+        whole = model.generate(**last, **REPLY, query="one", past_key_values=cache)
+    for turn in turns:
+        wanted = turn.pop("out")
+        assert _stateless(model, {**turn, **pixels}, "one").tolist() == wanted.tolist()
+    assert _stateless(model, {**last, **pixels}, "one").tolist() == whole.tolist()
+
+
+def test_a_turn_that_failed_on_an_emptied_cache_can_be_asked_again(model: Any) -> None:
+    first = tiny.llava_batch([1], seed=2)
+    with trimkit.reduce(model, **TRIM):
+        cache = StaticCache(config=model.config.text_config, max_cache_len=300)
+        static: dict[str, Any] = {"past_key_values": cache, "disable_compile": True}
+        out = model.generate(**first, **REPLY, query="one", **static)
+        second = _ask(out, MORE)
+        with pytest.raises(InputError, match="several sequences a row"):
+            model.generate(**second, **REPLY, query="two", **static, num_beams=2)
+        assert int(cache.get_seq_length()) == 0
+        again = model.generate(**second, **REPLY, query="two", **static)
+    assert again.tolist() == _stateless(model, {**second, "pixel_values": first["pixel_values"]}, "two").tolist()
 
 
 def test_a_picture_after_a_turn_without_one(model: Any) -> None:

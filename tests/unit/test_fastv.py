@@ -243,6 +243,22 @@ def test_a_loop_of_forward_passes(model: Any, batch: Batch) -> None:
     assert torch.stack(found, dim=1).tolist() == [row[:3] for row in expected]
 
 
+def test_new_words_alone_go_on_behind_a_cut_cache(model: Any, one: Batch) -> None:
+    quiet = {**GREEDY, "suppress_tokens": [tiny.IMAGE_TOKEN]}
+    first = []
+    with trimkit.reduce(model, method="fastv", budget=0.3), torch.no_grad():
+        for again in (True, False):
+            cache = DynamicCache(config=model.config.text_config)
+            out = model.generate(**one, **quiet, past_key_values=cache)
+            new = torch.cat([out[:, -1:], torch.tensor([[6, 7, 41]])], dim=1)
+            mask = torch.ones(1, int(cache.get_seq_length()) + 4, dtype=torch.long)
+            given: Any = {"input_ids": new, "attention_mask": mask, "past_key_values": cache}
+            first.append(
+                int(model.generate(**given, **quiet)[0, 4] if again else model(**given).logits[0, -1].argmax())
+            )
+    assert first[0] == first[1]
+
+
 def test_a_conversation_on_one_cache_is_asked_anew(model: Any, one: Batch) -> None:
     with trimkit.reduce(model, **HALF) as trim:
         cache = DynamicCache(config=model.config.text_config)

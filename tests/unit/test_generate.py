@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, StoppingCriteria
+from transformers import GenerationConfig, MaxLengthCriteria, StoppingCriteria
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
 import trimkit
@@ -61,6 +63,23 @@ def test_sampling_is_the_hand_built_distribution(model: Any, batch: dict[str, to
         sampled = model.generate(**batch, max_new_tokens=1, do_sample=True, top_k=0)[:, -1]
     torch.manual_seed(3)
     assert torch.equal(sampled, torch.multinomial(torch.softmax(logits, dim=-1), 1).squeeze(1))
+
+
+def test_processors_and_criteria_of_the_users_take_the_place_of_generates_own(model: Any) -> None:
+    """As in stock: one of the same type is not made beside it."""
+    batch = tiny.llava_batch([1], seed=2)
+    length = batch["input_ids"].shape[1]
+    model.generation_config.eos_token_id = None
+    scored: dict[str, Any] = {"do_sample": False, "output_scores": True, "return_dict_in_generate": True}
+    with trimkit.reduce(model, method="random", budget=0.2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = model.generate(**batch, **scored, max_new_tokens=6, repetition_penalty=1.2)
+        mine = [RepetitionPenaltyLogitsProcessor(1.2)]
+        found = model.generate(**batch, **scored, max_new_tokens=6, repetition_penalty=3.0, logits_processor=mine)
+        assert all(torch.equal(a, b) for a, b in zip(found.scores, wanted.scores, strict=True))
+        longer = MaxLengthCriteria(length + 9)
+        out = model.generate(**batch, do_sample=False, max_new_tokens=3, stopping_criteria=[longer])
+        assert out.shape[1] == longer.max_length == length + 9
 
 
 @pytest.mark.parametrize("form", ["keyword", "config", "positional", "defaults"])

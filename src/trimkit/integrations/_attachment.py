@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -16,15 +15,14 @@ from torch import Tensor, nn
 
 from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
 from trimkit.integrations._call import Pipeline, Reduced
-from trimkit.integrations._chat import Chats, Held, reuse
+from trimkit.integrations._chat import Chats, Held, only_new, reuse
 from trimkit.integrations._generation import (
+    count_whole_prompt,
     infer_attention_mask,
     one_sequence_a_row,
     restore_prompt,
-    shift_lengths,
-    show_whole_prompt,
 )
-from trimkit.integrations._inputs import CallSettings
+from trimkit.integrations._inputs import CallSettings, by_name, has_ids
 from trimkit.integrations._modes import drafts, refuse_paged
 from trimkit.integrations._presence import Presence
 from trimkit.integrations._shadow import Shadow
@@ -166,7 +164,7 @@ class Attachment:
 
     def _generate(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Stock ``generate`` on a shortened prompt; what comes back starts with the prompt as it was given."""
-        kwargs = _by_name(stock, args, kwargs)
+        kwargs = by_name(stock, args, kwargs)
         query = kwargs.pop("query", None)
         if kwargs.get("inputs") is not None and kwargs.get("input_ids") is None:
             kwargs["input_ids"] = kwargs.pop("inputs")
@@ -176,8 +174,9 @@ class Attachment:
             return self._run(stock, kwargs, call)
         cache = kwargs.get("past_key_values")
         held = self._chats.take(cache)
-        if not self._has_ids(kwargs):
-            held = None
+        held = held if has_ids(kwargs) else None
+        if held is not None and only_new(kwargs):
+            return self._go_on(stock, kwargs, call, held)
         if not (self._covers(kwargs) if held is None else self._replans(kwargs)):
             return self._plain(stock, kwargs, call, held)
         refuse_paged(kwargs)
@@ -187,13 +186,13 @@ class Attachment:
         with torch.no_grad(), self._chats.untouched(cache, held):
             reduced = self._pipeline.reduce(kwargs, self._ask(query), call, generating=True, held=held)
         inputs, plan = dict(reduced.inputs), reduced.plan
-        if held is not None and call.report is not None:
-            call.report = replace(call.report, reused=self._reuse(held, cache, reduced))
-        self._keep(call.report)
-        if not plan.identity:
-            shift_lengths(self.model.generation_config, inputs, input_ids.shape[1] - plan.length)
-            show_whole_prompt(inputs, input_ids, plan.length)
-        out = self._run(stock, inputs, call)
+        with self._chats.emptied(cache, held):
+            if held is not None and call.report is not None:
+                call.report = replace(call.report, reused=self._reuse(held, cache, reduced))
+            self._keep(call.report)
+            if not plan.identity:
+                count_whole_prompt(self.model.generation_config, inputs, input_ids, plan.length)
+            out = self._run(stock, inputs, call)
         if self._one_a_row(inputs):
             self._chats.put(out, cache, reduced.inputs, reduced.fed, reduced.pictures)
         return out if plan.identity else restore_prompt(out, input_ids, plan.length)
@@ -208,8 +207,18 @@ class Attachment:
             self._chats.put_text(out, kwargs, self._pipeline.placeholders())
         return out
 
+    def _go_on(self, stock: Any, kwargs: dict[str, Any], call: Call, held: Held) -> Any:
+        """A turn that gives its new words alone, behind what is held; refused with images, or a mask of another length."""
+        with self._chats.untouched(kwargs["past_key_values"], held):
+            self._pipeline.refuse_cache(kwargs)
+        call.inside = self._pipeline.around(kwargs)
+        out = self._run(stock, kwargs, call)
+        if self._one_a_row(kwargs):
+            self._chats.put_more(out, kwargs, held)
+        return out
+
     def _replans(self, inputs: dict[str, Any]) -> bool:
-        """Whether a turn on a filled cache is to be planned anew; with everything kept, only to fit pictures in."""
+        """Whether a turn on a filled cache is planned anew; with everything kept, only to fit pictures in."""
         return not self.method.keeps_all or self._pipeline.has_images(inputs)
 
     def _one_a_row(self, inputs: dict[str, Any]) -> bool:
@@ -246,7 +255,7 @@ class Attachment:
         """The call that a forward pass belongs to, and what stock ``forward`` is to be given."""
         from trimkit.models._output import hand_over
 
-        inputs = _by_name(stock, args, kwargs)
+        inputs = by_name(stock, args, kwargs)
         call = self._slot.current
         if call is not None and (call.passes or not self._pipeline.has_images(inputs)):
             return call, hand_over(inputs)  # inside generate: the inputs are shrunk, only the clock is needed
@@ -276,7 +285,7 @@ class Attachment:
             self._pipeline.refuse_cache(inputs)
             if not self._pipeline.has_images(inputs):
                 return False
-            if not self._has_ids(inputs):
+            if not has_ids(inputs):
                 raise UnsupportedError(
                     "reduction finds the image tokens in input_ids: pass them, without inputs_embeds"
                 )
@@ -286,14 +295,5 @@ class Attachment:
             raise
         return True
 
-    @staticmethod
-    def _has_ids(inputs: dict[str, Any]) -> bool:
-        return isinstance(inputs.get("input_ids"), Tensor) and inputs.get("inputs_embeds") is None
-
     def _ask(self, query: str | Sequence[str] | None) -> str | Sequence[str] | None:
         return self.query if query is None else query
-
-
-def _by_name(stock: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = inspect.signature(stock).parameters if args else ()
-    return {**dict(zip(names, args, strict=False)), **kwargs}

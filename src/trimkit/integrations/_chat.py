@@ -20,7 +20,7 @@ from trimkit.integrations._media import Item, Seen, in_order
 from trimkit.integrations._questions import Asked
 from trimkit.types import ImageTokens
 
-__all__ = ["Chats", "Fed", "Held", "Pictures", "reuse", "with_earlier"]
+__all__ = ["Chats", "Fed", "Held", "Pictures", "only_new", "reuse", "with_earlier"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,17 @@ class Chats:
                 self._held[cache] = held
             raise
 
+    @contextlib.contextmanager
+    def emptied(self, cache: Any, held: Held | None) -> Iterator[None]:
+        """What fails within may have emptied ``cache``: its pictures are not forgotten, and the turn can be asked again."""
+        try:
+            yield
+        except BaseException:
+            if held is not None and int(cache.get_seq_length()) == 0:
+                none = held.ids[:, :0]
+                self._held[cache] = replace(held, ids=none, mask=none, fed=Fed.of(none.bool(), {}, ()))
+            raise
+
     def put(self, out: Any, given: Any, prompt: dict[str, Any], fed: Fed, pictures: Pictures) -> None:
         """Remember what a finished ``generate`` has left in its cache.
 
@@ -133,12 +144,27 @@ class Chats:
             torch.cat([ids, new], dim=1), torch.cat([mask, torch.ones_like(new)], dim=1), fed, pictures
         )
 
+    def put_more(self, out: Any, prompt: dict[str, Any], held: Held) -> None:
+        """The same after a call that gave only what is new, behind what was ``held``."""
+        sequences = out if isinstance(out, Tensor) else getattr(out, "sequences", None)
+        if isinstance(sequences, Tensor) and len(sequences) == len(held.ids):
+            whole = torch.cat([held.ids, prompt["input_ids"]], dim=1)
+            after = torch.cat([held.ids, sequences.to(held.ids.device)], dim=1)
+            given = {"input_ids": whole, "attention_mask": prompt["attention_mask"]}
+            self.put(after, prompt["past_key_values"], given, held.fed, held.pictures)
+
     def put_text(self, out: Any, prompt: dict[str, Any], placeholders: Sequence[int]) -> None:
         """The same after a call without a picture."""
         ids = prompt.get("input_ids")
         if isinstance(ids, Tensor) and not any(bool((ids == token).any()) for token in placeholders):
             fed = Fed.of(torch.zeros_like(ids, dtype=torch.bool), {}, ())
             self.put(out, prompt.get("past_key_values"), prompt, fed, Pictures())
+
+
+def only_new(inputs: dict[str, Any]) -> bool:
+    """Whether a turn gives its new tokens alone, as stock ``generate`` allows with a mask over the cache and them."""
+    mask = inputs.get("attention_mask")
+    return isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] > inputs["input_ids"].shape[1]
 
 
 def with_earlier(earlier: Pictures, seen: Seen) -> tuple[list[ImageTokens], list[bool], bool]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["infer_attention_mask", "one_sequence_a_row", "restore_prompt", "shift_lengths", "show_whole_prompt"]
+__all__ = ["count_whole_prompt", "infer_attention_mask", "one_sequence_a_row", "restore_prompt"]
 
 
 def infer_attention_mask(defaults: Any, kwargs: dict[str, Any]) -> Tensor | None:
@@ -63,6 +63,12 @@ def restore_prompt(out: Any, input_ids: Tensor, shrunk_length: int) -> Any:
     return out
 
 
+def count_whole_prompt(config: Any, kwargs: dict[str, Any], input_ids: Tensor, shrunk_length: int) -> None:
+    """Let lengths count, and what the user passes see, the prompt ``[B, L]`` as given; changes ``kwargs``."""
+    shift_lengths(config, kwargs, input_ids.shape[1] - shrunk_length)
+    show_whole_prompt(kwargs, input_ids, shrunk_length)
+
+
 def show_whole_prompt(kwargs: dict[str, Any], input_ids: Tensor, shrunk_length: int) -> None:
     """Let the user's streamer, criteria and processors see the prompt as given; changes ``kwargs``."""
     prompt = _WholePrompt(input_ids, shrunk_length)
@@ -81,11 +87,26 @@ def show_whole_prompt(kwargs: dict[str, Any], input_ids: Tensor, shrunk_length: 
         kwargs["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(row, prompt.of_row(row, ids))
 
 
+# What reads scores, the last tokens or which tokens there are, and so finds the same in a shortened prompt.
+_PROCESSORS = frozenset(
+    f"{name}LogitsWarper" for name in ("Temperature", "TopP", "TopK", "TopH", "MinP", "Typical", "Epsilon", "Eta")
+) | frozenset(
+    f"{name}LogitsProcessor"
+    for name in ("RepetitionPenalty", "NoRepeatNGram", "SequenceBias", "NoBadWords", "InfNanRemove", "SuppressTokens")
+)
+_CRITERIA = frozenset({"EosTokenCriteria", "MaxTimeCriteria", "StopStringCriteria"})
+
+
 class _WholePrompt:
     """Swaps the shortened prompt at the head of sequences for the one given."""
 
     def __init__(self, input_ids: Tensor, shrunk_length: int) -> None:
         self._ids, self._length = input_ids, shrunk_length
+
+    @property
+    def gone(self) -> int:
+        """Columns that the shortened prompt lacks."""
+        return int(self._ids.shape[1]) - self._length
 
     def __call__(self, sequences: Tensor) -> Tensor:
         prompts = self._ids.to(sequences.device).repeat_interleave(len(sequences) // len(self._ids), dim=0)
@@ -96,7 +117,14 @@ class _WholePrompt:
 
 
 def _criterion(inner: Any, prompt: _WholePrompt) -> Any:
-    from transformers import StoppingCriteria
+    from transformers import MaxLengthCriteria, StoppingCriteria
+
+    if type(inner) is MaxLengthCriteria:
+        shorter = copy.copy(inner)
+        shorter.max_length = inner.max_length - prompt.gone
+        return shorter
+    if _overrides(inner, _CRITERIA):
+        return inner
 
     class OnWholePrompt(StoppingCriteria):
         def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
@@ -105,8 +133,16 @@ def _criterion(inner: Any, prompt: _WholePrompt) -> Any:
     return OnWholePrompt()
 
 
+def _overrides(inner: Any, names: frozenset[str]) -> bool:
+    """Whether it is transformers' own: ``generate`` then leaves out one that it would make of the same type."""
+    return type(inner).__module__.startswith("transformers.generation.") and type(inner).__name__ in names
+
+
 def _processor(inner: Any, prompt: _WholePrompt) -> Any:
     from transformers import LogitsProcessor
+
+    if _overrides(inner, _PROCESSORS) and getattr(inner, "prompt_ignore_length", None) is None:
+        return inner
 
     class OnWholePrompt(LogitsProcessor):
         def __call__(self, input_ids: Any, scores: Any) -> Any:

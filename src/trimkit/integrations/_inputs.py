@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -21,8 +22,10 @@ __all__ = [
     "CallSettings",
     "Positions",
     "TurnPolicy",
+    "by_name",
     "check_choice",
     "check_signals",
+    "has_ids",
     "in_full_precision",
     "padding_id",
     "padding_side",
@@ -95,6 +98,17 @@ def in_full_precision(device: torch.device) -> contextlib.AbstractContextManager
     """Without autocast, where it is on: training in half precision is to keep the patches that asking keeps."""
     mixed = torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if mixed else contextlib.nullcontext()
+
+
+def by_name(stock: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call of ``stock`` by their names."""
+    names = inspect.signature(stock).parameters if args else ()
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def has_ids(inputs: dict[str, Any]) -> bool:
+    """Whether the prompt is given as token ids."""
+    return isinstance(inputs.get("input_ids"), Tensor) and inputs.get("inputs_embeds") is None
 
 
 def refuse_cache(inputs: dict[str, Any], image_token_id: int, has_images: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -52,6 +53,7 @@ class Decoder:
                 f"{len(self.layers) - 1}"
             )
         self._held: WeakKeyDictionary[Any, Inside] = WeakKeyDictionary()
+        self.active: dict[int, list[Inside]] = {}  # by thread: calls within calls
 
     def remember(self, cache: Any, inside: Inside) -> None:
         """``cache`` is filled by a call that drops tokens."""
@@ -107,6 +109,7 @@ class Inside:
         self._decided = False
         self._layout: Layout | None = None
         self._pass: _Pass | None = None
+        self._cache: Callable[[], Any] = lambda: None  # that of the prompts, weakly
         self._depth, self._thread = 0, 0
         self._hooks: list[Any] = []
         if prompts.deepest > decoder.first:
@@ -125,10 +128,15 @@ class Inside:
             self._thread = threading.get_ident()
             self._register()
         self._depth += 1
+        self._decoder.active.setdefault(self._thread, []).append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._depth -= 1
+        calls = self._decoder.active[self._thread]
+        calls.pop()
+        if not calls:
+            del self._decoder.active[self._thread]
         if self._depth == 0:
             self._pass = None
             while self._hooks:
@@ -143,7 +151,9 @@ class Inside:
             self._hooks = [tap, *cut, layers[-1].register_forward_hook(self._spread, prepend=True)]
 
     def _mine(self) -> bool:
-        return threading.get_ident() == self._thread
+        """Whether this pass is of this call, and not of one within it or of another thread's."""
+        calls = self._decoder.active.get(threading.get_ident(), [])
+        return bool(calls) and calls[-1] is self
 
     # A hook that is being removed may be called once more by another thread, without kwargs.
     def _record(self, module: Any, args: tuple[Any, ...], kwargs: Any = None) -> Any:
@@ -179,8 +189,11 @@ class Inside:
                 self._layout = self._choose(hidden)
             self._decided = True
             if cache is not None:
+                self._cache = weakref.ref(cache)
                 self._decoder.remember(cache, self)
-        if self._layout is None:
+        if (
+            self._layout is None or cache is not self._cache()
+        ):  # a call within this one, or guidance, on a cache of its own
             return None
         at = self._layout.at(offset, count, len(hidden), hidden.device)
         return _Pass(self._layout, at, hidden, self._decoder.module.config._attn_implementation)

@@ -18,8 +18,8 @@ __all__ = ["AT_ONCE", "Family", "ModelInputs"]
 ModelInputs = dict[str, Any]
 
 AT_ONCE = 8
-"""Pictures that go through the tower together. More are no faster, and the tower's activations would be what a reduced request
-takes most memory for."""
+"""Pictures that go through the tower together. With more, its activations would be what a reduced request takes most memory
+for."""
 
 
 class Family:
