@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import SiglipConfig, SiglipModel
+from transformers import DynamicCache, SiglipConfig, SiglipModel
 
 import trimkit
 from tests import tiny
@@ -122,3 +123,18 @@ def test_the_towers_own_clip_reads_features_and_any_other_pixels(tmp_path: Path)
     measured = resolve_scorer(str(tmp_path / "siglip"), model, None, tower)
     assert measured is not None
     assert measured.profile == EncoderProfile(sign=-1, normalize=True)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_earlier_pictures_are_asked_for_again_whatever_names_the_scorer(by_name: bool, tmp_path: Path) -> None:
+    _siglip().save_pretrained(tmp_path)
+    _tokenizer().save_pretrained(tmp_path)
+    model, first = tiny.llava(), tiny.llava_batch([1], seed=2)
+    processor = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    scorer = str(tmp_path) if by_name else ExternalScorer(_siglip(), _tokenizer())
+    with trimkit.reduce(model, processor, method="trim", scorer=scorer, budget=0.3):
+        cache = DynamicCache(config=model.config.text_config)
+        out = model.generate(**first, **tiny.GREEDY, query="a cat", past_key_values=cache)
+        ids = torch.cat([out, torch.tensor([[6, 7]])], dim=1)
+        with pytest.raises(trimkit.InputError, match="pass every picture of the conversation"):
+            model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), query="a dog", past_key_values=cache)
