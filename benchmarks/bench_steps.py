@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.bench_tables import factor, seconds
 from benchmarks.cells import table
 from benchmarks.records import RESULTS, Record, made_of
 from benchmarks.run import provenance
@@ -103,9 +104,8 @@ def shown(record: Record) -> str:
     """A row a step."""
     rows = []
     for name, step in record["results"].items():
-        times = [f"{step[key]['median']:.3g} s" for key in ("before_s", "after_s")]
-        low_high = f"{step['ratio']['low']:.2f} to {step['ratio']['high']:.2f}"
-        rows.append([name, step["before"], step["after"], *times, f"{step['ratio']['median']:.2f} ({low_high})"])
+        times = [seconds(step[key]) for key in ("before_s", "after_s")]
+        rows.append([name, step["before"], step["after"], *times, factor(step["ratio"])])
     config = record["config"]
     header = ["step", "without", "with", "time without", "time with", "ratio (95 %)"]
     note = f"`{config['shape']}`, random weights, seed {config['seed']}; medians of {config['repeats']} turns."
@@ -130,8 +130,8 @@ def main() -> None:
     pixels = torch.randn(AT_ONCE, 3, shape.image_size, shape.image_size)
     config = {"shape": SHAPE, "repeats": given.repeats, "seed": given.seed, "kept": KEPT}
     record: Record = {"experiment": "bench_steps", "config": config, "provenance": provenance(), "results": {}}
-    for name, (before, after, *ways) in steps(model, pixels).items():
-        found = measure((ways[0], ways[1]), given.repeats, given.seed)
+    for name, (before, after, without, with_it) in steps(model, pixels).items():
+        found = measure((without, with_it), given.repeats, given.seed)
         record["results"][name] = {"before": before, "after": after, **found}
         print(f"{name}: {found['ratio']['median']:.3f}", flush=True)
     given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

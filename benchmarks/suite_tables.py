@@ -6,7 +6,7 @@ from benchmarks import suite_plot
 from benchmarks.blocks import ROOT
 from benchmarks.cells import interval, percent, points, table
 from benchmarks.records import Record, load, made_of
-from trimkit.eval.statistics import PairedBootstrap, holm
+from trimkit.eval.suite_results import bootstraps, compare
 
 __all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "grid", "pairs", "shifts", "together"]
 
@@ -112,24 +112,12 @@ def joined(runs: list[Record]) -> Record:
     hits = {label: [hit for each in answers for hit in each[label]] for label in answers[0] if label in common}
     kinds = list(runs[0]["n_by_type"])
     places = [kinds[i % len(kinds)] for run in runs for i in range(run["n"])]  # types take turns
-    whole = PairedBootstrap(hits)
-    by_type = {
-        kind: PairedBootstrap(
-            {label: [hit for hit, at in zip(row, places, strict=True) if at == kind] for label, row in hits.items()}
-        )
-        for kind in kinds
-    }
-    compared = []
-    for entry in runs[0]["comparisons"]:
-        ours, other = entry["ours"], entry["other"]
-        if not {ours, other} <= common:
-            continue
-        found = {"budget": entry["budget"], "ours": ours, "other": other, **whole.difference(ours, other)}
-        if "by_type" in entry:
-            found["by_type"] = {kind: by_type[kind].difference(ours, other) for kind in kinds}
-        compared.append(found)
-    for entry, p in zip(compared, holm([entry["p"] for entry in compared]), strict=True):
-        entry["p_holm"] = p
+    pairs_asked = [
+        {key: entry[key] for key in ("budget", "ours", "other")}
+        for entry in runs[0]["comparisons"]
+        if {entry["ours"], entry["other"]} <= common
+    ]
+    compared = compare(pairs_asked, bootstraps(hits, places))
     seeds = " and ".join(str(run["seed"]) for run in runs)
     return {**runs[0], "comparisons": compared, "n": sum(run["n"] for run in runs), "seed": seeds}
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from trimkit.errors import InputError, UnsupportedError
 from trimkit.types import Selection
 
-__all__ = ["ShrinkPlan", "image_rows", "pad_left", "plan_shrink"]
+__all__ = ["ShrinkPlan", "check_mask", "image_rows", "pad_left", "plan_shrink"]
 
 Side = Literal["left", "right"]
 
@@ -89,8 +89,7 @@ class ShrinkPlan:
             return dict(inputs)
         out = dict(inputs)
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-        if mask is not None and mask.ndim != 2:
-            raise UnsupportedError("image tokens cannot be cut from a custom attention mask: pass a 2-D one")
+        check_mask(mask)
         out["input_ids"] = self.take(ids, pad_token_id)
         out["attention_mask"] = self.take(torch.ones_like(ids) if mask is None else mask, 0)
         if inputs.get("labels") is not None:
@@ -102,6 +101,16 @@ class ShrinkPlan:
         if position_ids is not None and position_ids.ndim == 2:
             _refuse_packed(position_ids, mask)
         return out
+
+
+def check_mask(mask: Any) -> None:
+    """Refuse an attention mask that is not one entry a column.
+
+    Raises:
+        UnsupportedError: as it says.
+    """
+    if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+        raise UnsupportedError("image tokens cannot be cut from a custom attention mask: pass a 2-D one")
 
 
 def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int], medium: str = "image") -> list[int]:

@@ -175,10 +175,10 @@ def peaks(sizes: Sizes, work: Work, element: int) -> dict[str, int]:
 
     A layer holds most in its feed-forward part. The tower, of the pictures that are in it at a time: its inner width three
     times (the activation is a product), the layer's input, its sum with attention, the normed form of that, and the layer
-    that was selected, which is held of the other pictures, too. The language model: gate,
-    up and their product, the same three, the embeddings it was called with, and the rotations of its positions. ``pictures``
-    is what is held of them meanwhile: patch features and projected tokens, each as given and as handed on. ``activations``
-    has all of that, ``kv`` is the cache beside it; ``peak`` is the most that any moment holds.
+    that was selected, which is held of the other pictures, too. The language model: gate, up and their product, the same
+    three, the embeddings it was called with, and the rotations of its positions. ``pictures`` is what is held of them
+    meanwhile: patch features and projected tokens, each as given and as handed on. ``activations`` has all of that, ``kv`` is
+    the cache beside it; ``peak`` is the most that any moment holds.
     """
     lm, seen, batch = sizes.language, sizes.vision, work.batch
     patches = batch * max((each.length for each in work.tower), default=0)

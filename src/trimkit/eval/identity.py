@@ -10,21 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trimkit import budget, functional, reducer, sharing
 from trimkit.eval.journal import fingerprint
-from trimkit.methods import Method
+from trimkit.methods import Method, _base, _choosing, _grid
 
 __all__ = ["files_identity", "method_identity", "weights_identity"]
 
-_SHARED = (
-    *("trimkit.functional", "trimkit.budget", "trimkit.sharing", "trimkit.reducer"),
-    *("trimkit.methods._base", "trimkit.methods._choosing", "trimkit.methods._grid"),
-)
-"""What methods are made with."""
+_SHARED = frozenset(each.__name__ for each in (budget, functional, reducer, sharing, _base, _choosing, _grid))
+"""What methods are made with. Imported here, so that a digest does not depend on what else has been."""
 
 
 def method_identity(method: Method) -> str:
     """The method's name, then a digest of its options and of the files that it, its bases and what all share are written in."""
-    modules = {base.__module__ for base in type(method).__mro__ if issubclass(base, Method)} | set(_SHARED)
+    modules = {base.__module__ for base in type(method).__mro__ if issubclass(base, Method)} | _SHARED
     files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
     code = fingerprint([Path(file).read_text(encoding="utf-8") for file in files if file is not None])
     return f"{method.name}-{fingerprint({'options': method.model_dump(mode='json'), 'code': code})}"

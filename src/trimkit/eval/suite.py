@@ -140,7 +140,8 @@ def run(
         raise ConfigError(f"workers {workers} work on nothing: give 1 or more")
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "journal.jsonl" if journal is None else journal
-        with Journal(path, plan.settings(_weights(plan))) as book:
+        weights = "" if journal is None else _weights(plan)  # a journal that is thrown away meets no other training
+        with Journal(path, plan.settings(weights)) as book:
             jobs = list(_jobs(plan, book))
             if advance is not None:
                 advance(plan.n - sum(plan.of_them(job.indices) for job in jobs))

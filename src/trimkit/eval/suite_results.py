@@ -13,7 +13,7 @@ from trimkit.eval.suite import Arm, Outcomes
 from trimkit.eval.tally import whole
 from trimkit.methods import get_method
 
-__all__ = ["FULL", "RANDOM", "main_effects", "summarise"]
+__all__ = ["FULL", "RANDOM", "bootstraps", "compare", "main_effects", "summarise"]
 
 FULL, RANDOM = "none", "random"
 ALL = "all"
@@ -44,17 +44,11 @@ def summarise(
     """
     plan = outcomes.plan
     hits = {arm.label: outcomes.hits(arm) for arm in plan.arms}
-    places: dict[str, list[int]] = {}
-    for index, kind in enumerate(outcomes.types):
-        places.setdefault(kind, []).append(index)
-    kinds = list(places)
-    boot = {ALL: PairedBootstrap(hits, resamples=resamples)}
-    for kind, mine in places.items():
-        answered = {label: [row[i] for i in mine] for label, row in hits.items()}
-        boot[kind] = PairedBootstrap(answered, resamples=resamples)
+    boot = bootstraps(hits, outcomes.types, resamples=resamples)
+    kinds = [kind for kind in boot if kind != ALL]
     found: dict[str, Any] = {
         "n": plan.n,
-        "n_by_type": {kind: len(places[kind]) for kind in kinds},
+        "n_by_type": {kind: outcomes.types.count(kind) for kind in kinds},
         **{name: getattr(plan, name) for name in ("seed", "shift", "batch_size", "positions", "model")},
         "resamples": resamples,
         "image_tokens_full": whole(outcomes.mean(plan.arms[0], "full")),
@@ -63,10 +57,33 @@ def summarise(
     }
     if ours is not None:
         found["ours"] = ours
-        found["comparisons"] = _comparisons(list({arm.label: arm for arm in plan.arms}.values()), ours, boot, kinds)
+        found["comparisons"] = compare(_pairs(list({arm.label: arm for arm in plan.arms}.values()), ours), boot)
     if grid:
         found["effects"] = main_effects(plan.arms, boot[ALL], grid)
     return found
+
+
+def bootstraps(
+    hits: Mapping[str, Sequence[int]], types: Sequence[str], *, resamples: int = 4000
+) -> dict[str, PairedBootstrap]:
+    """Over all questions (``ALL``), then over those of each type, in the order in which types first come."""
+    boot = {ALL: PairedBootstrap(hits, resamples=resamples)}
+    for kind in dict.fromkeys(types):
+        mine = {label: [hit for hit, at in zip(row, types, strict=True) if at == kind] for label, row in hits.items()}
+        boot[kind] = PairedBootstrap(mine, resamples=resamples)
+    return boot
+
+
+def compare(entries: Sequence[dict[str, Any]], boot: Mapping[str, PairedBootstrap]) -> list[dict[str, Any]]:
+    """Each entry with ``ours`` minus ``other``, by type where the other is random, and ``p`` adjusted for their number."""
+    found = []
+    for entry in entries:
+        pair = entry["ours"], entry["other"]
+        by_type = {kind: each.difference(*pair) for kind, each in boot.items() if kind != ALL}
+        random = entry["other"].partition("@")[0] == RANDOM
+        found.append({**entry, **boot[ALL].difference(*pair), **({"by_type": by_type} if random else {})})
+    adjusted = holm([entry["p"] for entry in found])
+    return [{**entry, "p_holm": p} for entry, p in zip(found, adjusted, strict=True)]
 
 
 def _arm(
@@ -94,23 +111,15 @@ def _arm(
     return entry | {"hits": "".join(map(str, hits[label]))}
 
 
-def _comparisons(
-    arms: Sequence[Arm], ours: str, boot: Mapping[str, PairedBootstrap], kinds: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Our method minus each other one that was asked for the same budget (its own default is no such budget)."""
-    found = []
-    for mine in (arm for arm in arms if arm.method.name == ours and arm.asked != "default"):
-        for other in arms:
-            if other.asked != mine.asked or other.method.name == ours:
-                continue
-            entry: dict[str, Any] = {"budget": mine.asked, "ours": mine.label, "other": other.label}
-            entry |= boot[ALL].difference(mine.label, other.label)
-            if other.method.name == RANDOM:
-                entry["by_type"] = {kind: boot[kind].difference(mine.label, other.label) for kind in kinds}
-            found.append(entry)
-    for entry, p in zip(found, holm([entry["p"] for entry in found]), strict=True):
-        entry["p_holm"] = p
-    return found
+def _pairs(arms: Sequence[Arm], ours: str) -> list[dict[str, Any]]:
+    """Our method and each other one that was asked for the same budget (its own default is no such budget)."""
+    return [
+        {"budget": mine.asked, "ours": mine.label, "other": other.label}
+        for mine in arms
+        if mine.method.name == ours and mine.asked != "default"
+        for other in arms
+        if other.asked == mine.asked and other.method.name != ours
+    ]
 
 
 def main_effects(

@@ -33,7 +33,7 @@ from trimkit.methods import Method, get_method
 from trimkit.models import Family, ModelInputs, family_of
 from trimkit.reducer import reduced_image
 from trimkit.scorers import Scorer
-from trimkit.shrink import ShrinkPlan, pad_left, plan_shrink
+from trimkit.shrink import ShrinkPlan, check_mask, pad_left, plan_shrink
 from trimkit.types import Report, Selection
 
 __all__ = ["Pipeline", "Reduced"]
@@ -210,9 +210,9 @@ class Pipeline:
         self, inputs: ModelInputs, places: Tensor, selections: Sequence[Selection], generating: bool
     ) -> ShrinkPlan:
         mask = inputs.get("attention_mask")
-        if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
-            if not all(selection.keeps_all for selection in selections):
-                raise UnsupportedError("image tokens cannot be cut from a custom attention mask: pass a 2-D one")
+        if not all(selection.keeps_all for selection in selections):
+            check_mask(mask)
+        elif not (isinstance(mask, Tensor) and mask.ndim == 2):
             mask = None  # it goes to the model as it is, beside all of the tokens
         if self.decoder is not None and generating and mask is not None and not bool(mask[:, -1].all()):
             return pad_left(mask)

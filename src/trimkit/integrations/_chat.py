@@ -130,7 +130,7 @@ class Chats:
             fed, pictures: as in ``Held``.
         """
         cache = given if given is not None else getattr(out, "past_key_values", None)
-        sequences = out if isinstance(out, Tensor) else getattr(out, "sequences", None)
+        sequences = _sequences(out)
         ids = prompt["input_ids"]
         if cache is None or sequences is None or not hasattr(cache, "get_seq_length") or len(sequences) != len(ids):
             return
@@ -146,8 +146,8 @@ class Chats:
 
     def put_more(self, out: Any, prompt: dict[str, Any], held: Held) -> None:
         """The same after a call that gave only what is new, behind what was ``held``."""
-        sequences = out if isinstance(out, Tensor) else getattr(out, "sequences", None)
-        if isinstance(sequences, Tensor) and len(sequences) == len(held.ids):
+        sequences = _sequences(out)
+        if sequences is not None and len(sequences) == len(held.ids):
             whole = torch.cat([held.ids, prompt["input_ids"]], dim=1)
             after = torch.cat([held.ids, sequences.to(held.ids.device)], dim=1)
             given = {"input_ids": whole, "attention_mask": prompt["attention_mask"]}
@@ -159,6 +159,11 @@ class Chats:
         if isinstance(ids, Tensor) and not any(bool((ids == token).any()) for token in placeholders):
             fed = Fed.of(torch.zeros_like(ids, dtype=torch.bool), {}, ())
             self.put(out, prompt.get("past_key_values"), prompt, fed, Pictures())
+
+
+def _sequences(out: Any) -> Any:
+    """``[B * n, L]`` of what ``generate`` has returned, or None."""
+    return out if isinstance(out, Tensor) else getattr(out, "sequences", None)
 
 
 def only_new(inputs: dict[str, Any]) -> bool:

@@ -191,9 +191,8 @@ class Inside:
             if cache is not None:
                 self._cache = weakref.ref(cache)
                 self._decoder.remember(cache, self)
-        if (
-            self._layout is None or cache is not self._cache()
-        ):  # a call within this one, or guidance, on a cache of its own
+        # A call within this one, or guidance, runs on a cache of its own.
+        if self._layout is None or cache is not self._cache():
             return None
         at = self._layout.at(offset, count, len(hidden), hidden.device)
         return _Pass(self._layout, at, hidden, self._decoder.module.config._attn_implementation)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trimkit import functional as F
 from trimkit.errors import UnsupportedError
+from trimkit.shrink import check_mask
 from trimkit.types import ImageTokens, Selection
 
 __all__ = ["Columns", "Layout", "Prompts", "cut_mask", "plan_layout", "take"]
@@ -116,8 +117,7 @@ class Prompts:
         self, inputs: dict[str, Any], places: Tensor, images: Sequence[ImageTokens], rows: Sequence[int]
     ) -> None:
         mask = inputs.get("attention_mask")
-        if mask is not None and mask.ndim != 2:
-            raise UnsupportedError("image tokens cannot be cut from a custom attention mask: pass a 2-D one")
+        check_mask(mask)
         self.places, self.rows = places.bool(), list(rows)
         self.real = torch.ones_like(self.places) if mask is None else mask.bool().to(places.device)
         self.columns = _image_columns(self.places, [len(image) for image in images], rows)

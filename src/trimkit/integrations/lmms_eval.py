@@ -152,7 +152,7 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         if journal is None or isinstance(journal, Journal):
             return journal
         path = str(journal) if self.world_size == 1 else f"{journal}.{self.rank}-of-{self.world_size}"
-        return Journal(path, {**config, **run_settings(model)})
+        return Journal(path, {**config, **run_settings(model), "weights": weights_identity(model)})
 
     def _batches(self, requests: Sequence[Any]) -> list[list[int]]:
         """The same batches whatever is done already: an answer must not depend on where a run was interrupted."""
@@ -293,7 +293,6 @@ def _positive(batch_size: int | str) -> int:
 
 
 def run_settings(model: Any) -> dict[str, Any]:
-    """What else an answer depends on: how and where the model runs, its weights, and versions, lmms-eval's included."""
+    """How and where the model runs, and versions of all that shapes a result, lmms-eval included."""
     seen = {**versions(), "lmms_eval": version("lmms_eval")}
-    about = {"dtype": str(model.dtype), "device": model.device.type, "weights": weights_identity(model)}
-    return {**about, "versions": seen}
+    return {"dtype": str(model.dtype), "device": model.device.type, "versions": seen}

@@ -13,7 +13,7 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 from trimkit.errors import ModelError, TrimkitError
-from trimkit.eval.identity import files_identity
+from trimkit.eval.identity import files_identity, weights_identity
 from trimkit.eval.journal import Journal
 from trimkit.eval.paper_table import Column, judged_without_key, run
 from trimkit.integrations.lmms_eval import Trimkit, run_settings
@@ -110,8 +110,10 @@ def paper_table(
     config = {"model": pretrained, "batch_size": batch_size, "positions": positions, **run_settings(loaded[0])}
     manager = TaskManager("ERROR", include_path=include_path, model_name="trimkit")
     with contextlib.ExitStack() as stack:
-        settings = {**config, "tasks": files_identity(include_path)}
-        journal = None if resume is None else stack.enter_context(Journal(resume, settings))
+        journal = None
+        if resume is not None:  # only then is every weight read for its digest
+            settings = {**config, "weights": weights_identity(loaded[0]), "tasks": files_identity(include_path)}
+            journal = stack.enter_context(Journal(resume, settings))
         arms = [
             TableArm(
                 Trimkit(

@@ -65,8 +65,8 @@ class Family:
             )
         if (reason := _REFUSED.get(getattr(model.config, "model_type", ""))) is not None:
             raise UnsupportedError(f"{name} {reason}: it is not covered")
-        own = inspect.signature(getattr(type(model), "generate", len)).parameters.get("pixel_values")
-        if own is not None and own.default is inspect.Parameter.empty:
+        taken = inspect.signature(type(model).generate).parameters if hasattr(type(model), "generate") else {}
+        if "pixel_values" in taken and taken["pixel_values"].default is inspect.Parameter.empty:
             raise UnsupportedError(
                 f"{name}.generate encodes its images itself (BLIP-2 and its like), so that none can be handed to it reduced"
             )
