@@ -135,8 +135,10 @@ def claim(record: Record) -> Rows:
     rows, deep = [], False
     for name, full, own, entry in pairs(record):
         times = [own["end_to_end_s"], full["end_to_end_s"], entry["end_to_end_s"]]
+        memories = [entry[key] for key in ("peak_bytes", "peak_with_weights_bytes", "kv_bytes")]
         if own["extrapolated"] is not None:
             deep = True
+            memories[:2] = [entry["extrapolated"].get(key) for key in ("peak_bytes", "peak_with_weights_bytes")]
             times = [own["extrapolated"]["end_to_end_s"], full["extrapolated"]["end_to_end_s"]]
             times.append(entry["extrapolated"]["end_to_end_s"])
             name = f"{name}, **extrapolated**"
@@ -150,10 +152,10 @@ def claim(record: Record) -> Rows:
             seconds(times[0]),
             saved,
         ]
-        memories = [entry[key] for key in ("peak_bytes", "peak_with_weights_bytes", "kv_bytes")]
         rows.append([*cells, *["" if each is None else less_percent(each) for each in memories]])
     ending = (
-        " Extrapolated times are for all layers, each missing one at the time of a measured one; memory is as measured."
+        " Extrapolated figures are for all layers: each missing one takes the time of a measured one, and adds its weights "
+        "and its part of the KV cache to the measured memory."
     )
     return header, rows, note(record) + (ending if deep else "")
 

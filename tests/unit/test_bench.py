@@ -15,6 +15,7 @@ from PIL import Image
 
 from trimkit import loading
 from trimkit.bench import machine, measure, memory, plot, run, stats
+from trimkit.bench.build import build_llava
 from trimkit.bench.run import Settings, bench
 from trimkit.bench.shapes import SHAPES
 from trimkit.bench.table import lines
@@ -97,7 +98,17 @@ def test_fewer_layers_are_extrapolated_and_said_so(found: dict[str, Any]) -> Non
         for key in ("prefill_s", "ttft_s", "end_to_end_s"):
             assert deep[key]["median"] > arm[key]["median"]
     assert found["provenance"]["shape"]["of_layers"] == 2
-    assert set(found["ratios"][0]["extrapolated"]["prefill_s"]) == INTERVAL
+    deep, memory = found["ratios"][0]["extrapolated"], found["memory"][0]
+    assert set(deep["prefill_s"]) == INTERVAL
+    # One more layer adds its KV cache to the peak, and its weights to what is held.
+    extra = [arm["extrapolated"]["peak_bytes"] - arm["peak_bytes"] for arm in found["arms"]]
+    assert memory["predicted"]["full"]["peak"] == memory["predicted"]["full"]["prefill"]
+    assert extra[0] == memory["predicted"]["full"]["kv"] > extra[1] >= 0
+    peaks = [arm["extrapolated"]["peak_bytes"] for arm in found["arms"]]
+    whole = build_llava(SHAPES["small"], device=torch.device("cpu"), dtype=torch.float32, seed=0)
+    held = sum(weight.nbytes for weight in whole.parameters())
+    assert deep["peak_bytes"] == peaks[1] / peaks[0]
+    assert deep["peak_with_weights_bytes"] == (held + peaks[1]) / (held + peaks[0])
     assert "extrapolated to 2 layers" in "\n".join(lines(found))
 
 

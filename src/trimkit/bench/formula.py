@@ -6,7 +6,7 @@ Only matrix products count; norms, activations, softmax and choosing tokens do n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Work",
     "flops",
     "kv_bytes",
+    "of_layers",
     "peaks",
     "sizes_of",
     "weights",
@@ -121,6 +122,11 @@ def sizes_of(config: Any, text_config: Any = None) -> Sizes | None:
         text_positions=getattr(text_config, "max_position_embeddings", 0),
         projection=getattr(text_config, "projection_dim", 0) or 0,
     )
+
+
+def of_layers(sizes: Sizes, layers: int) -> Sizes:
+    """The same model with so many layers in its language model."""
+    return replace(sizes, language=replace(sizes.language, layers=layers))
 
 
 def flops(sizes: Sizes, work: Work) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from trimkit.bench import formula
@@ -39,7 +40,7 @@ def arm_result(
         "peak_measured": counted.peak_how,
         "kv_bytes": counted.kv_bytes,
         "tower_layers": len({each.layer for each in counted.work.tower}) or None,
-        "extrapolated": _extrapolated(firsts, counted, full_layers),
+        "extrapolated": _extrapolated(firsts, counted, full_layers, sizes, element),
     }
 
 
@@ -50,6 +51,8 @@ def ratio_result(
     held: int,
     full_layers: int,
     seed: int,
+    sizes: formula.Sizes | None,
+    element: int,
 ) -> dict[str, Any]:
     """One entry of ``ratios``: an arm, then the full arm of the same batch and length; ``held`` bytes of weights."""
     mine, full = counted
@@ -77,6 +80,11 @@ def ratio_result(
         result["extrapolated"] = {
             name: ratio([run[name] for run in pairs[0]], [run[name] for run in pairs[1]], seed) for name in pairs[0][0]
         }
+        if sizes is not None:
+            peaks = [_deeper_peak(each, sizes, element, full_layers) for each in counted]
+            held = formula.weights(formula.of_layers(sizes, full_layers))["model"] * element
+            result["extrapolated"]["peak_bytes"] = _quotient(*peaks)
+            result["extrapolated"]["peak_with_weights_bytes"] = _quotient(held + peaks[0], held + peaks[1])
     return result
 
 
@@ -160,8 +168,10 @@ def _alike(counted: Counted) -> int:
     return len(counted.work.prefill) if len(set(counted.work.prefill)) == 1 else 0
 
 
-def _extrapolated(runs: Sequence[Run], counted: Counted, full_layers: int) -> dict[str, Any] | None:
-    """The times at the whole model's depth: each layer that is missing costs what one that is there does."""
+def _extrapolated(
+    runs: Sequence[Run], counted: Counted, full_layers: int, sizes: formula.Sizes | None, element: int
+) -> dict[str, Any] | None:
+    """Times and bytes at the whole model's depth: each layer that is missing costs what one that is there does."""
     layers = _alike(counted)
     if not full_layers or not layers:
         return None
@@ -172,6 +182,7 @@ def _extrapolated(runs: Sequence[Run], counted: Counted, full_layers: int) -> di
         "to_layers": full_layers,
         **times,
         "kv_bytes": counted.kv_bytes // layers * full_layers,
+        "peak_bytes": None if sizes is None else _deeper_peak(counted, sizes, element, full_layers),
     }
 
 
@@ -186,6 +197,14 @@ def _deeper(runs: Sequence[Run], layers: int, full_layers: int) -> list[dict[str
             row["decode_per_token_s"] = each + decode / run.steps
         rows.append(row)
     return rows
+
+
+def _deeper_peak(counted: Counted, sizes: formula.Sizes, element: int, full_layers: int) -> int:
+    """The measured peak, and what the formula adds to it at the whole depth: more KV cache, the same activations."""
+    work = counted.work
+    deep = replace(work, prefill=(work.prefill[0],) * full_layers)
+    whole = formula.peaks(formula.of_layers(sizes, full_layers), deep, element)["peak"]
+    return counted.peak_bytes + whole - formula.peaks(sizes, work, element)["peak"]
 
 
 def _quotient(one: float, other: float) -> float | None:

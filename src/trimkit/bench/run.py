@@ -198,7 +198,9 @@ def _cell(
 
     def against(number: int) -> dict[str, Any]:
         pair = (counted[number], counted[0])
-        return result.ratio_result(arms[number], pair, (turns[number], turns[0]), held, deeper, settings.seed)
+        return result.ratio_result(
+            arms[number], pair, (turns[number], turns[0]), held, deeper, settings.seed, sizes, element
+        )
 
     reduced = range(1, len(arms))
     memory = [result.memory_result(arms[n], counted[n], counted[0], sizes, element) for n in reduced]
