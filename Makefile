@@ -29,7 +29,7 @@ demo: $(STAMP)  ## ask the embedded model about a sample picture, with all image
 	$(BIN)/trimkit show $(SAMPLE) $(if $(QUESTION),"$(QUESTION)") -o $(OUT)/overlay.png
 
 test: $(STAMP)  ## the quick tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -88,12 +88,22 @@ def main() -> int:
     for arm in config["arms"]:  # journals of finished answers: the command makes the file, not its directory
         if "journal" in {**config.get("arguments", {}), **arm}:
             Path({**config["arguments"], **arm}["journal"]).parent.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"experiment": given.name, "config": config, "provenance": provenance(device)}
-    record["results"] = [run_arm(config, arm) for arm in config["arms"]]
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    complete({"experiment": given.name, "config": config, "provenance": provenance(device)}, out)
     print(f"wrote {out}")
     return 0
+
+
+def complete(record: dict[str, Any], out: Path) -> None:
+    """Run the record's arms and write it; the arms that an interrupted run of the same code finished are not run again."""
+    partial = out.with_suffix(".partial")
+    done = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() else {}
+    same = {**record, "results": done.get("results", [])} == done
+    record["results"] = done["results"] if same else []
+    for arm in record["config"]["arms"][len(record["results"]) :]:
+        record["results"].append(run_arm(record["config"], arm))
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    partial.replace(out)
 
 
 def _git(*arguments: str) -> str:

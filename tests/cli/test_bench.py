@@ -113,5 +113,6 @@ def test_no_gpu_and_no_memory(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert_one_line(cli("bench", "--random", "small", "--device", "cuda"), "no GPU")
     monkeypatch.setattr(machine, "free_bytes", lambda _: 5_000_000_000)
+    monkeypatch.setattr(machine, "fast_bfloat16", lambda: False)
     large = ("bench", "--random", "llava-1.5-13b", "--dtype", "bfloat16")
     assert_one_line(cli(*large), "needs about", "5.0 GB free", "--layers")

@@ -148,6 +148,37 @@ def test_experiments_are_commands(results: Path) -> None:
             _check_command(get_command(app), run.command_line(config, one))
 
 
+def test_an_interrupted_experiment_goes_on_at_the_arm_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+
+    def run_arm(_: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
+        if arm["seed"] == stop:
+            raise KeyboardInterrupt
+        ran.append(arm["seed"])
+        return {"took": arm["seed"]}
+
+    monkeypatch.setattr(run, "run_arm", run_arm)
+    out = tmp_path / "x.json"
+    config = {"arms": [{"seed": 1}, {"seed": 2}, {"seed": 3}]}
+    stop = 2
+    with pytest.raises(KeyboardInterrupt):
+        run.complete({"config": config, "provenance": PROVENANCE}, out)
+    assert not out.exists()
+    stop = 0
+    run.complete({"config": config, "provenance": PROVENANCE}, out)
+    assert ran == [1, 2, 3]
+    assert json.loads(out.read_text())["results"] == [{"took": 1}, {"took": 2}, {"took": 3}]
+    assert list(tmp_path.iterdir()) == [out]
+    stop = 3
+    with pytest.raises(KeyboardInterrupt):
+        run.complete({"config": config, "provenance": PROVENANCE}, out)
+    stop = 0
+    run.complete({"config": config, "provenance": {**PROVENANCE, "commit": "another"}}, out)
+    assert ran == [1, 2, 3, 1, 2, 1, 2, 3]
+
+
 def test_provenance_names_versions_and_hardware_but_no_machine() -> None:
     found = run.provenance()
     assert found["versions"]["torch"]

@@ -152,7 +152,8 @@ def _methods(settings: Settings, shape: Shape | None) -> list[Method]:
 
 
 def _random(settings: Settings, shape: Shape, device: torch.device, warn: Callable[[str], None]) -> Subject:
-    dtype = machine.pick_dtype(settings.dtype, device, warn)
+    slow: list[str] = []  # said after all that can be refused: a refusal is one line
+    dtype = machine.pick_dtype(settings.dtype, device, slow.append)
     text = clip_config(shape).text_config
 
     def sizes_with(layers: int) -> Sizes:
@@ -166,6 +167,8 @@ def _random(settings: Settings, shape: Shape, device: torch.device, warn: Callab
     tower = [LayerCall(number, batch, shape.image_tokens + 1) for number in range(vision)]
     work = Work(batch, tower, (), tokens, tokens, (length,) * shape.layers, max(settings.new_tokens))
     machine.check_memory(str(settings.random), sizes_with, shape.layers, work, dtype, device)
+    for line in slow:
+        warn(line)
     return RandomModel(shape, settings.text_tokens, device, dtype, settings.seed)
 
 
