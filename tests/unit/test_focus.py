@@ -1,4 +1,4 @@
-"""Focus: relevance where the map has a peak, coverage where it is flat, no repetition, and the greedy choice it claims."""
+"""Focus: relevance as far as the map has a peak, coverage for the rest, no repetition, and the greedy choice it claims."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from trimkit.errors import ConfigError
 from trimkit.methods import get_method
-from trimkit.methods.focus import Focus, flatness, pick
+from trimkit.methods.focus import Focus, pick, vagueness
 from trimkit.reducer import make_batch
 from trimkit.types import EncoderProfile, ImageTokens, Selection
 
@@ -19,18 +19,27 @@ def select(features: torch.Tensor, relevance: torch.Tensor, sign: int = 1, **opt
     return get_method("focus", **options).select(batch)[0]
 
 
-def picture() -> torch.Tensor:
-    """24 patches: 12 alike (background), 6 of one object, 6 of another, each object's much alike."""
+def picture(background: int = 12) -> torch.Tensor:
+    """Patches of a background, 6 of one object, 6 of another, each one's much alike."""
     generator = torch.Generator().manual_seed(1)
-    base = torch.eye(3, 16).repeat_interleave(torch.tensor([12, 6, 6]), dim=0)
-    return base + 0.25 * torch.randn(24, 16, generator=generator)
+    base = torch.eye(3, 16).repeat_interleave(torch.tensor([background, 6, 6]), dim=0)
+    return base + 0.25 * torch.randn(background + 12, 16, generator=generator)
 
 
-def test_flatness_is_one_for_equal_shares_and_zero_for_a_peak() -> None:
-    assert flatness(torch.full((50,), 1 / 50)) == pytest.approx(1.0)
-    assert flatness(torch.eye(50)[3]) == 0.0
-    assert flatness(torch.tensor([0.5, 0.5, 0.0, 0.0])) == pytest.approx(0.5)
-    assert flatness(torch.ones(1)) == 1.0
+def test_vagueness_is_one_for_noise_and_for_nothing_and_falls_with_the_peak() -> None:
+    noise = torch.randn(4000, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    assert vagueness(noise) == pytest.approx(1.0, abs=0.05)
+    assert vagueness(torch.zeros(50)) == vagueness(torch.ones(1)) == 1.0
+    assert vagueness(torch.linspace(0, 1, 100)) == 1.0  # no tail at all
+    assert vagueness(torch.eye(50)[3]) == 0.0
+    higher = [vagueness(noise + peak * (torch.arange(4000) < 200)) for peak in (2.0, 4.0, 8.0)]
+    assert 0.9 > higher[0] > higher[1] > higher[2] > 0.1
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_vagueness_does_not_depend_on_the_scale(scale: float) -> None:
+    relevance = torch.randn(576, generator=torch.Generator().manual_seed(6), dtype=torch.float64).exp()
+    assert vagueness(scale * relevance - 7) == pytest.approx(vagueness(relevance))
 
 
 def test_a_peak_is_kept() -> None:
@@ -44,8 +53,8 @@ def test_both_of_two_relevant_objects_are_seen() -> None:
     """One is more relevant throughout: TRIM gives it every place, focus does not."""
     relevance = torch.zeros(24)
     relevance[12:18], relevance[18:] = 8.0, 7.0
-    few = {"budget": 6, "aggregate": "none"}
-    plain = select(picture(), relevance, coverage=0.0, redundancy=0.0, **few).indices
+    few = {"budget": 6, "aggregate": "none", "coverage": 0.0}
+    plain = select(picture(), relevance, redundancy=0.0, **few).indices
     assert plain.tolist() == list(range(12, 18))
     kept = set(select(picture(), relevance, **few).indices.tolist())
     assert kept & set(range(18, 24))
@@ -53,38 +62,41 @@ def test_both_of_two_relevant_objects_are_seen() -> None:
     assert not kept & set(range(12))
 
 
-def test_relevant_patches_are_thinned_only_where_there_is_no_room_for_all() -> None:
-    """Six patches much alike stand out from others of all kinds: a budget of 8 keeps them all, one of 5 does not."""
-    features = torch.randn(24, 32, generator=torch.Generator().manual_seed(4))
-    features[18:] = features[18] + 0.01 * features[18:]
-    relevance = torch.zeros(24)
-    relevance[18:] = torch.linspace(7.0, 8.0, 6)
-
-    def of_the_six(budget: int, coverage: float) -> int:
-        kept = select(features, relevance, budget=budget, aggregate="none", coverage=coverage).indices
-        return int((kept >= 18).sum())
-
-    assert of_the_six(8, 0.05) == 6
-    assert of_the_six(5, 0.05) < 5
-    assert of_the_six(8, 1.0) < 6  # the question is not used
-
-
-def test_a_flat_map_is_covered() -> None:
-    """Nothing is relevant: every kind of patch is kept, however small its part of the picture is."""
-    kept = select(picture(), torch.zeros(24), budget=3, aggregate="none").indices
+@pytest.mark.parametrize("relevance", [torch.zeros(24), torch.linspace(0, 1, 24)])
+def test_a_map_without_a_peak_is_covered(relevance: torch.Tensor) -> None:
+    """Nothing stands out: every kind of patch is kept, however small its part of the picture is."""
+    kept = select(picture(), relevance, budget=3, aggregate="none").indices
     assert sorted((kept >= 12).int().add((kept >= 18).int()).tolist()) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("coverage", ["auto", 0.0, 0.3])
-def test_worth_is_relevance_mixed_with_coverage(coverage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[torch.Tensor] = []
-    monkeypatch.setattr("trimkit.methods.focus.pick", lambda worth, *rest: seen.append(worth) or pick(worth, *rest))
-    relevance = torch.linspace(0, 4, 24)
-    select(picture(), relevance, budget=5, coverage=coverage)
-    share = torch.softmax(relevance, dim=0).double()
-    c = flatness(share) ** 4 if coverage == "auto" else coverage
+def test_what_relevance_misses_is_covered() -> None:
+    """A text tower that is sure of the wrong object does not take all places: one is left for the other."""
+    relevance = torch.randn(112, generator=torch.Generator().manual_seed(7))
+    relevance[100:106] += 4.0
+    relevance[106:] -= 9.0
+
+    def of_each(coverage: Any) -> list[int]:
+        kept = select(picture(100), relevance, budget=12, aggregate="none", coverage=coverage).indices
+        return [int(((kept >= low) & (kept < low + 6)).sum()) for low in (100, 106)]
+
+    assert of_each(0.0) == [6, 0]
+    asked, other = of_each("auto")
+    assert asked >= 5
+    assert other >= 1
+
+
+@pytest.mark.parametrize("coverage", ["auto", 0.0, 0.3, 1.0])
+def test_coverage_is_a_share_of_the_places(coverage: Any) -> None:
+    """The first places go by relevance x novelty, the others by novelty alone."""
+    generator = torch.Generator().manual_seed(8)
+    features, relevance = torch.randn(60, 32, generator=generator), torch.randn(60, generator=generator).exp()
+    found = set(select(features, relevance, budget=20, aggregate="none", coverage=coverage).indices.tolist())
+    c = vagueness(relevance) ** 2 if coverage == "auto" else coverage
     assert coverage != "auto" or 0.1 < c < 0.5
-    torch.testing.assert_close(seen[0], (1 - c) * share + c / 24)
+    share = torch.softmax(relevance.double(), dim=0)
+    first = pick(share, features.double(), 20 - int(c * 20))
+    rest = pick(torch.zeros_like(share).index_fill(0, first, 1.0), features.double(), 20, 0.0, len(first))
+    assert set(first.tolist()) <= set(rest.tolist()) == found
 
 
 def test_without_coverage_and_novelty_it_is_trim() -> None:
@@ -98,7 +110,9 @@ def test_without_coverage_and_novelty_it_is_trim() -> None:
 
 def test_the_sign_is_the_encoders() -> None:
     relevance = torch.linspace(-6, 6, 24)
-    low, high = (select(picture(), relevance, sign=sign, budget=5, redundancy=0.0).indices for sign in (-1, 1))
+    low, high = (
+        select(picture(), relevance, sign=sign, budget=5, redundancy=0.0, coverage=0.0).indices for sign in (-1, 1)
+    )
     assert int(low[0]) == 0
     assert int(high[-1]) == 23
 
