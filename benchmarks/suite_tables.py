@@ -5,13 +5,9 @@ from __future__ import annotations
 from benchmarks import suite_plot
 from benchmarks.blocks import ROOT
 from benchmarks.cells import interval, percent, points, table
-from benchmarks.records import Record, load, made_of
-from trimkit.eval.suite_results import bootstraps, compare
+from benchmarks.records import Record, made_of
 
-__all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "grid", "pairs", "shifts", "together"]
-
-EARLIER = "suite_seed_160923"
-"""The result of the same suite on another seed."""
+__all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "grid", "pairs", "shifts"]
 
 
 def curves(record: Record) -> str:
@@ -97,33 +93,8 @@ def _among_all(entry: Record) -> bool:
     return bool(entry["p_holm"] < 0.05)
 
 
-def together(record: Record) -> str:
-    """``pairs`` over the questions of this run and of an earlier one of the same methods."""
-    earlier = load(EARLIER)
-    if earlier is None:
-        return f"*There is no `benchmarks/results/{EARLIER}.json` to join.*"
-    return pairs({"results": [joined([record["results"][0], earlier["results"][0]])]})
-
-
-def joined(runs: list[Record]) -> Record:
-    """Runs of the same methods and types as one: what ``pairs`` reads, from what every arm answered to each question."""
-    common = set.intersection(*({arm["label"] for arm in run["arms"]} for run in runs))
-    answers = [{arm["label"]: [int(hit) for hit in arm["hits"]] for arm in run["arms"]} for run in runs]
-    hits = {label: [hit for each in answers for hit in each[label]] for label in answers[0] if label in common}
-    kinds = list(runs[0]["n_by_type"])
-    places = [kinds[i % len(kinds)] for run in runs for i in range(run["n"])]  # types take turns
-    pairs_asked = [
-        {key: entry[key] for key in ("budget", "ours", "other")}
-        for entry in runs[0]["comparisons"]
-        if {entry["ours"], entry["other"]} <= common
-    ]
-    compared = compare(pairs_asked, bootstraps(hits, places))
-    seeds = " and ".join(str(run["seed"]) for run in runs)
-    return {**runs[0], "comparisons": compared, "n": sum(run["n"] for run in runs), "seed": seeds}
-
-
 def shifts(record: Record) -> str:
-    """A table a shift: accuracy of each method at each budget."""
+    """A table a shift, or a query: accuracy of each method at each budget."""
     parts = []
     for run in record["results"]:
         arms = {(arm["method"], str(arm["budget"])): arm for arm in run["arms"]}
@@ -138,12 +109,16 @@ def shifts(record: Record) -> str:
             last = arms[(name, budgets[-1])]["accuracy_by_type"]
             rows.append([_name(name, run), *cells, *[percent(last[kind]) for kind in kinds]])
         short = [f"{kind.replace('_', ' ')}, {budgets[-1]}" for kind in kinds]
-        header = [f"{run['shift']}", *[f"{budget} tokens" for budget in budgets], *short]
+        header = [
+            run["shift"] if run.get("query") is None else f"“{run['query']}”",
+            *[f"{budget} tokens" for budget in budgets],
+            *short,
+        ]
         parts.append(table(header, rows))
     run = record["results"][0]
     return (
         "\n\n".join(parts)
-        + f"\n\n{run['n']} questions a shift, seed {run['seed']}; the columns by type are at the last budget."
+        + f"\n\n{run['n']} questions a table, seed {run['seed']}; the columns by type are at the last budget."
     )
 
 
@@ -219,10 +194,12 @@ TABLES = {
     "suite": made_of("suite", curves),
     "suite-types": made_of("suite", by_type),
     "suite-pairs": made_of("suite", pairs),
-    "suite-together": made_of("suite", together),
     "robustness": made_of("robustness", shifts),
+    "vague": made_of("vague", shifts),
     "ablation": made_of("ablation", effects),
     "ablation-arms": made_of("ablation", grid),
+    "ablation-focus": made_of("ablation_focus", effects),
+    "ablation-focus-arms": made_of("ablation_focus", grid),
 }
 
 PLOTS = {"suite": (ROOT / "docs" / "images" / "suite.svg", suite_plot.svg)}

@@ -82,31 +82,14 @@ def test_pairs_are_bold_where_they_differ() -> None:
     )
 
 
-def test_two_runs_are_joined_question_by_question() -> None:
-    def answered(run: dict[str, Any], seed: int, wrong: dict[str, set[int]]) -> dict[str, Any]:
-        for each in run["arms"]:
-            each["hits"] = "".join("0" if i in wrong.get(each["label"], ()) else "1" for i in range(20))
-        return {**run, "seed": seed}
-
-    odd = set(range(1, 20, 2))  # multiple choice
-    runs = [answered(a_run(), 3, {"trim@32": odd}), answered(a_run(), 4, {"random@32": set(range(20))})]
-    found = suite_tables.joined(runs)
-    compared = {entry["other"]: entry for entry in found["comparisons"]}
-    assert (found["n"], found["seed"]) == (40, "3 and 4")
-    assert compared["trim@32"]["value"] == 0.25
-    assert compared["random@32"]["value"] == 0.5
-    assert compared["random@32"]["by_type"]["existence"]["value"] == 0.5
-    assert compared["random@64"]["value"] == 0.0
-    assert compared["random@32"]["p_holm"] == pytest.approx(4 * compared["random@32"]["p"])
-    assert "40 questions, seed 3 and 4" in suite_tables.pairs({"results": [found]})
-
-
 def test_types_shifts_and_effects() -> None:
     record = {"results": [a_run(shift="blur"), a_run(shift="noise")]}
     assert "| `trim@32` | 32 | 85.0 % (83.0 to 87.0) | 85.0 % | 85.0 % |" in suite_tables.by_type(record)
     shifted = suite_tables.shifts(record)
     assert "| blur | 64 tokens | 32 tokens | existence, 32 | multiple choice, 32 |" in shifted
     assert "| noise |" in shifted
+    vague = suite_tables.shifts({"results": [a_run(query="Describe the picture.")]})
+    assert "| “Describe the picture.” | 64 tokens |" in vague
     effect = {"method": "trim", "option": "sign", "reference": 1, "value": -1}
     effect |= {"alone": difference(-0.5, True), "on_average": difference(-0.4, True)}
     text = suite_tables.effects({"results": [a_run(effects=[effect])]})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from trimkit.demo import load_demo
@@ -17,6 +18,7 @@ from trimkit.errors import ConfigError, TrimkitError
 from trimkit.eval import scenes, suite, suite_work
 from trimkit.eval.suite import Arm, Outcomes, Plan
 from trimkit.eval.suite_results import summarise
+from trimkit.integrations.transformers import Attachment
 from trimkit.methods import get_method
 from trimkit.methods.l2_norm import L2Norm
 from trimkit.types import TokenBatch
@@ -100,7 +102,25 @@ def test_two_workers_answer_what_one_does() -> None:
     assert suite.run(plan(12, arms=few), workers=2).rows == suite.run(plan(12, arms=few)).rows
 
 
-@pytest.mark.parametrize("changes", [{"n": 0}, {"seed": -1}, {"shift": "sepia"}, {"arms": ()}, {"positions": "left"}])
+def test_patches_are_chosen_by_the_query_and_the_question_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model gets its question, the methods another text; a method that does not read it chooses as before."""
+    seen: list[Any] = []
+    call = Attachment.run_detached
+    monkeypatch.setattr(Attachment, "run_detached", lambda self, f, asked: seen.append(asked) or call(self, f, asked))
+    mine, other = suite.run(plan()), suite.run(plan(query="Describe the picture."))
+    plain, vague = seen[: len(ARMS)], seen[len(ARMS) :]
+    assert [asked["query"] for asked in vague] == [["Describe the picture."] * 6] * len(ARMS)
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(plain, vague, strict=True))
+    assert len(set(plain[0]["query"])) == 6
+    assert mine.rows[ARMS[0].task] == other.rows[ARMS[0].task]
+    assert mine.rows[ARMS[2].task] == other.rows[ARMS[2].task]
+    assert mine.rows[ARMS[1].task] != other.rows[ARMS[1].task]
+    assert summarise(other)["query"] == "Describe the picture."
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n": 0}, {"seed": -1}, {"shift": "sepia"}, {"arms": ()}, {"positions": "left"}, {"query": " "}]
+)
 def test_a_plan_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         suite.run(plan(**changes))

@@ -44,6 +44,14 @@ def command(
             "--shift", help="Alter the pictures: none, greyscale, thermal, overhead, low-contrast, blur or noise."
         ),
     ] = "none",
+    query: Annotated[
+        str | None,
+        typer.Option(
+            "--query",
+            help="Choose patches by this text, not by each question: 'Describe the picture.' names nothing that is asked.",
+            show_default="the question",
+        ),
+    ] = None,
     ours: Annotated[
         str, typer.Option("--ours", help="The method that is compared with every other at the same budget.")
     ] = _OURS,
@@ -70,7 +78,7 @@ def command(
     if grids and config is not None:
         raise ConfigError("--grid names all options itself: leave --config out")
     arms = _grid_arms(grids) if grids else _arms(method, budget, config)
-    plan = suite.Plan(model, seed, n, tuple(arms), batch_size, shift, positions, device, dtype)  # type: ignore[arg-type]
+    plan = suite.Plan(model, seed, n, tuple(arms), batch_size, shift, positions, device, dtype, query)  # type: ignore[arg-type]
     plan.check()
     if ours != _OURS and all(arm.method.name != ours for arm in arms):
         raise ConfigError(f"--ours {ours!r} is none of the methods that are run: add it to --method")
@@ -147,7 +155,8 @@ def _value(text: str) -> Any:
 
 def _print(result: dict[str, Any]) -> None:
     kinds = list(result["n_by_type"])
-    print(f"{result['n']} questions, seed {result['seed']}, pictures: {result['shift']}")
+    by = "" if result["query"] is None else f", patches chosen by {result['query']!r}"
+    print(f"{result['n']} questions, seed {result['seed']}, pictures: {result['shift']}{by}")
     print(f"  {'':<28} {'tokens':>7} {'all':>7} {'of full':>8}  " + " ".join(f"{kind[:9]:>9}" for kind in kinds))
     for arm in result["arms"]:
         share = (arm.get("relative") or {}).get("value")

@@ -59,6 +59,8 @@ class Plan:
         batch_size: questions per ``generate`` call. ``trim-released`` takes its quartiles over the batch.
         shift: what is done to the pictures, see ``trimkit.eval.shifts``.
         positions: as ``trimkit.reduce`` takes them.
+        query: what methods that read the text are given instead of each question, which the model is asked all the same; None
+            for the question itself.
     """
 
     model: str
@@ -70,15 +72,18 @@ class Plan:
     positions: Positions = "auto"
     device: str = "cpu"
     dtype: str = "auto"
+    query: str | None = None
 
     def check(self) -> None:
         """Refuse what cannot be asked.
 
         Raises:
-            ConfigError: seed, n, batch size, shift or positions; no arm.
+            ConfigError: seed, n, batch size, shift, positions or query; no arm.
         """
         check_arguments(self.seed, self.n, self.batch_size, self.positions)
         check_shift(self.shift)
+        if self.query is not None and not self.query.strip():
+            raise ConfigError("query '' says nothing: give what patches are to be compared with, or leave it out")
         if not self.arms:
             raise ConfigError("there is nothing to compare: give at least one method")
 
@@ -90,7 +95,7 @@ class Plan:
         """What has to be equal for an answer to be used again; ``weights`` names the model's."""
         named = {
             name: getattr(self, name)
-            for name in ("model", "seed", "batch_size", "shift", "positions", "device", "dtype")
+            for name in ("model", "seed", "batch_size", "shift", "positions", "device", "dtype", "query")
         }
         return {**named, "weights": weights, "versions": versions()}
 

@@ -110,7 +110,8 @@ class _Asker:
         ]
         texts = [question.text for _, question in items]
         inputs = build_inputs(self._model, self._processor, pictures, texts, max_new_tokens=NEW_TOKENS)
-        asked = {**inputs, "query": texts, "max_new_tokens": NEW_TOKENS, "do_sample": False}
+        queries = texts if plan.query is None else [plan.query] * len(texts)
+        asked = {**inputs, "query": queries, "max_new_tokens": NEW_TOKENS, "do_sample": False}
         found: Rows = {}
         with torch.no_grad():
             self._encode(inputs)
