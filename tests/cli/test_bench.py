@@ -49,6 +49,28 @@ def test_a_preset_is_a_shape_and_its_setting(cli: Cli, monkeypatch: pytest.Monke
     assert found == [("clip-l-336", "cpu", "float32"), ("small", "cpu", "auto")]
 
 
+def test_the_papers_claim_is_one_command(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both lengths of reply, all layers on a GPU and two on a CPU; what is given beside it wins."""
+    wanted: list[run.Settings] = []
+    measured = run.bench
+    monkeypatch.setattr(run, "bench", lambda settings, **_: wanted.append(settings) or pytest.fail("measured"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(pytest.fail.Exception):
+        cli("bench", "claim", "--random", "llava-1.5-13b")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(pytest.fail.Exception):
+        cli("bench", "claim")
+    found = [(each.random, each.layers, each.budgets, each.new_tokens, each.repeats) for each in wanted]
+    assert found == [("llava-1.5-13b", None, ("121",), (5, 128), 9), ("llava-1.5-7b", 2, ("121",), (5, 128), 3)]
+    monkeypatch.setattr(run, "bench", measured)
+    small = ("--random", "small", "--layers", "1", "--budget", "21", "--new-tokens", "2")
+    outcome = cli("bench", "claim", *small, *QUICK)
+    assert outcome.code == 0
+    assert "extrapolated to 2 layers" in outcome.out
+    assert "memory with the weights x " in outcome.out
+    assert outcome.out.splitlines()[-1].startswith("the paper (arXiv 2409.10994): 79 % fewer image tokens")
+
+
 def test_patches_dropped_in_the_tower_are_an_arm(cli: Cli) -> None:
     arguments = ("--random", "small", "--method", "trim,random", "--budget", "20", "--tower-keep", "1.0,0.5", *QUICK)
     printed = json.loads(cli("bench", *arguments, "--json").out)

@@ -77,8 +77,10 @@ def _ratios(found: dict[str, Any], cell: tuple[int, int]) -> Iterator[str]:
             deep, at = entry["extrapolated"], arm["extrapolated"]
             yield (
                 f"  extrapolated to {at['to_layers']} layers: end to end {_seconds(at['end_to_end_s'])}, "
-                f"x {_interval(deep['end_to_end_s'])}"
+                f"x {_interval(deep['end_to_end_s'])}{_memory(deep.get('peak_with_weights_bytes'))}"
             )
+        elif entry["peak_bytes"] is not None and "extrapolated" not in entry:  # else layers are missing
+            yield f"  memory of the call x {entry['peak_bytes']:.3f}{_memory(entry['peak_with_weights_bytes'])}"
 
 
 def _name(entry: dict[str, Any]) -> str:
@@ -102,6 +104,10 @@ def _seconds(value: dict[str, Any] | None) -> str:
         return "-"
     median = value["median"]
     return f"{median:.3f} s" if median >= 0.1 else f"{1000 * median:.2f} ms"
+
+
+def _memory(ratio: float | None) -> str:
+    return "" if ratio is None else f"; memory with the weights x {ratio:.3f}"
 
 
 def _interval(value: dict[str, Any] | None) -> str:

@@ -14,15 +14,13 @@ from trimkit.errors import ConfigError
 NAME = "bench"
 
 
-_PRESETS = {"ask": {"random": "clip-l-336", "device": "cpu", "dtype": "float32"}}
-
-
 def command(
-    preset: Annotated[
+    named: Annotated[
         str | None,
         typer.Argument(
             metavar="[PRESET]",
-            help="'ask' stands for --random clip-l-336 --device cpu --dtype float32, a quick look at what is saved.",
+            help="'claim': the paper's claim at LLaVA-1.5-7B's shape (on a CPU with 2 of its layers, the rest extrapolated). "
+            "'ask' stands for --random clip-l-336 --device cpu --dtype float32, a quick look at what is saved.",
             show_default=False,
         ),
     ] = None,
@@ -59,13 +57,17 @@ def command(
         ),
     ] = None,
     tower_layer: common.TowerLayerOption = None,
-    new_tokens: Annotated[str, typer.Option("--new-tokens", help="Length of the reply, or several.")] = "1",
+    new_tokens: Annotated[
+        str | None, typer.Option("--new-tokens", help="Length of the reply, or several.", show_default="1")
+    ] = None,
     batch_size: Annotated[str, typer.Option("--batch-size", help="Rows of a call, or several.")] = "1",
     questions: Annotated[int, typer.Option("--questions", help="About each picture, one after the other.")] = 1,
     text_tokens: Annotated[
         int, typer.Option("--text-tokens", help="Tokens of a random shape's prompt beside the picture.")
     ] = 40,
-    repeats: Annotated[int, typer.Option("--repeats", help="Timed runs of each arm, all arms in turn.")] = 9,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", help="Timed runs of each arm, all arms in turn.", show_default="9")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of weights and inputs.")] = 0,
     device: Annotated[
         str | None,
@@ -92,32 +94,38 @@ def command(
     intervals. A random shape is as fast as a trained model of that shape.
     """
     from trimkit.bench.plot import check_plot, draw
+    from trimkit.bench.presets import PAPER, preset
     from trimkit.bench.run import Settings, bench
     from trimkit.bench.table import lines
 
-    given = {"random": random, "device": device, "dtype": dtype}
-    chosen = {**_preset(preset, model), **{name: value for name, value in given.items() if value is not None}}
+    given = {
+        "random": random,
+        "device": device,
+        "dtype": dtype,
+        "layers": layers,
+        "methods": None if method is None else tuple(_words(method)),
+        "budgets": None if budget is None else tuple(_words(budget)),
+        "new_tokens": None if new_tokens is None else _numbers("--new-tokens", new_tokens),
+        "repeats": repeats,
+    }
+    if named is not None and model is not None:
+        raise ConfigError(f"preset {named!r} brings its own model: leave --model out")
     wanted = Settings(
         model=model,
-        **chosen,
-        layers=layers,
-        methods=None if method is None else tuple(_words(method)),
+        **{**preset(named, device), **{name: value for name, value in given.items() if value is not None}},
         config=config,
-        budgets=None if budget is None else tuple(_words(budget)),
         options=common.read_settings(settings),
         tower_keeps=(None,) if tower_keep is None else _shares("--tower-keep", tower_keep),
         tower_layer=tower_layer,
-        new_tokens=_numbers("--new-tokens", new_tokens),
         batch_sizes=_numbers("--batch-size", batch_size),
         questions=questions,
         text_tokens=text_tokens,
-        repeats=repeats,
         seed=seed,
         threads=threads,
     )
     target = None if output is None else check_writable(output)
     picture = None if plot is None else check_plot(plot)
-    total = repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
+    total = wanted.repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
     with common.quiet(), common.progress("rounds", total) as advance:
         found = bench(wanted, advance=advance, warn=_warn)
     if target is not None:
@@ -127,18 +135,8 @@ def command(
     if as_json:
         common.print_json(found)
         return
-    for line in lines(found):
+    for line in (*lines(found), *(["", PAPER] if named == "claim" else ())):
         print(line)
-
-
-def _preset(name: str | None, model: str | None) -> dict[str, str]:
-    if name is None:
-        return {}
-    if name not in _PRESETS:
-        raise ConfigError(f"preset {name!r} is not known: give one of {', '.join(_PRESETS)}, or options alone")
-    if model is not None:
-        raise ConfigError(f"preset {name!r} brings its own model: leave --model out")
-    return _PRESETS[name]
 
 
 def _words(given: str) -> list[str]:
