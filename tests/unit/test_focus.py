@@ -30,6 +30,7 @@ def test_vagueness_is_one_for_noise_and_for_nothing_and_falls_with_the_peak() ->
     noise = torch.randn(4000, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     assert vagueness(noise) == pytest.approx(1.0, abs=0.05)
     assert vagueness(torch.zeros(50)) == vagueness(torch.ones(1)) == 1.0
+    assert vagueness(torch.full((60,), 0.1, dtype=torch.float64)) == 1.0
     assert vagueness(torch.linspace(0, 1, 100)) == 1.0  # no tail at all
     assert vagueness(torch.eye(50)[3]) == 0.0
     higher = [vagueness(noise + peak * (torch.arange(4000) < 200)) for peak in (2.0, 4.0, 8.0)]
@@ -69,6 +70,17 @@ def test_a_map_without_a_peak_is_covered(relevance: torch.Tensor) -> None:
     assert sorted((kept >= 12).int().add((kept >= 18).int()).tolist()) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("part", [0.2, 0.3, 0.45])
+def test_a_thing_that_covers_much_of_the_picture_is_not_passed_over(part: float) -> None:
+    """Beyond a quarter of the picture it looks vague; half of the places stay with it all the same."""
+    generator = torch.Generator().manual_seed(9)
+    of_it = torch.arange(200) < part * 200
+    relevance = 0.3 * torch.randn(200, generator=generator) + 5.0 * of_it
+    features = torch.eye(2, 64)[of_it.long()] + 0.25 * torch.randn(200, 64, generator=generator)
+    kept = select(features, relevance, budget=40, aggregate="none").indices
+    assert int((kept < part * 200).sum()) >= 20
+
+
 def test_what_relevance_misses_is_covered() -> None:
     """A text tower that is sure of the wrong object does not take all places: one is left for the other."""
     relevance = torch.randn(112, generator=torch.Generator().manual_seed(7))
@@ -91,7 +103,7 @@ def test_coverage_is_a_share_of_the_places(coverage: Any) -> None:
     generator = torch.Generator().manual_seed(8)
     features, relevance = torch.randn(60, 32, generator=generator), torch.randn(60, generator=generator).exp()
     found = set(select(features, relevance, budget=20, aggregate="none", coverage=coverage).indices.tolist())
-    c = vagueness(relevance) ** 2 if coverage == "auto" else coverage
+    c = min(vagueness(relevance) ** 2, 0.5) if coverage == "auto" else coverage
     assert coverage != "auto" or 0.1 < c < 0.5
     share = torch.softmax(relevance.double(), dim=0)
     first = pick(share, features.double(), 20 - int(c * 20))

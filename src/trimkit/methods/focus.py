@@ -17,6 +17,7 @@ from trimkit.types import TokenBatch
 __all__ = ["Focus", "pick", "vagueness"]
 
 _VAGUENESS_POWER = 2.0
+_MOST_COVERAGE = 0.5
 _PEAK = 0.05  # of the patches make the peak of a map
 _NOISE = 2.0627 / 1.3490  # so many interquartile ranges above the median lie the highest 5 % of a normal distribution
 _LEAST_NOVELTY = 1e-4  # below it, what is called new is rounding, and worth alone decides
@@ -32,11 +33,13 @@ class Focus(ChoosingMethod, Trim):
 
     Coverage: after that, greedily the patch of the largest novelty, whatever it shows.
 
-    Coverage gets a share c of the places: ``vagueness ** 2``. The vagueness of a map is how high the mean of its highest 5 %
-    would lie above the median if the map were normally distributed noise of the same interquartile range, over how high it
-    lies; at most 1. It does not depend on the scale of the similarities. The more clearly a question names what is seen, the
-    higher its peak and the smaller c. Where it names nothing ("describe the picture"), c grows, to 1 for a map without a
-    peak; and since a text tower can be sure of the wrong place, some places are left for coverage nearly always.
+    Coverage gets a share c of the places: ``vagueness ** 2``, at most a half. The vagueness of a map is how high the mean of
+    its highest 5 % would lie above the median if the map were normally distributed noise of the same interquartile range, over
+    how high it lies; at most 1. It does not depend on the scale of the similarities. The more clearly a question names what is seen, the
+    higher its peak and the smaller c. Where it names nothing ("describe the picture"), c grows; and since a text tower can be
+    sure of the wrong place, some places are left for coverage nearly always. It does not grow beyond a half, because a thing
+    that covers more than a quarter of the picture widens the quartiles themselves and looks vague. Where no patch is more
+    relevant than another, relevance times novelty is coverage, too.
 
     The mean of what is dropped is one more token, as in TRIM. Positions and the grid are not used. Deterministic; of equal
     patches the first is taken. Costs N x k x (k + D) multiplications for k of N patches of width D.
@@ -71,13 +74,16 @@ class Focus(ChoosingMethod, Trim):
         coverage = self.coverage
         if coverage == "auto":
             signed = self.signed_relevance(image)
-            coverage = 1.0 if signed is None else vagueness(signed[0].to(wide)) ** _VAGUENESS_POWER
+            vague = 1.0 if signed is None else vagueness(signed[0].to(wide))
+            coverage = min(vague**_VAGUENESS_POWER, _MOST_COVERAGE)
         relevant = count - int(coverage * count)
         return pick(scores.to(wide).clamp(min=0.0), image.features[0].to(wide), count, self.redundancy, relevant)
 
 
 def vagueness(relevance: Tensor) -> float:
     """From 0, a peak far above the rest, to 1: the highest 5 % of ``[N]`` are where noise, or nothing, would have them."""
+    if bool(relevance.amax() == relevance.amin()):  # their mean can be off by a rounding
+        return 1.0
     low, middle, high = torch.quantile(relevance, relevance.new_tensor([0.25, 0.5, 0.75])).unbind()
     peak = relevance.topk(max(int(_PEAK * len(relevance)), 1)).values.mean() - middle
     return min(float(_NOISE * (high - low) / peak), 1.0) if float(peak) > 0 else 1.0
