@@ -33,13 +33,13 @@ class Focus(ChoosingMethod, Trim):
 
     Coverage: after that, greedily the patch of the largest novelty, whatever it shows.
 
-    Coverage gets a share c of the places: ``vagueness ** 2``, at most a half. The vagueness of a map is how high the mean of
-    its highest 5 % would lie above the median if the map were normally distributed noise of the same interquartile range, over
-    how high it lies; at most 1. It does not depend on the scale of the similarities. The more clearly a question names what is seen, the
-    higher its peak and the smaller c. Where it names nothing ("describe the picture"), c grows; and since a text tower can be
-    sure of the wrong place, some places are left for coverage nearly always. It does not grow beyond a half, because a thing
-    that covers more than a quarter of the picture widens the quartiles themselves and looks vague. Where no patch is more
-    relevant than another, relevance times novelty is coverage, too.
+    Coverage gets a share c of the places: ``vagueness ** 2``, at most a half. The vagueness of a map is how high the mean
+    of its highest 5 % would lie above the median if the map were normally distributed noise of the same interquartile
+    range, over how high it lies; at most 1. It does not depend on the scale of the similarities. The more clearly a
+    question names what is seen, the higher its peak and the smaller c. Where it names nothing ("describe the picture"), c
+    grows; and since a text tower can be sure of the wrong place, some places are left for coverage nearly always. It does
+    not grow beyond a half, because a thing that covers more than a quarter of the picture widens the quartiles themselves
+    and looks vague. Where no patch is more relevant than another, relevance times novelty is coverage, too.
 
     The mean of what is dropped is one more token, as in TRIM. Positions and the grid are not used. Deterministic; of equal
     patches the first is taken. Costs N x k x (k + D) multiplications for k of N patches of width D.
