@@ -95,15 +95,25 @@ def main() -> int:
 
 
 def complete(record: dict[str, Any], out: Path) -> None:
-    """Run the record's arms and write it; the arms that an interrupted run of the same code finished are not run again."""
-    partial = out.with_suffix(".partial")
+    """Run the record's arms and write it.
+
+    The arms that an interrupted run finished are not run again, if it was of the same commit with nothing changed in ``src``.
+    """
+    partial, fresh = out.with_suffix(".partial"), out.with_suffix(".partial.new")
     done = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() else {}
-    same = {**record, "results": done.get("results", [])} == done
+    same = _but_for_the_date(done) == _but_for_the_date(record) and record["provenance"]["changed_files"] == 0
     record["results"] = done["results"] if same else []
     for arm in record["config"]["arms"][len(record["results"]) :]:
         record["results"].append(run_arm(record["config"], arm))
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        fresh.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        fresh.replace(partial)
     partial.replace(out)
+
+
+def _but_for_the_date(record: dict[str, Any]) -> dict[str, Any]:
+    """What two runs have to share for one to go on from the other."""
+    about = {key: value for key, value in record.get("provenance", {}).items() if key != "date"}
+    return {"experiment": record.get("experiment"), "config": record.get("config"), "provenance": about}
 
 
 def _git(*arguments: str) -> str:

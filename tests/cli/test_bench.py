@@ -60,6 +60,10 @@ def test_the_papers_claim_is_one_command(cli: Cli, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(pytest.fail.Exception):
         cli("bench", "claim")
+    with pytest.raises(pytest.fail.Exception):
+        cli("bench", "claim", "--config", "own.json")  # which names method and budget
+    configured = wanted.pop()
+    assert (configured.methods, configured.budgets, configured.config) == (None, None, "own.json")
     found = [(each.random, each.layers, each.budgets, each.new_tokens, each.repeats) for each in wanted]
     assert found == [("llava-1.5-13b", None, ("121",), (5, 128), 9), ("llava-1.5-7b", 2, ("121",), (5, 128), 3)]
     monkeypatch.setattr(run, "bench", measured)
@@ -107,6 +111,7 @@ ARGUMENTS = {
     "layers of a model": (["--layers", "2"], "--random"),
     "preset": (["aks"], "preset 'aks' is not known"),
     "preset and model": (["ask", "--model", "demo"], "leave --model out"),
+    "no preset and model": (["aks", "--model", "demo"], "preset 'aks' is not known"),
     "tower": (["--random", "small", "--tower-keep", "half"], "is not a share"),
     "tower out of range": (["--random", "small", "--tower-keep", "1.5"], "outside (0, 1]"),
     "both": (["--random", "small", "--model", "demo"], "--model or --random"),

@@ -161,22 +161,30 @@ def test_an_interrupted_experiment_goes_on_at_the_arm_where_it_was(
 
     monkeypatch.setattr(run, "run_arm", run_arm)
     out = tmp_path / "x.json"
-    config = {"arms": [{"seed": 1}, {"seed": 2}, {"seed": 3}]}
+    config, same = {"arms": [{"seed": 1}, {"seed": 2}, {"seed": 3}]}, {**PROVENANCE, "changed_files": 0}
     stop = 2
     with pytest.raises(KeyboardInterrupt):
-        run.complete({"config": config, "provenance": PROVENANCE}, out)
+        run.complete({"config": config, "provenance": same}, out)
     assert not out.exists()
     stop = 0
-    run.complete({"config": config, "provenance": PROVENANCE}, out)
+    run.complete({"config": config, "provenance": same}, out)
     assert ran == [1, 2, 3]
     assert json.loads(out.read_text())["results"] == [{"took": 1}, {"took": 2}, {"took": 3}]
     assert list(tmp_path.iterdir()) == [out]
-    stop = 3
-    with pytest.raises(KeyboardInterrupt):
-        run.complete({"config": config, "provenance": PROVENANCE}, out)
-    stop = 0
-    run.complete({"config": config, "provenance": {**PROVENANCE, "commit": "another"}}, out)
-    assert ran == [1, 2, 3, 1, 2, 1, 2, 3]
+    for changed, ends in (
+        ({"commit": "another"}, [1, 2, 3]),
+        ({"changed_files": 1}, [1, 2, 3]),
+        ({"date": "later"}, [3]),
+    ):
+        ran.clear()
+        about = {**same, **changed}
+        stop = 3
+        with pytest.raises(KeyboardInterrupt):
+            run.complete({"config": config, "provenance": about if "changed_files" in changed else same}, out)
+        stop = 0
+        ran.clear()
+        run.complete({"config": config, "provenance": about}, out)
+        assert ran == ends, changed
 
 
 def test_provenance_names_versions_and_hardware_but_no_machine() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,23 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "no" / "such.jsonl"):
         with pytest.raises(InputError, match="cannot write the journal"):
             Journal(place, CONFIG)
+
+
+def test_a_full_disk_is_one_line_and_the_batch_can_be_added_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the batch gets onto the disk: none of it counts, then or later."""
+    write = os.write
+
+    def full(file: int, data: bytes) -> int:
+        if len(data) < 40:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data[: len(data) // 2])
+
+    fill(path, [0])
+    with Journal(path, CONFIG) as journal:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(InputError, match=r"cannot write the journal .*No space left on device.*free space"):
+                journal.add("task", {1: {"answer": "a"}, 2: {"answer": "b"}})
+        assert journal.get("task", 1) is None
+        journal.add("task", {1: {"answer": "a"}, 2: {"answer": "b"}})
+    assert held(path) == [0, 1, 2]

@@ -28,7 +28,7 @@ class FakeArm:
             raise ModelError("no data\nhere")
         skipped = [{"task": task, "id": "3", "reason": "it is damaged"}]
         metrics = {"first": self._scores[task], "second": self._scores[task] * 2}
-        return {"metrics": metrics, "rows": 10, "tokens_full": 5760, "tokens_kept": 1210, "skipped": skipped}
+        return {"metrics": metrics, "rows": 10, "tokens_full": 9 * 576, "tokens_kept": 9 * 121, "skipped": skipped}
 
 
 def test_relative_to_the_first_arm() -> None:

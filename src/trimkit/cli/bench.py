@@ -108,11 +108,12 @@ def command(
         "new_tokens": None if new_tokens is None else _numbers("--new-tokens", new_tokens),
         "repeats": repeats,
     }
+    fields = preset(named, device, own_methods=config is not None)
     if named is not None and model is not None:
         raise ConfigError(f"preset {named!r} brings its own model: leave --model out")
     wanted = Settings(
         model=model,
-        **{**preset(named, device), **{name: value for name, value in given.items() if value is not None}},
+        **{**fields, **{name: value for name, value in given.items() if value is not None}},
         config=config,
         options=common.read_settings(settings),
         tower_keeps=(None,) if tower_keep is None else _shares("--tower-keep", tower_keep),

@@ -178,14 +178,15 @@ class Journal:
         return (task, row_id), row
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        left = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
         end = self._file.seek(0, os.SEEK_END)
+        file = self._file.fileno()  # past the buffer, which would keep what the disk refused and write it later
         try:
-            self._file.write(text.encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            while left:
+                left = left[os.write(file, left) :]
+            os.fsync(file)
         except OSError as error:
-            self._file.truncate(end)
+            os.ftruncate(file, end)
             raise InputError(
                 f"cannot write the journal {str(self.path)!r} ({error.strerror}): free space, then go on"
             ) from None

@@ -169,6 +169,7 @@ def _summary(
     values = {column.task: _value(column, scores[column.task]) for column in columns}
     relative = {task: value / full[task] for task, value in values.items() if full[task]}
     rows = sum(scores[task]["rows"] for task in values)
+    asked = rows - sum(len(scores[task]["skipped"]) for task in values)
     return {
         **arm.about,
         "scores": values,
@@ -176,7 +177,7 @@ def _summary(
         "relative_mean": sum(relative.values()) / len(relative) if relative else None,
         "metrics": {task: scores[task]["metrics"] for task in values},
         "rows": rows,
-        "image_tokens_full": sum(scores[task]["tokens_full"] for task in values) / rows if rows else None,
-        "image_tokens_kept": sum(scores[task]["tokens_kept"] for task in values) / rows if rows else None,
+        "image_tokens_full": sum(scores[task]["tokens_full"] for task in values) / asked if asked else None,
+        "image_tokens_kept": sum(scores[task]["tokens_kept"] for task in values) / asked if asked else None,
         "skipped": [row for task in values for row in scores[task]["skipped"]],
     }

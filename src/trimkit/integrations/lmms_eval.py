@@ -223,7 +223,8 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
                 self.skipped.append({"task": task, "id": name, "reason": reply.skipped})
                 logger.warning(f"trimkit: row {name} of {task} is skipped: {reply.skipped}")
         for task, (full, kept, rows) in self.tokens.items():
-            said = f"{kept / rows:.1f} of {full / rows:.1f} image tokens a row, {len(reasons[task])} of {rows} rows skipped"
+            asked = max(rows - sum(row["task"] == task for row in self.skipped), 1)
+            said = f"{kept / asked:.1f} of {full / asked:.1f} image tokens a row, {len(reasons[task])} of {rows} rows skipped"
             logger.info(f"trimkit: {task}, method {self._trim.method.name}: {said}")
             if rows and len(reasons[task]) == rows:
                 raise InputError(f"no row of {task} could be asked: {reasons[task][0]}")

@@ -82,8 +82,12 @@ def trim_counts(method: Method, batch: TokenBatch) -> Tensor:
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """``[N, N]`` float32 cosine similarity of the rows of ``[N, D]``; a row that is not finite is similar to nothing."""
-    unit = torch.nn.functional.normalize(vectors.float(), dim=-1).nan_to_num(0.0)
+    """``[N, N]`` cosine similarity of the rows of ``[N, D]``; a row that is not finite is similar to nothing.
+
+    In float32, or float64 where the vectors are.
+    """
+    wide = torch.promote_types(vectors.dtype, torch.float32)
+    unit = torch.nn.functional.normalize(vectors.to(wide), dim=-1).nan_to_num(0.0)
     return unit @ unit.T
 
 

@@ -45,7 +45,8 @@ class CDPruner(ChoosingMethod):
         return (signed - signed.amin() + _LEAST) / (signed.amax() - signed.amin())
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return greedy_map(scores, cosines(image.features[0]), count)
+        wide = torch.float32 if scores.device.type == "mps" else torch.float64
+        return greedy_map(scores, cosines(image.features[0].to(wide)), count)
 
 
 def greedy_map(quality: Tensor, similarity: Tensor, count: int) -> Tensor:

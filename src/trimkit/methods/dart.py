@@ -42,7 +42,8 @@ class Dart(ChoosingMethod):
         pivots = min(self.pivots, max(1, count // 2))
         kept = F.count_select(scores.unsqueeze(0), pivots)[0]
         leads = kept.nonzero().squeeze(1).tolist()
-        similar = cosines(image.features[0])
+        broken = ~image.features[0].isfinite().all(dim=1)
+        similar = cosines(image.features[0]).masked_fill(broken, 2.0)  # more than any: what is broken comes last
         for turn, lead in enumerate(leads):
             share = (turn + 1) * (count - pivots) // pivots - turn * (count - pivots) // pivots
             kept = kept | F.count_select((-similar[lead]).masked_fill(kept, -torch.inf).unsqueeze(0), share)[0]

@@ -37,11 +37,16 @@ class DivPrune(ChoosingMethod):
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
         distances = 1.0 - cosines(image.features[0])
-        nearest = distances.clone().fill_diagonal_(torch.inf).amin(dim=1)
+        broken = ~image.features[0].isfinite().all(
+            dim=1
+        )  # far from everything, and nothing that one would want to keep
+        nearest = (
+            distances.masked_fill(broken, torch.inf).fill_diagonal_(torch.inf).amin(dim=1).masked_fill(broken, -1.0)
+        )
         picked = torch.empty(count, dtype=torch.int64, device=scores.device)
         for turn in range(count):
             picked[turn] = nearest.argmax()
-            seen = distances[picked[turn]]
+            seen = distances[picked[turn]].masked_fill(broken, -1.0)
             nearest = seen.clone() if turn == 0 else torch.minimum(nearest, seen)
             nearest[picked[: turn + 1]] = -torch.inf
         return picked

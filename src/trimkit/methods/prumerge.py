@@ -53,7 +53,7 @@ class PruMerge(ChoosingMethod):
         similar[own, indices] = -torch.inf
         order = torch.sort(similar, dim=1, descending=True, stable=True).indices
         nearest = order[:, : min(self.neighbors, similar.shape[1] - 1)]
-        rows = torch.zeros_like(similar).scatter(1, nearest, attention[nearest])
+        rows = torch.zeros_like(similar).scatter(1, nearest, attention[nearest].to(similar))
         rows[own, indices] = 1.0
         return rows / rows.sum(dim=1, keepdim=True) if self.merge == "mean" else rows
 
