@@ -20,6 +20,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(
+        config, "workerinput"
+    ):  # tests run side by side (pytest -n): before any fixture computes with more threads
+        torch.set_num_threads(1)
     path = config.getoption("--matrix")
     if path is not None:
         from tests.matrix import Matrix
@@ -37,9 +41,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _same_threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Two threads at most: small models are slower with more. One where tests run side by side (pytest -n)."""
+def _same_threads() -> Iterator[None]:
+    """Two threads at most: reductions over many would differ between machines, and small models are slower with more."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if hasattr(request.config, "workerinput") else min(before, 2))
+    torch.set_num_threads(min(before, 2))
     yield
     torch.set_num_threads(before)
