@@ -20,9 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(
-        config, "workerinput"
-    ):  # tests run side by side (pytest -n): before any fixture computes with more threads
+    # Where tests run side by side (pytest -n): before any fixture computes with more threads.
+    if hasattr(config, "workerinput"):
         torch.set_num_threads(1)
     path = config.getoption("--matrix")
     if path is not None:

@@ -10,7 +10,7 @@ from trimkit.errors import ConfigError
 from trimkit.methods._base import Method, single
 from trimkit.types import TokenBatch
 
-__all__ = ["ChoosingMethod", "cosines", "evenly", "signal", "trim_counts"]
+__all__ = ["ChoosingMethod", "cosines", "evenly", "signal", "trim_counts", "wide_dtype"]
 
 
 class ChoosingMethod(Method):
@@ -79,6 +79,11 @@ def trim_counts(method: Method, batch: TokenBatch) -> Tensor:
     profile = batch.profile
     trim = F.relevance_to_scores(batch.relevance, batch.mask, sign=profile.sign, temperature=profile.temperature)
     return F.limit_counts(F.iqr_count(trim, batch.mask), min_tokens=method.min_tokens, max_tokens=method.max_tokens)
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """What greedy choices are computed in, so that rounding turns none: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def cosines(vectors: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from trimkit import functional as F
 from trimkit.budget import Budget, BudgetField
 from trimkit.errors import ConfigError
-from trimkit.methods._choosing import ChoosingMethod, cosines
+from trimkit.methods._choosing import ChoosingMethod, cosines, wide_dtype
 from trimkit.types import EncoderProfile, TokenBatch
 
 __all__ = ["CDPruner"]
@@ -45,8 +45,7 @@ class CDPruner(ChoosingMethod):
         return (signed - signed.amin() + _LEAST) / (signed.amax() - signed.amin())
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        wide = torch.float32 if scores.device.type == "mps" else torch.float64
-        return greedy_map(scores, cosines(image.features[0].to(wide)), count)
+        return greedy_map(scores, cosines(image.features[0].to(wide_dtype(scores.device))), count)
 
 
 def greedy_map(quality: Tensor, similarity: Tensor, count: int) -> Tensor:
@@ -60,7 +59,7 @@ def greedy_map(quality: Tensor, similarity: Tensor, count: int) -> Tensor:
     Returns:
         ``[count]`` int64 in the order of choice.
     """
-    wide = torch.float32 if quality.device.type == "mps" else torch.float64
+    wide = wide_dtype(quality.device)
     quality, similarity = quality.to(wide), similarity.to(wide)
     gains = quality.square() * similarity.diagonal().clamp(min=0.0)
     floor = 1e-9 * gains.amax()

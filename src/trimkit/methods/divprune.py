@@ -37,9 +37,8 @@ class DivPrune(ChoosingMethod):
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
         distances = 1.0 - cosines(image.features[0])
-        broken = ~image.features[0].isfinite().all(
-            dim=1
-        )  # far from everything, and nothing that one would want to keep
+        # Far from everything, and nothing that one would want to keep.
+        broken = ~image.features[0].isfinite().all(dim=1)
         nearest = (
             distances.masked_fill(broken, torch.inf).fill_diagonal_(torch.inf).amin(dim=1).masked_fill(broken, -1.0)
         )

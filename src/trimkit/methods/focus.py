@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimkit.budget import Budget, BudgetField
 from trimkit.errors import ConfigError
-from trimkit.methods._choosing import ChoosingMethod
+from trimkit.methods._choosing import ChoosingMethod, wide_dtype
 from trimkit.methods.trim import Trim
 from trimkit.types import TokenBatch
 
@@ -70,7 +70,7 @@ class Focus(ChoosingMethod, Trim):
         return Trim.scores(self, image)[0]
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        wide = torch.float32 if scores.device.type == "mps" else torch.float64
+        wide = wide_dtype(scores.device)
         coverage = self.coverage
         if coverage == "auto":
             signed = self.signed_relevance(image)
