@@ -25,11 +25,11 @@ from benchmarks.run import provenance
 from trimkit.bench.build import build_llava
 from trimkit.bench.shapes import shape_of
 from trimkit.bench.stats import orders, ratio, spread
+from trimkit.core.types import ImageTokens
 from trimkit.models import family_of
 from trimkit.models._base import AT_ONCE
 from trimkit.models._clip_tower import layer_states
-from trimkit.models._signals import attention_of, listening
-from trimkit.types import ImageTokens
+from trimkit.models._signals import attention_of, record_signals
 
 SHAPE, KEPT = "llava-1.5-7b", 121
 FEATURES = -2
@@ -48,7 +48,7 @@ def steps(model: Any, pixels: Tensor) -> dict[str, tuple[str, str, Way, Way]]:
         return of(one, output_hidden_states=True, return_dict=True, **more)
 
     def listened() -> list[ImageTokens]:
-        with listening(attention_of(tower, FEATURES), frozenset({"cls_attention"})) as heard:
+        with record_signals(attention_of(tower, FEATURES), frozenset({"cls_attention"})) as heard:
             state = layer_states(tower, one, [FEATURES])[FEATURES]
             return heard.onto([ImageTokens(features=state[0, 1:])])
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.blocks import ROOT
 from benchmarks.records import RESULTS
-from trimkit._provenance import hardware, versions
+from trimkit.io.provenance import hardware, versions
 
 EXPERIMENTS = ROOT / "benchmarks" / "experiments"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trimkit._provenance import versions
+from trimkit.io.provenance import versions
 
 # test -> what a user reads of it
 CHECKS = {

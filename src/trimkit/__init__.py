@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
-from trimkit.budget import Budget, parse_budget
+from trimkit.attach import Attachment, attach, reduce
+from trimkit.attach.export import export
 from trimkit.config import load_config
+from trimkit.core.budget import Budget, parse_budget
+from trimkit.core.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, TokenBatch
 from trimkit.errors import (
     ConfigError,
     InputError,
@@ -18,13 +21,14 @@ from trimkit.errors import (
     UnknownNameError,
     UnsupportedError,
 )
-from trimkit.integrations.checkpoint import export
-from trimkit.integrations.transformers import Attachment, attach, reduce
+from trimkit.io.settings import load_settings
 from trimkit.methods import Method, get_method
+from trimkit.pipeline.feature_cache import FeatureCache
+from trimkit.pipeline.prepare import choose, prepare
+from trimkit.pipeline.reduced_inputs import ReducedImage, ReducedInputs
+from trimkit.pipeline.selecting import reduced_features
 from trimkit.scorers import ClipNativeScorer, ExternalScorer, Scorer
-from trimkit.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, TokenBatch
-
-__version__ = "0.1.0"
+from trimkit.version import __version__ as __version__
 
 __all__ = [
     "Attachment",
@@ -33,12 +37,15 @@ __all__ = [
     "ConfigError",
     "EncoderProfile",
     "ExternalScorer",
+    "FeatureCache",
     "ImageReport",
     "ImageTokens",
     "InputError",
     "Method",
     "MissingDependencyError",
     "ModelError",
+    "ReducedImage",
+    "ReducedInputs",
     "Report",
     "Scorer",
     "Selection",
@@ -47,9 +54,13 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "attach",
+    "choose",
     "export",
     "get_method",
     "load_config",
+    "load_settings",
     "parse_budget",
+    "prepare",
     "reduce",
+    "reduced_features",
 ]

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trimkit.attach import Attachment, reduce
+from trimkit.core.types import Report
 from trimkit.errors import InputError
-from trimkit.integrations.transformers import Attachment, reduce
 from trimkit.methods import Method, get_method
 from trimkit.models import family_of
 from trimkit.scorers.resolve import resolve_scorer
-from trimkit.types import Report
 
 __all__ = ["Answer", "ask", "build_chat_inputs", "build_inputs", "check_question", "compare", "decode"]
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trimkit._files import user_path, write_atomically
 from trimkit.errors import ConfigError
+from trimkit.io.files import user_path, write_atomically
 from trimkit.methods import Method, get_method
 
 __all__ = ["Config", "Reduction", "configured", "load_config", "read_config", "save_config"]

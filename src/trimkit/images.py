@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trimkit._files import user_path
 from trimkit.errors import InputError
+from trimkit.io.files import user_path
 
 __all__ = ["MAX_ASPECT", "MAX_PIXELS", "load_image"]
 

@@ -8,11 +8,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from trimkit._files import user_path
 from trimkit.errors import ConfigError, ModelError, TrimkitError, UnsupportedError
+from trimkit.io.files import user_path
 
 __all__ = ["DTYPES", "find_checkpoint", "load_model", "pick_device"]
 
+_PACKAGED = Path(__file__).parent / "demo" / "model"
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -89,9 +90,7 @@ def pick_device(name: str) -> Any:
 def _locate(name: str) -> tuple[str, dict[str, Any]]:
     """What ``from_pretrained`` is to read, and its options."""
     if name == "demo":
-        from trimkit.demo import demo_model_path
-
-        return str(demo_model_path()), {}
+        return str(_PACKAGED), {}
     path = user_path(name)
     remedy = "give 'demo', a directory that save_pretrained wrote, or a hub id such as 'llava-hf/llava-1.5-7b-hf'"
     if not name.strip():

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from trimkit._files import check_writable, write_atomically
-from trimkit._text import one_line
+from trimkit.core.types import ImageReport
 from trimkit.errors import InputError
-from trimkit.types import ImageReport
+from trimkit.io.files import check_writable, write_atomically
+from trimkit.io.text import one_line
 
 if TYPE_CHECKING:
     from trimkit.ask import Answer

@@ -130,7 +130,7 @@ def test_the_paper_table_takes_a_config(cli: Cli, config: str, monkeypatch: pyte
         made.extend(methods)
         return {}
 
-    table = types.ModuleType("trimkit.integrations.lmms_table")
+    table = types.ModuleType("trimkit.eval.lmms.table")
     monkeypatch.setattr(table, "paper_table", stand_in, raising=False)
     monkeypatch.setitem(sys.modules, table.__name__, table)
     assert cli("eval", "paper-table", "--config", config, "--json").code == 0

@@ -54,7 +54,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_trimkit_does_not_import_lmms_eval() -> None:
-    spec = importlib.util.find_spec("trimkit.integrations.lmms_eval")  # found, not loaded
+    spec = importlib.util.find_spec("trimkit.eval.lmms.plugin")  # found, not loaded
     assert spec is not None
     import sys
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import trimkit
 from tests.contract.families import FAMILIES
 from tests.contract.pictures import PROCESSORS, encoder_arguments
-from trimkit.geometry import View, box_means, even_boxes
+from trimkit.core.geometry import View, box_means, even_boxes
 from trimkit.models import family_of
 
 SIZES = [(60, 60), (96, 40), (37, 90), (120, 118)]

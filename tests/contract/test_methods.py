@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.methods import Method, method_classes
-from trimkit.reducer import reduced_features
-from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
+from trimkit.pipeline.selecting import reduced_features
 
 LENGTHS = (36, 1, 20, 7)
 WIDTH = 8

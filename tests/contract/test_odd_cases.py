@@ -136,7 +136,7 @@ class TestThreads:
                 got[index] = (out, trim.report)
 
             _in_threads(work, len(jobs))
-            assert len(trim._pipeline.cache) == 3
+            assert trim.cached_images == 3
         for index, (_, query) in enumerate(jobs):
             out, report = got[index]
             assert torch.equal(out, expected[index])

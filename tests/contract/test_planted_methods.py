@@ -20,11 +20,10 @@ from torch import Tensor
 
 from tests.contract.method_checks import CHECKS, Case, check_dtype
 from tests.contract.test_methods_on_models import random_case
-from trimkit import reducer
-from trimkit.integrations import _media
+from trimkit.core.types import Selection, TokenBatch
 from trimkit.methods import Method
 from trimkit.models import _signals
-from trimkit.types import Selection, TokenBatch
+from trimkit.pipeline import encoding, selecting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,21 +134,21 @@ def test_merging_though_all_is_kept_is_caught(case: Case, monkeypatch: pytest.Mo
 def test_another_dtype_is_caught(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     half = case.half()
     check_dtype(half, Sound())
-    stock = reducer._reduced
-    monkeypatch.setattr(reducer, "_reduced", lambda *given: stock(*given).float())
+    stock = selecting._reduced
+    monkeypatch.setattr(selecting, "_reduced", lambda *given: stock(*given).float())
     with pytest.raises((AssertionError, RuntimeError)):
         check_dtype(half, Sound())
 
 
 def test_hooks_left_behind_are_caught(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
-    def careless(attention: Any, signals: frozenset[str]) -> Iterator[_signals.Heard]:
-        heard = _signals.Heard(attention, signals)
+    def careless(attention: Any, signals: frozenset[str]) -> Iterator[_signals.SignalRecorder]:
+        heard = _signals.SignalRecorder(attention, signals)
         handle = attention.q_proj.register_forward_hook(heard.query)
         yield heard
         handle.remove()  # not when something fails
 
-    monkeypatch.setattr(_media, "listening", careless)
+    monkeypatch.setattr(encoding, "record_signals", careless)
     with pytest.raises(AssertionError):
         CHECKS["cleanup"](random_case(), Attending())
 
@@ -159,9 +158,9 @@ SOURCE = '''
 from typing import ClassVar
 import torch
 from torch import Tensor
-from trimkit.budget import Budget, BudgetField
+from trimkit.core.budget import Budget, BudgetField
 from trimkit.methods import Method
-from trimkit.types import TokenBatch
+from trimkit.core.types import TokenBatch
 
 class Planted(Method):
     """Ranks by place."""

@@ -13,11 +13,11 @@ import trimkit
 from tests.contract.test_geometry import _changed, _silence
 from tests.contract.videos import CASES, VIDEO_TOKEN
 from tests.unit.test_query import Letters
-from trimkit.geometry import box_means
-from trimkit.integrations._media import Seen, question_ids
+from trimkit.core.geometry import box_means
+from trimkit.core.types import ImageTokens
 from trimkit.models import family_of
-from trimkit.query import QueryReader
-from trimkit.types import ImageTokens
+from trimkit.pipeline.media import EncodedMedia, question_ids
+from trimkit.pipeline.query_reader import QueryReader
 
 
 def _spot(values: Tensor, patches: bool, frame: int) -> Tensor:
@@ -94,7 +94,7 @@ def test_a_question_is_read_without_what_stands_between_frames() -> None:
     ids = torch.tensor([[1, 8, 98, 98, 8, 98, 98, 8, 5, 6]])
     family: Any = family_of(CASES["qwen3_vl"].build())
     video = ImageTokens(torch.zeros(4, 2), frames=(2, 2))
-    seen = Seen(family.videos, {}, [video], [False], ids == VIDEO_TOKEN)
+    seen = EncodedMedia(family.videos, {}, [video], [False], ids == VIDEO_TOKEN)
     assert question_ids(ids, [seen], 99).tolist() == [[1, 8, 99, 99, 99, 99, 99, 8, 5, 6]]
     assert ids[0, 4] == 8
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from trimkit import EncoderProfile, ImageTokens, get_method
-from trimkit import functional as F
-from trimkit.reducer import reduced_features, select_tokens
+from trimkit.core import functional as F
+from trimkit.pipeline.selecting import reduced_features, select_tokens
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_batch_one_and_eight(small: str, folder: Path) -> None:
 
 
 def test_a_config_is_what_it_says(small: str, tmp_path: Path) -> None:
-    from trimkit.integrations.lmms_eval import Trimkit
+    from trimkit.eval.lmms.plugin import Trimkit
 
     path = save_config(
         tmp_path / "config.json", Config(reduce=Reduction.model_validate({"method": "random", "budget": 5}))
@@ -76,7 +76,7 @@ def test_a_config_is_what_it_says(small: str, tmp_path: Path) -> None:
 
 def test_answers_of_other_weights_are_not_taken(tmp_path: Path) -> None:
     """The checkpoint is trained on in the same directory."""
-    from trimkit.integrations.lmms_eval import Trimkit
+    from trimkit.eval.lmms.plugin import Trimkit
 
     where, journal = str(save_small(tmp_path / "model")), str(tmp_path / "run.jsonl")
     for _ in range(2):

@@ -106,8 +106,8 @@ def _attached_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         return
     import transformers
 
-    from trimkit.integrations._call import Pipeline
-    from trimkit.integrations.transformers import Attachment
+    from trimkit.attach import Attachment
+    from trimkit.pipeline.input_reducer import Pipeline
 
     RECORD.running = request.node.nodeid
     model_class = getattr(transformers, name)

@@ -11,8 +11,8 @@ import trimkit
 from tests import tiny
 from tests.unit.test_query import CHATML, IMAGE, LLAVA, _ids, _Processor
 from trimkit.demo import load_demo
-from trimkit.integrations._answers import ConversationReader, without_answers
-from trimkit.query import QueryReader
+from trimkit.pipeline.query_reader import QueryReader
+from trimkit.pipeline.training_queries import ConversationReader, without_answers
 
 ONE = "<s>USER: §§\nWhere is it? ASSISTANT: left</s>"
 TWO = "<s>USER: §§\nFirst? ASSISTANT: yes</s>USER: And second? ASSISTANT: no</s>"

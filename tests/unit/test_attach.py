@@ -195,7 +195,7 @@ def test_the_cache_is_bounded_and_forgets_on_new_weights(model: Any) -> None:
     with trimkit.reduce(model, method="random", budget=4, cache_images=2) as trim:
         for seed in range(5):
             model.generate(**tiny.llava_batch([1], seed=seed), **GREEDY)
-        assert len(trim._pipeline.cache) == 2
+        assert trim.cached_images == 2
         batch = tiny.llava_batch([1], seed=4)
         model.generate(**batch, **GREEDY)
         assert trim.report.images[0].cached

@@ -13,7 +13,7 @@ import torch
 from benchmarks import bench_steps
 from trimkit.bench.build import build_llava
 from trimkit.bench.shapes import shape_of
-from trimkit.types import ImageTokens
+from trimkit.core.types import ImageTokens
 
 
 @pytest.fixture(scope="module")

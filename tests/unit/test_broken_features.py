@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from trimkit.core.types import EncoderProfile, ImageTokens
 from trimkit.methods import get_method
-from trimkit.reducer import make_batch
-from trimkit.types import EncoderProfile, ImageTokens
+from trimkit.pipeline.selecting import make_batch
 
 
 def kept(name: str, features: torch.Tensor, relevance: torch.Tensor, **options: Any) -> list[int]:

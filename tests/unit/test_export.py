@@ -19,8 +19,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import trimkit
 from tests import tiny
 from tests.tiny import GREEDY
+from trimkit.attach import export as checkpoint
 from trimkit.demo import demo_model_path, load_demo, sample_images
-from trimkit.integrations import checkpoint
 
 BUDGET = 60
 
@@ -272,6 +272,6 @@ def test_at_run_time(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         plain.generate(**batch, **GREEDY)
     (small / "trimkit.json").write_text(settings)
     assert plain.generate(**batch, **GREEDY).shape[1] > batch["input_ids"].shape[1]
-    monkeypatch.setitem(sys.modules, "trimkit.integrations.custom_generate", None)
+    monkeypatch.setitem(sys.modules, "trimkit.attach.exported", None)
     with pytest.raises(ImportError, match=r"with the package trimkit: install it$"):
         plain.generate(**batch, **GREEDY)

@@ -14,7 +14,7 @@ import trimkit
 from tests import tiny
 from tests.unit.test_scorer import _tokenizer
 from trimkit import ClipNativeScorer, EncoderProfile, ExternalScorer, ImageTokens
-from trimkit.geometry import View, grid_view
+from trimkit.core.geometry import View, grid_view
 from trimkit.scorers.resolve import resolve_scorer
 
 QUESTION = "what is on the left"

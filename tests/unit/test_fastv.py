@@ -417,7 +417,7 @@ def test_the_paper_s_layer_or_the_last_but_one() -> None:
 
 
 def test_features_and_prompts_alone_do_not_rank() -> None:
-    from trimkit.types import EncoderProfile, TokenBatch
+    from trimkit.core.types import EncoderProfile, TokenBatch
 
     batch = TokenBatch(torch.zeros(1, 4, 2), torch.ones(1, 4, dtype=torch.bool), None, EncoderProfile(), (None,), ("",))
     with pytest.raises(ConfigError, match=r"within trimkit\.reduce"):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from trimkit.core.types import EncoderProfile, ImageTokens, Selection
 from trimkit.errors import ConfigError
 from trimkit.methods import get_method
 from trimkit.methods.focus import Focus, pick, vagueness
-from trimkit.reducer import make_batch
-from trimkit.types import EncoderProfile, ImageTokens, Selection
+from trimkit.pipeline.selecting import make_batch
 
 
 def select(features: torch.Tensor, relevance: torch.Tensor, sign: int = 1, **options: Any) -> Selection:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trimkit import functional as F
+from trimkit.core import functional as F
 
 NAN, INF = float("nan"), float("inf")
 

@@ -12,10 +12,10 @@ import trimkit
 from tests import tiny
 from tests.tiny import GREEDY, ToyScorer
 from trimkit import EncoderProfile, ImageTokens, get_method
+from trimkit.core.sharing import union
+from trimkit.core.types import Selection, TokenBatch
 from trimkit.methods._choosing import ChoosingMethod
-from trimkit.reducer import reduced_image, select_tokens
-from trimkit.sharing import union
-from trimkit.types import Selection, TokenBatch
+from trimkit.pipeline.selecting import reduced_image, select_tokens
 
 HALVES = Selection(
     indices=torch.tensor([0, 2]), total=4, mixing=torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.25, 0.75]])

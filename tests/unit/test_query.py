@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import trimkit
-from trimkit.query import QueryReader
+from trimkit.pipeline.query_reader import QueryReader
 
 IMAGE = 900
 LLAVA = "{% for m in messages %}{{ m['role'].upper() + ': ' + m['content'][0]['text'] + ' ' }}{% endfor %}ASSISTANT:"

@@ -17,7 +17,7 @@ SOURCE = '''
 from typing import ClassVar
 from torch import Tensor
 from trimkit.methods import Method
-from trimkit.types import TokenBatch
+from trimkit.core.types import TokenBatch
 
 class Norm(Method):
     """Largest L2 norm first."""

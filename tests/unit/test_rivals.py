@@ -12,11 +12,11 @@ from torch import Tensor
 
 import trimkit
 from trimkit import EncoderProfile, ImageTokens, get_method
+from trimkit.core.types import Selection
 from trimkit.methods._base import single
 from trimkit.methods._grid import cells, centres
 from trimkit.methods.cdpruner import greedy_map
-from trimkit.reducer import make_batch, reduced_features
-from trimkit.types import Selection
+from trimkit.pipeline.selecting import make_batch, reduced_features
 
 PROFILE = EncoderProfile(sign=-1)
 

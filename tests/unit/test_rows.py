@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.checkpoint import TOKENS, save_small
+from trimkit.attach import reduce
 from trimkit.eval.rows import Row, answer, batches
-from trimkit.integrations.transformers import reduce
 from trimkit.loading import load_model
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}

@@ -11,7 +11,7 @@ import trimkit
 from tests import tiny
 from tests.tiny import ToyScorer
 from trimkit import EncoderProfile, ImageTokens, get_method
-from trimkit.reducer import select_tokens
+from trimkit.pipeline.selecting import select_tokens
 
 PROFILE = EncoderProfile(sign=1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trimkit import InputError, Selection
-from trimkit.shrink import image_rows, plan_shrink
+from trimkit.core.prompt_layout import image_rows, plan_prompt
 
 IMAGE = 9
 
@@ -31,14 +31,14 @@ def _selection(kept: list[int], total: int, aggregated: bool) -> Selection:
 )
 def test_columns(kept: list[int], aggregated: bool, columns: list[int]) -> None:
     ids = torch.tensor([[1, IMAGE, IMAGE, IMAGE, IMAGE, 2]])
-    plan = plan_shrink(ids, None, IMAGE, [_selection(kept, 4, aggregated)], "left")
+    plan = plan_prompt(ids, None, IMAGE, [_selection(kept, 4, aggregated)], "left")
     assert plan.sources.tolist() == [columns]
     assert plan.identity == (columns == list(range(6)))
 
 
 def test_text_between_the_pieces_of_an_image_stays_in_its_place() -> None:
     ids = torch.tensor([[1, IMAGE, IMAGE, 5, IMAGE, IMAGE, 6]])
-    plan = plan_shrink(ids, None, IMAGE, [_selection([1], 4, True)], "left")
+    plan = plan_prompt(ids, None, IMAGE, [_selection([1], 4, True)], "left")
     assert plan.sources.tolist() == [[0, 2, 4, 3, 6]]
 
 
@@ -47,7 +47,7 @@ def test_padding_is_stripped_and_made_anew(side: str) -> None:
     ids = torch.tensor([[0, 0, 1, IMAGE, IMAGE, 2], [1, IMAGE, IMAGE, 3, 4, 5]])
     mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
     chosen = [_selection([0], 2, False), _selection([1], 2, False)]
-    plan = plan_shrink(ids, mask, IMAGE, chosen, side)  # type: ignore[arg-type]
+    plan = plan_prompt(ids, mask, IMAGE, chosen, side)  # type: ignore[arg-type]
     short, whole = [2, 3, 5], [0, 2, 3, 4, 5]
     padded = [-1, -1, *short] if side == "left" else [*short, -1, -1]
     assert plan.sources.tolist() == [padded, whole]
@@ -63,7 +63,7 @@ def test_spread_logits_stand_where_labels_look_for_them(side: str) -> None:
     ids = torch.tensor([[0, 1, IMAGE, IMAGE, IMAGE, IMAGE, 2, 3], [1, IMAGE, IMAGE, 5, IMAGE, IMAGE, 6, 0]])
     mask = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 0]])
     chosen = [_selection([1, 3], 4, True), _selection([1], 4, True)]
-    plan = plan_shrink(ids, mask, IMAGE, chosen, side)  # type: ignore[arg-type]
+    plan = plan_prompt(ids, mask, IMAGE, chosen, side)  # type: ignore[arg-type]
     assert [[c for c in row if c >= 0] for row in plan.sources.tolist()] == [[1, 3, 5, 4, 6, 7], [0, 2, 4, 3, 6]]
     logits = torch.arange(6.0).expand(2, 6).unsqueeze(-1)  # a column's logits are its number
     spread = plan.spread(logits, ids == IMAGE).squeeze(-1).tolist()

@@ -11,14 +11,14 @@ from torch import Tensor
 
 import trimkit
 from tests import tiny
-from trimkit.cache import FeatureCache
-from trimkit.integrations._media import encode
+from trimkit.core.sharing import merge_images
+from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.methods import Method
 from trimkit.models import family_of
-from trimkit.models._signals import attention_of, listening
-from trimkit.reducer import make_batch, reduced_image
-from trimkit.sharing import merge_images
-from trimkit.types import EncoderProfile, ImageTokens, Selection, TokenBatch
+from trimkit.models._signals import attention_of, record_signals
+from trimkit.pipeline.encoding import encode
+from trimkit.pipeline.feature_cache import FeatureCache
+from trimkit.pipeline.selecting import make_batch, reduced_image
 
 BOTH = frozenset({"cls_attention", "keys"})
 
@@ -158,7 +158,7 @@ def test_hooks_go_whatever_happens() -> None:
     attention = attention_of(tiny.llava().model.vision_tower, -2)
 
     def fail() -> None:
-        with listening(attention, BOTH):
+        with record_signals(attention, BOTH):
             assert len(attention.k_proj._forward_hooks) == 1
             raise ZeroDivisionError
 
@@ -169,5 +169,5 @@ def test_hooks_go_whatever_happens() -> None:
 
 def test_an_encoder_that_runs_the_layer_otherwise_is_refused() -> None:
     attention = attention_of(tiny.llava().model.vision_tower, -2)
-    with listening(attention, BOTH) as heard, pytest.raises(trimkit.UnsupportedError, match="one by one"):
+    with record_signals(attention, BOTH) as heard, pytest.raises(trimkit.UnsupportedError, match="one by one"):
         heard.onto([ImageTokens(torch.ones(3, 2))])

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from trimkit.attach import Attachment
+from trimkit.core.types import TokenBatch
 from trimkit.demo import load_demo
 from trimkit.errors import ConfigError, TrimkitError
 from trimkit.eval import scenes, suite, suite_work
 from trimkit.eval.suite import Arm, Outcomes, Plan
 from trimkit.eval.suite_results import summarise
-from trimkit.integrations.transformers import Attachment
 from trimkit.methods import get_method
 from trimkit.methods.l2_norm import L2Norm
-from trimkit.types import TokenBatch
 
 BATCH = 6
 ARMS = (

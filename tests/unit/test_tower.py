@@ -11,9 +11,9 @@ from torch.nn.functional import max_pool2d
 import trimkit
 from tests import tiny
 from tests.tiny import GREEDY, SIDE, TOKENS
-from trimkit.integrations._tower import TowerPruning, only_alive
+from trimkit.core.types import Selection
 from trimkit.models._clip_tower import go_on, layer_states
-from trimkit.types import Selection
+from trimkit.pipeline.tower_pruning import TowerPruning, only_alive
 
 ASKED = ["where is the cat", "what is red", "is there a dog"]
 KEPT = TOKENS // 2

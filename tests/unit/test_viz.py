@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from trimkit import viz
+from trimkit.core.types import ImageReport
 from trimkit.demo import demo_model_path
 from trimkit.errors import InputError
-from trimkit.types import ImageReport
 
 GRID = (24, 24)
 HEADER, MARGIN = 36, 20

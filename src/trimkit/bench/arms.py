@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from trimkit.attach import Attachment, reduce
 from trimkit.bench.probe import Meter, Probe, Trace
 from trimkit.bench.subject import Request, Subject
-from trimkit.integrations.transformers import Attachment, reduce
+from trimkit.core.types import Report
 from trimkit.methods import Method
-from trimkit.types import Report
 
 __all__ = ["ADDED", "STAGES", "Arm", "Run", "clock_of"]
 

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from trimkit._files import check_writable, write_atomically
 from trimkit.bench._canvas import Canvas, PngCanvas, SvgCanvas
 from trimkit.errors import InputError
+from trimkit.io.files import check_writable, write_atomically
 
 __all__ = ["check_plot", "draw"]
 

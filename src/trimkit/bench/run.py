@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from trimkit._provenance import hardware, versions
 from trimkit.bench import machine, result
 from trimkit.bench.arms import Arm
 from trimkit.bench.build import clip_config, llava_config
@@ -22,6 +21,7 @@ from trimkit.bench.shapes import Shape, shape_of
 from trimkit.bench.subject import Checkpoint, RandomModel, Subject
 from trimkit.config import configured
 from trimkit.errors import ConfigError
+from trimkit.io.provenance import hardware, versions
 from trimkit.loading import pick_device
 from trimkit.methods import Method
 

@@ -19,21 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from trimkit._provenance import hardware, versions
-from trimkit.budget import Budget
 from trimkit.calibration._choose import Comparison, choose_budget, compare
 from trimkit.calibration._measure import Arm, Probe
 from trimkit.calibration._report import arm_to_plain, notes_on
 from trimkit.calibration._sources import Questions, make_pairs
 from trimkit.config import Config, Reduction
+from trimkit.core.budget import Budget
+from trimkit.core.types import EncoderProfile
 from trimkit.errors import ConfigError
+from trimkit.io.provenance import hardware, versions
 from trimkit.methods import Method, get_method
 from trimkit.methods.trim import Trim
 from trimkit.models import family_of
-from trimkit.reducer import no_scorer
+from trimkit.pipeline.selecting import no_scorer
 from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import resolve_scorer
-from trimkit.types import EncoderProfile
 
 __all__ = ["Calibration", "calibrate", "count_passes"]
 

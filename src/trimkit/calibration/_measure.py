@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from trimkit.ask import build_inputs
-from trimkit.cache import FeatureCache
+from trimkit.attach import reduce
+from trimkit.core.types import Report
 from trimkit.errors import InputError
-from trimkit.integrations.transformers import reduce
 from trimkit.methods import Method, get_method
+from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
-from trimkit.types import Report
 
 __all__ = ["Arm", "Pair", "Probe", "js_divergence", "kl_divergence"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from trimkit.calibration._choose import MINIMUM_PICTURES, Comparison, interval
 from trimkit.calibration._measure import Arm
-from trimkit.types import EncoderProfile
+from trimkit.core.types import EncoderProfile
 
 __all__ = ["arm_to_plain", "notes_on"]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimkit._files import user_path
 from trimkit.calibration._measure import Pair
 from trimkit.errors import InputError
 from trimkit.images import load_image
+from trimkit.io.files import user_path
 
 __all__ = ["GENERIC_QUESTIONS", "Sources", "make_pairs", "read_sources"]
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
-from trimkit._text import one_line
 from trimkit.errors import TrimkitError
+from trimkit.io.text import one_line
 
 __all__ = ["app", "main", "run"]
 
@@ -26,7 +26,7 @@ _GROUPS = {"eval": "Measure what a model loses."}
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from trimkit import __version__
+        from trimkit.version import __version__
 
         print(f"trimkit {__version__}")
         raise typer.Exit

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from trimkit._files import write_atomically
 from trimkit.errors import ConfigError, InputError
+from trimkit.io.files import write_atomically
 
 __all__ = [
     "BudgetOption",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimkit._files import check_writable
 from trimkit.cli import _common as common
+from trimkit.io.files import check_writable
 
 if TYPE_CHECKING:
     from trimkit.eval.journal import Journal
@@ -55,8 +55,8 @@ def journal(path: str | None, **config: Any) -> Iterator[Journal | None]:
     if path is None:
         yield None
         return
-    from trimkit._provenance import versions
     from trimkit.eval.journal import Journal
+    from trimkit.io.provenance import versions
 
     with Journal(path, {**config, "versions": versions()}) as opened:
         yield opened

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trimkit._text import one_line
 from trimkit.cli import _common as common
+from trimkit.io.text import one_line
 
 if TYPE_CHECKING:
     from trimkit.ask import Answer

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from trimkit._files import check_writable
 from trimkit.cli import _common as common
 from trimkit.errors import ConfigError
+from trimkit.io.files import check_writable
 
 NAME = "bench"
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimkit._files import check_writable
-from trimkit._text import one_line
 from trimkit.cli import _common as common
+from trimkit.io.files import check_writable
+from trimkit.io.text import one_line
 
 if TYPE_CHECKING:
     from trimkit.calibration import Calibration

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from trimkit._files import check_writable
 from trimkit.cli import _common as common
 from trimkit.cli import _evaluation as evaluation
 from trimkit.errors import ConfigError, InputError, MissingDependencyError
+from trimkit.io.files import check_writable
 
 NAME = "eval paper-table"
 
@@ -66,7 +66,7 @@ def command(
         common.quiet(),
         contextlib.redirect_stdout(sys.stderr),
     ):  # what lmms-eval logs and prints is no part of the result
-        from trimkit.integrations import lmms_table
+        from trimkit.eval.lmms import table as lmms_table
 
         result = lmms_table.paper_table(
             model,

@@ -42,7 +42,7 @@ def command(
     """
     from trimkit.eval import scenes
     from trimkit.eval.tally import check_arguments
-    from trimkit.integrations._tower import refuse_unranked
+    from trimkit.pipeline.tower_pruning import refuse_unranked
 
     methods = common.pick_methods(method, budget, settings, config)
     check_arguments(seed, n, batch_size, positions)

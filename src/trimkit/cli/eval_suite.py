@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from trimkit._files import check_writable
 from trimkit.cli import _common as common
 from trimkit.cli import _evaluation as evaluation
 from trimkit.errors import ConfigError
+from trimkit.io.files import check_writable
 
 NAME = "eval suite"
 

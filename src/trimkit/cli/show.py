@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from trimkit._text import one_line
 from trimkit.cli import _common as common
 from trimkit.cli.ask import describe
+from trimkit.io.text import one_line
 
 NAME = "show"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trimkit._provenance import versions
 from trimkit.ask import build_chat_inputs, decode
+from trimkit.attach import Attachment, reduce
+from trimkit.core.choices import Positions, TurnPolicy
 from trimkit.eval.tally import NEW_TOKENS, check_arguments, summary, whole
-from trimkit.integrations.transformers import Attachment, Positions, TurnPolicy, reduce
+from trimkit.io.provenance import versions
 from trimkit.methods import Method, get_method
 
 __all__ = ["evaluate"]

@@ -10,21 +10,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trimkit import budget, functional, reducer, sharing
+from trimkit import methods
+from trimkit.core import budget, functional, sharing
 from trimkit.eval.journal import fingerprint
-from trimkit.methods import Method, _base, _choosing, _grid
+from trimkit.methods import Method
+from trimkit.pipeline import selecting
 
 __all__ = ["files_identity", "method_identity", "weights_identity"]
 
-_SHARED = frozenset(each.__name__ for each in (budget, functional, reducer, sharing, _base, _choosing, _grid))
-"""What methods are made with. Imported here, so that a digest does not depend on what else has been."""
+_SHARED = tuple(Path(str(each.__file__)) for each in (budget, functional, selecting, sharing))
+"""What methods are made with, beside the private modules of their own package."""
 
 
 def method_identity(method: Method) -> str:
     """The method's name, then a digest of its options and of the files that it, its bases and what all share are written in."""
-    modules = {base.__module__ for base in type(method).__mro__ if issubclass(base, Method)} | _SHARED
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules)]
-    code = fingerprint([Path(file).read_text(encoding="utf-8") for file in files if file is not None])
+    bases = {base.__module__ for base in type(method).__mro__ if issubclass(base, Method)}
+    own = [getattr(sys.modules.get(name), "__file__", None) for name in bases]
+    helpers = Path(str(methods.__file__)).parent.glob("_[!_]*.py")
+    files = sorted({*(Path(file) for file in own if file is not None), *_SHARED, *helpers}, key=lambda file: file.name)
+    code = fingerprint([file.read_text(encoding="utf-8") for file in files])
     return f"{method.name}-{fingerprint({'options': method.model_dump(mode='json'), 'code': code})}"
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from trimkit._files import user_path
 from trimkit.errors import ConfigError, InputError
+from trimkit.io.files import user_path
 
 __all__ = ["Journal", "fingerprint"]
 

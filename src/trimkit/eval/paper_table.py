@@ -45,7 +45,7 @@ _KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}
 
 
 class Arm(Protocol):
-    """One method on one model; ``trimkit.integrations.lmms_table.TableArm`` is the real one.
+    """One method on one model; ``trimkit.eval.lmms.table.TableArm`` is the real one.
 
     Attributes:
         key: tells methods with their options apart.

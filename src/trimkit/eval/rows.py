@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trimkit.integrations.transformers import Attachment
+from trimkit.attach import Attachment
 
 __all__ = ["Reply", "Row", "answer", "batches"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trimkit._provenance import versions
+from trimkit.attach import Attachment, reduce
+from trimkit.core.choices import Positions
 from trimkit.errors import InputError
 from trimkit.eval.identity import method_identity, weights_identity
 from trimkit.eval.journal import Journal
 from trimkit.eval.rows import Reply, Row, answer
 from trimkit.eval.tally import NEW_TOKENS, check_arguments, summary, whole
-from trimkit.integrations.transformers import Attachment, Positions, reduce
+from trimkit.io.provenance import versions
 from trimkit.methods import Method, get_method
 
 __all__ = ["evaluate"]

@@ -8,96 +8,18 @@ where it was, and arms that are added later are run alone.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trimkit._provenance import versions
 from trimkit.errors import ConfigError
-from trimkit.eval.identity import method_identity, weights_identity
+from trimkit.eval.identity import weights_identity
 from trimkit.eval.journal import Journal
-from trimkit.eval.shifts import check_shift
+from trimkit.eval.suite_plan import Arm, Plan
 from trimkit.eval.suite_work import Job, Rows, answered
-from trimkit.eval.tally import check_arguments
-from trimkit.integrations.transformers import Positions
-from trimkit.methods import Method
 
 __all__ = ["Arm", "Outcomes", "Plan", "run"]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One method with its options, and the budget as it was asked for (``default`` for the method's own)."""
-
-    method: Method
-    asked: str = "default"
-
-    @property
-    def label(self) -> str:
-        """``trim@64``, ``trim``."""
-        return self.method.name if self.asked == "default" else f"{self.method.name}@{self.asked}"
-
-    @cached_property
-    def task(self) -> str:
-        """Name in the journal: the same for the same method, options and budget, however they were asked for.
-
-        The method's own code is part of it, so that answers of an earlier version of it are not taken for this one's.
-        """
-        return method_identity(self.method)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which questions are asked of which model.
-
-    Attributes:
-        model: ``demo``, a directory or a hub id; each worker loads it for itself.
-        seed, n: which questions, how many; question i of a seed is always the same.
-        arms: what answers them.
-        batch_size: questions per ``generate`` call. ``trim-released`` takes its quartiles over the batch.
-        shift: what is done to the pictures, see ``trimkit.eval.shifts``.
-        positions: as ``trimkit.reduce`` takes them.
-        query: what methods that read the text are given instead of each question, which the model is asked all the same; None
-            for the question itself.
-    """
-
-    model: str
-    seed: int
-    n: int
-    arms: tuple[Arm, ...]
-    batch_size: int = 16
-    shift: str = "none"
-    positions: Positions = "auto"
-    device: str = "cpu"
-    dtype: str = "auto"
-    query: str | None = None
-
-    def check(self) -> None:
-        """Refuse what cannot be asked.
-
-        Raises:
-            ConfigError: seed, n, batch size, shift, positions or query; no arm.
-        """
-        check_arguments(self.seed, self.n, self.batch_size, self.positions)
-        check_shift(self.shift)
-        if self.query is not None and not self.query.strip():
-            raise ConfigError("query '' says nothing: give what patches are to be compared with, or leave it out")
-        if not self.arms:
-            raise ConfigError("there is nothing to compare: give at least one method")
-
-    def of_them(self, indices: Sequence[int]) -> int:
-        """How many of these are asked for; the last batch is filled up with more."""
-        return sum(index < self.n for index in indices)
-
-    def settings(self, weights: str) -> dict[str, Any]:
-        """What has to be equal for an answer to be used again; ``weights`` names the model's."""
-        named = {
-            name: getattr(self, name)
-            for name in ("model", "seed", "batch_size", "shift", "positions", "device", "dtype", "query")
-        }
-        return {**named, "weights": weights, "versions": versions()}
 
 
 @dataclass(frozen=True)

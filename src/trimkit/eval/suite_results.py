@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimkit._provenance import versions
 from trimkit.errors import ConfigError
 from trimkit.eval.statistics import PairedBootstrap, holm
 from trimkit.eval.suite import Arm, Outcomes
 from trimkit.eval.tally import whole
+from trimkit.io.provenance import versions
 from trimkit.methods import get_method
 
 __all__ = ["FULL", "RANDOM", "bootstraps", "compare", "main_effects", "summarise"]

@@ -7,18 +7,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trimkit.ask import build_inputs, decode
-from trimkit.cache import FeatureCache
+from trimkit.attach import Attachment, reduce
 from trimkit.errors import TrimkitError
 from trimkit.eval.shifts import apply_shift
+from trimkit.eval.suite_plan import Plan
 from trimkit.eval.tally import NEW_TOKENS
-from trimkit.integrations._shared import encoder_for
-from trimkit.integrations.transformers import Attachment, reduce
-
-if TYPE_CHECKING:
-    from trimkit.eval.suite import Plan
+from trimkit.pipeline.encoding import shared_encoder
+from trimkit.pipeline.feature_cache import FeatureCache
 
 __all__ = ["Job", "Rows", "answered"]
 
@@ -94,7 +92,7 @@ class _Asker:
         scorer, cache = self._scorer(), FeatureCache(plan.batch_size)
         shared: dict[str, Any] = {"scorer": scorer, "positions": plan.positions, "cache_images": cache}
         self._attached = [reduce(self._model, self._processor, method=arm.method, **shared) for arm in plan.arms]
-        self._encode = encoder_for(self._attached, cache)
+        self._encode = shared_encoder(self._model, [arm.method for arm in plan.arms], cache)
 
     def answer(self, job: Job) -> Rows:
         """What the job's arms reply to its questions."""

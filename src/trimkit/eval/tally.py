@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trimkit.core.choices import Positions, TurnPolicy, check_choice
 from trimkit.errors import ConfigError
-from trimkit.integrations._inputs import Positions, TurnPolicy, check_choice
 
 __all__ = ["NEW_TOKENS", "check_arguments", "summary", "whole", "wilson"]
 

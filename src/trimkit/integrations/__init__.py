@@ -1,1 +1,1 @@
-"""Where trimkit meets the libraries that run models. One file a library."""
+"""Where checkpoints that were exported before ``trimkit.attach`` look for their ``generate``. New code imports nothing here."""

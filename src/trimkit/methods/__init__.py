@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method
+from trimkit.methods._choosing import ChoosingMethod
 from trimkit.registry import Registry
 
-__all__ = ["Method", "get_method", "method_class", "method_classes"]
+__all__ = ["ChoosingMethod", "Method", "get_method", "method_class", "method_classes"]
 
 
 def _collect(module: ModuleType) -> Iterator[tuple[str, type[Method]]]:

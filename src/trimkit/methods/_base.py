@@ -9,10 +9,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from trimkit import functional as F
-from trimkit.budget import Budget, BudgetField
+from trimkit.core import functional as F
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import EncoderProfile, Selection, TokenBatch
 from trimkit.errors import ConfigError
-from trimkit.types import EncoderProfile, Selection, TokenBatch
 
 __all__ = ["Method", "keep_all", "single"]
 
@@ -57,7 +57,7 @@ class Method(BaseModel):
         signals: what it needs from the vision tower beside features: ``cls_attention``, ``keys``.
 
     Options:
-        budget: how many tokens stay, see ``trimkit.budget``.
+        budget: how many tokens stay, see ``trimkit.core.budget``.
         aggregate: one more token for all that was dropped: their ``mean``, ``weighted`` by score, or ``none``.
         min_tokens, max_tokens: floor and cap on the patches kept per image where the budget decides per image.
         share: whether the budget is for each ``image``, or one for all images of a ``prompt``, which are then ranked together

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trimkit import functional as F
+from trimkit.core import functional as F
+from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method, single
-from trimkit.types import TokenBatch
 
 __all__ = ["ChoosingMethod", "cosines", "evenly", "signal", "trim_counts", "wide_dtype"]
 

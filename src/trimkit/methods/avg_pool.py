@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from trimkit.core.types import TokenBatch
 from trimkit.methods._grid import cells
 from trimkit.methods.uniform import Uniform
-from trimkit.types import TokenBatch
 
 __all__ = ["AveragePool"]
 

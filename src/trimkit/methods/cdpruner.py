@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trimkit import functional as F
-from trimkit.budget import Budget, BudgetField
+from trimkit.core import functional as F
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._choosing import ChoosingMethod, cosines, wide_dtype
-from trimkit.types import EncoderProfile, TokenBatch
 
 __all__ = ["CDPruner"]
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trimkit import functional as F
-from trimkit.budget import Budget, BudgetField
+from trimkit.core import functional as F
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import TokenBatch
 from trimkit.methods._base import Method
 from trimkit.methods._choosing import signal
-from trimkit.types import TokenBatch
 
 __all__ = ["ClsAttention"]
 

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trimkit import functional as F
-from trimkit.budget import Budget, BudgetField
+from trimkit.core import functional as F
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines
-from trimkit.types import TokenBatch
 
 __all__ = ["Dart"]
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trimkit.budget import Budget, BudgetField
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines
-from trimkit.types import TokenBatch
 
 __all__ = ["DivPrune"]
 

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from trimkit import functional as F
-from trimkit.budget import Budget, BudgetField
+from trimkit.core import functional as F
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method
-from trimkit.types import TokenBatch
 
 __all__ = ["FastV"]
 

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trimkit.budget import Budget, BudgetField
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._choosing import ChoosingMethod, wide_dtype
 from trimkit.methods.trim import Trim
-from trimkit.types import TokenBatch
 
 __all__ = ["Focus", "pick", "vagueness"]
 

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trimkit import functional as F
-from trimkit.budget import Budget, BudgetField
+from trimkit.core import functional as F
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import TokenBatch
 from trimkit.methods._base import Method
-from trimkit.types import TokenBatch
 
 __all__ = ["L2Norm"]
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trimkit.budget import Budget, BudgetField
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import TokenBatch
 from trimkit.methods._base import Method
-from trimkit.types import TokenBatch
 
 __all__ = ["KeepAll"]
 

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trimkit import functional as F
+from trimkit.core import functional as F
+from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines, evenly, signal
-from trimkit.types import TokenBatch
 
 __all__ = ["PruMerge", "PruMergePlus"]
 

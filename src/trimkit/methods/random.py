@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trimkit import functional as F
+from trimkit.core import functional as F
+from trimkit.core.types import TokenBatch
 from trimkit.methods._base import Method
 from trimkit.methods._choosing import trim_counts
-from trimkit.types import TokenBatch
 
 __all__ = ["Random"]
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trimkit import functional as F
+from trimkit.core import functional as F
+from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method
-from trimkit.types import EncoderProfile, TokenBatch
 
 __all__ = ["Trim", "TrimPaper", "TrimReleased"]
 
@@ -26,7 +26,7 @@ class Trim(Method):
     model (``benchmarks/results/trim_default.json``); for OpenAI's CLIP the profile holds what the released code does.
 
     Options:
-        sign, normalize, temperature: ``auto`` takes the encoder's profile (``trimkit.types.EncoderProfile``).
+        sign, normalize, temperature: ``auto`` takes the encoder's profile (``trimkit.core.types.EncoderProfile``).
         text: a question beyond the text tower's length is cut in ``chunks`` whose embeddings are averaged, or
             ``truncate``-d as the released code does.
         score: ``softmax`` over the image's patches, or the signed ``similarity`` itself, shifted so that its least is 0: the

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trimkit.budget import Budget, BudgetField
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, trim_counts
 from trimkit.methods._grid import centres
-from trimkit.types import TokenBatch
 
 __all__ = ["Uniform"]
 

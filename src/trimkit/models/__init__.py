@@ -10,10 +10,11 @@ from types import ModuleType
 from typing import Any
 
 from trimkit.errors import UnsupportedError
-from trimkit.models._base import Family, ModelInputs
+from trimkit.models._base import AT_ONCE, Family, ModelInputs
+from trimkit.models._signals import record_signals
 from trimkit.registry import Registry
 
-__all__ = ["Family", "ModelInputs", "families", "family_of"]
+__all__ = ["AT_ONCE", "Family", "ModelInputs", "families", "family_of", "record_signals"]
 
 
 def _collect(module: ModuleType) -> Iterator[tuple[str, Family]]:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from trimkit.core.geometry import View, grid_view
+from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
-from trimkit.geometry import View, grid_view
-from trimkit.types import ImageTokens
 
 __all__ = ["AT_ONCE", "Family", "ModelInputs"]
 

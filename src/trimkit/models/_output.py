@@ -10,16 +10,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-__all__ = ["EncodedImages", "hand_over"]
-
-
-@dataclass
-class EncodedImages(BaseModelOutputWithPooling):
-    """``mm_encoder_outputs["image"]`` or ``["video"]``: in ``pooler_output`` one ``[n_i, D]`` an image, so that ``generate``
-    repeats and slices ragged images rightly; in ``deepstack_features`` such a list for every layer that is fed as well.
-    """
-
-    deepstack_features: Sequence[Sequence[Tensor]] | None = None
+__all__ = ["EncodedImages"]
 
 
 class FeatureList(list[Tensor]):
@@ -35,15 +26,17 @@ class FeatureList(list[Tensor]):
         return getattr(torch.cat(self).unsqueeze(0), name)
 
 
-def hand_over(inputs: dict[str, Any]) -> dict[str, Any]:
-    """``inputs`` of a model's own ``forward``, with images and videos that came as a list readable as one tensor."""
-    given = inputs.get("mm_encoder_outputs") or {}
-    readable = {
-        name: EncodedImages(
-            pooler_output=FeatureList(encoded.pooler_output),  # type: ignore[arg-type]
-            deepstack_features=encoded.deepstack_features,
-        )
-        for name, encoded in given.items()
-        if isinstance(encoded, EncodedImages) and isinstance(encoded.pooler_output, list)
-    }
-    return {**inputs, "mm_encoder_outputs": {**given, **readable}} if readable else inputs
+@dataclass
+class EncodedImages(BaseModelOutputWithPooling):
+    """``mm_encoder_outputs["image"]`` or ``["video"]``: in ``pooler_output`` one ``[n_i, D]`` an image, so that ``generate``
+    repeats and slices ragged images rightly; in ``deepstack_features`` such a list for every layer that is fed as well.
+
+    A list stays readable as one tensor (``FeatureList``), also where ``generate`` puts another one in its place.
+    """
+
+    deepstack_features: Sequence[Sequence[Tensor]] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "pooler_output" and isinstance(value, list) and not isinstance(value, FeatureList):
+            value = FeatureList(value)
+        super().__setattr__(name, value)  # type: ignore[no-untyped-call]

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
-from trimkit.types import ImageTokens
 
-__all__ = ["Heard", "attention_of", "listening"]
+__all__ = ["SignalRecorder", "attention_of", "record_signals"]
 
 
 def attention_of(tower: Any, feature_layer: int | Sequence[int]) -> Any:
@@ -38,7 +38,7 @@ def attention_of(tower: Any, feature_layer: int | Sequence[int]) -> Any:
     return attention if all(hasattr(attention, part) for part in ("q_proj", "k_proj", "num_heads", "scale")) else None
 
 
-class Heard:
+class SignalRecorder:
     """The class token's queries and all keys, as the layer has computed them.
 
     Args:
@@ -98,15 +98,15 @@ class Heard:
 
 
 @contextmanager
-def listening(attention: Any, signals: frozenset[str]) -> Iterator[Heard]:
-    """Listen to ``attention`` while the tower runs within; nothing is left on it afterwards, whatever happens."""
-    heard = Heard(attention, signals)
+def record_signals(attention: Any, signals: frozenset[str]) -> Iterator[SignalRecorder]:
+    """Record the signals of ``attention`` while the tower runs within; no hook is left on it afterwards, whatever happens."""
+    recorder = SignalRecorder(attention, signals)
     handles = []
     try:
         if attention is not None and signals:
-            handles.append(attention.q_proj.register_forward_hook(heard.query))
-            handles.append(attention.k_proj.register_forward_hook(heard.key))
-        yield heard
+            handles.append(attention.q_proj.register_forward_hook(recorder.query))
+            handles.append(attention.k_proj.register_forward_hook(recorder.key))
+        yield recorder
     finally:
         for handle in handles:
             handle.remove()

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trimkit.geometry import View, even_boxes, grid_view
+from trimkit.core.geometry import View, even_boxes, grid_view
+from trimkit.core.types import ImageTokens
 from trimkit.models._base import Family, ModelInputs
-from trimkit.types import ImageTokens
 
 __all__ = ["FrameVideos", "even_frames"]
 

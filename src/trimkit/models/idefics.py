@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from packaging.version import Version
 
+from trimkit.core.geometry import View, grid_view
+from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
-from trimkit.geometry import View, grid_view
 from trimkit.models._base import Family, ModelInputs
 from trimkit.models._pixels import join_padded, real_tiles
-from trimkit.types import ImageTokens
 
 __all__ = ["Idefics", "SmolVLM"]
 

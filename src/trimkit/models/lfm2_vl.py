@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from trimkit.geometry import View, grid_view
+from trimkit.core.geometry import View, grid_view
+from trimkit.core.types import ImageTokens
 from trimkit.models._base import Family, ModelInputs
-from trimkit.types import ImageTokens
 
 __all__ = ["Lfm2Vl"]
 

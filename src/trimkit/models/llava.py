@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from trimkit.core.types import ImageTokens, Midway
 from trimkit.errors import UnsupportedError
 from trimkit.models._base import AT_ONCE, Family, ModelInputs
 from trimkit.models._clip_tower import go_on, layer_states
 from trimkit.models._signals import attention_of
-from trimkit.types import ImageTokens, Midway
 
 __all__ = ["Llava"]
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trimkit.geometry import View, even_boxes
+from trimkit.core.geometry import View, even_boxes
+from trimkit.core.types import ImageTokens
 from trimkit.models._base import Family, ModelInputs
 from trimkit.models._pixels import join_padded
 from trimkit.models._videos import FrameVideos
-from trimkit.types import ImageTokens
 
 __all__ = ["LlavaNext", "LlavaNextVideo"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from trimkit.core.types import ImageTokens
 from trimkit.models._base import Family, ModelInputs
 from trimkit.models._pixels import join_padded
-from trimkit.types import ImageTokens
 
 __all__ = ["Mistral3"]
 

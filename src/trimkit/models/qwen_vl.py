@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trimkit.geometry import View, grid_view
+from trimkit.core.geometry import View, grid_view
+from trimkit.core.types import ImageTokens
 from trimkit.models._base import Family, ModelInputs
-from trimkit.types import ImageTokens
 
 __all__ = ["Glm4v", "QwenVL"]
 

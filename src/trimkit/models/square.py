@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from trimkit.core.types import ImageTokens
 from trimkit.models._base import Family, ModelInputs
-from trimkit.types import ImageTokens
 
 __all__ = ["InternVL", "SquareGrid"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimkit.cache import Recent
+from trimkit.core.recent import Recent
 from trimkit.errors import InputError
 
 __all__ = ["TextEncoder"]

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from trimkit.types import EncoderProfile, ImageTokens
+from trimkit.core.types import EncoderProfile, ImageTokens
 
 __all__ = ["Scorer"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trimkit import functional as F
+from trimkit.core import functional as F
+from trimkit.core.types import EncoderProfile, ImageTokens
 from trimkit.errors import ConfigError
 from trimkit.scorers._text import TextEncoder
-from trimkit.types import EncoderProfile, ImageTokens
 
 __all__ = ["ClipNativeScorer", "clip_text"]
 

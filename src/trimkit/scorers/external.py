@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trimkit import functional as F
-from trimkit.cache import Recent
+from trimkit.core import functional as F
+from trimkit.core.geometry import View, box_means
+from trimkit.core.recent import Recent
+from trimkit.core.types import EncoderProfile, ImageTokens
 from trimkit.errors import ConfigError
-from trimkit.geometry import View, box_means
 from trimkit.scorers._text import TextEncoder
 from trimkit.scorers.clip_native import clip_text
-from trimkit.types import EncoderProfile, ImageTokens
 
 __all__ = ["ExternalScorer"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimkit._settings import read_settings
+from trimkit.core.types import EncoderProfile
 from trimkit.errors import ConfigError, ModelError
+from trimkit.io.settings import read_settings
 from trimkit.scorers.base import Scorer
 from trimkit.scorers.clip_native import ClipNativeScorer
 from trimkit.scorers.external import ExternalScorer
-from trimkit.types import EncoderProfile
 
 __all__ = ["load_clip", "resolve_scorer"]
 

@@ -1,0 +1,186 @@
+"""What is attached to one model instance: shadows of ``generate`` and ``forward``, and the reports of its calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from trimkit.attach.attached_model import AttachedModel
+from trimkit.attach.forwarding import BaseForward, ReducedForward
+from trimkit.attach.generating import ReducedGenerate
+from trimkit.attach.requirements import check_version
+from trimkit.attach.shadow import SHADOWING, Shadow, SharedShadow
+from trimkit.core.types import Report
+from trimkit.errors import ConfigError, UnsupportedError
+from trimkit.methods import Method
+from trimkit.pipeline.call_settings import CallSettings
+from trimkit.pipeline.input_reducer import InputReducer
+from trimkit.scorers import Scorer
+
+__all__ = ["Attachment"]
+
+
+class Attachment:
+    """Reduction on one model instance; a context manager, or ``attach`` and ``detach`` by hand.
+
+    Built by ``trimkit.reduce`` and ``trimkit.attach``, which document the arguments.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any = None,
+        *,
+        method: str | Method = "trim",
+        scorer: Scorer | nn.Module | str | Path | None = None,
+        query: str | Sequence[str] | None = None,
+        full_logits: bool = False,
+        **options: Any,
+    ) -> None:
+        check_version()
+        if hasattr(model, "_orig_mod"):
+            raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
+        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        named = {field.name for field in fields(CallSettings)} & set(options)
+        settings = CallSettings(**{name: options.pop(name) for name in named})
+        reducer = InputReducer(self.model, processor, method, scorer, settings, options)
+        self._attached_model = AttachedModel(self.model, reducer, query, lambda: self.attached)
+        self._base = reducer.family.base(self.model)
+        self._generate = ReducedGenerate(self._attached_model, self._forwards_shadowed)
+        self._shadows: list[tuple[Shadow, ...]] = []
+        self._forwards = tuple(self._forward_shadows(full_logits))
+
+    @property
+    def method(self) -> Method:
+        """The method in use, with its options."""
+        return self._attached_model.method
+
+    @property
+    def query(self) -> str | Sequence[str] | None:
+        """The question where a call names none."""
+        return self._attached_model.query
+
+    @query.setter
+    def query(self, query: str | Sequence[str] | None) -> None:
+        self._attached_model.query = query
+
+    @property
+    def attached(self) -> bool:
+        """Whether the model is being reduced now."""
+        return bool(self._shadows)
+
+    @property
+    def report(self) -> Report:
+        """What the last call did: this thread's own, or, where it made none, the last that any thread planned.
+
+        Raises:
+            ConfigError: no call with an image has been made yet.
+        """
+        return self._attached_model.report
+
+    @property
+    def cached_images(self) -> int:
+        """How many images' features are held."""
+        return len(self._attached_model.reducer.cache)
+
+    def clear_cache(self) -> None:
+        """Forget cached image features and question embeddings."""
+        self._attached_model.reducer.clear_caches()
+
+    def reduced_lengths(self, inputs: Any, query: str | Sequence[str] | None = None) -> list[int]:
+        """Tokens of every row's prompt as the language model would get it, without padding; nothing is generated or reported.
+
+        Args:
+            inputs: what ``generate`` would be called with, on the model's device: ``input_ids`` ``[B, L]``, their
+                ``attention_mask``, pixels.
+            query: as ``generate`` takes it.
+        """
+        given, attached = dict(inputs), self._attached_model
+        if not attached.reducer.has_images(given):
+            return [int(count) for count in given["attention_mask"].sum(dim=1)]
+        with torch.no_grad():
+            return attached.reduce(given, query, attached.new_call(), generating=True).lengths
+
+    def attach(self) -> Attachment:
+        """Start reducing.
+
+        Raises:
+            ConfigError: this model has an attachment already.
+        """
+        with SHADOWING:
+            if isinstance(vars(self.model).get("__getstate__"), Shadow):
+                raise ConfigError("this model is attached already: detach it (or leave its `with` block) first")
+            owners = [self.model] if self._base is self.model else [self.model, self._base]
+            shadows = [Shadow(owner, "__getstate__", self._detached_state(owner)) for owner in owners]
+            if hasattr(self.model, "generate"):
+                shadows.append(Shadow(self.model, "generate", self._generate))
+            self._shadows.append(tuple(shadows))
+            for shadow in self._forwards:
+                shadow.enter()
+        return self
+
+    def detach(self) -> None:
+        """Leave the model as it was. Harmless when not attached; a running call ends as it began."""
+        with SHADOWING:
+            if not self._shadows:
+                return
+            for shadow in self._shadows.pop():
+                shadow.remove()
+            for shared in self._forwards:
+                shared.leave()
+
+    def run_detached(self, stock: Any, inputs: dict[str, Any]) -> Any:
+        """One reduced call of ``stock``, the model's own ``generate``, without being attached."""
+        with self._forwards_shadowed():
+            return self._generate(stock, **inputs)
+
+    def __enter__(self) -> Attachment:
+        return self if self.attached else self.attach()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def __reduce__(self) -> Any:
+        """Refuse copying and pickling: it belongs to this one model.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("an attachment cannot be copied or pickled: copy the model and attach the copy")
+
+    def _forward_shadows(self, full_logits: bool) -> Iterator[SharedShadow]:
+        """The whole model's ``forward``, and its base model's, where pixels enter."""
+        if self._base is not self.model:
+            yield SharedShadow(self.model, "forward", ReducedForward(self._attached_model, full_logits=full_logits))
+        if not hasattr(self._base, "_orig_mod"):  # a base model compiled on its own is reached by the whole model alone
+            yield SharedShadow(self._base, "forward", BaseForward(self._attached_model))
+
+    @contextlib.contextmanager
+    def _forwards_shadowed(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for shadow in self._forwards:
+                stack.enter_context(shadow.held())
+            yield
+
+    def _detached_state(self, owner: Any) -> Any:
+        """What a copy or a pickle of ``owner`` gets: the module without this attachment, whose methods run the original."""
+
+        def state_of(stock: Any) -> dict[str, Any]:
+            state = dict(stock())
+            for shadows in self._shadows:
+                for shadow in shadows:
+                    shadow.undo(state)
+            for shared in self._forwards:
+                shared.undo(state)
+            return state
+
+        return state_of

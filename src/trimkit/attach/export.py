@@ -1,0 +1,229 @@
+"""Save a checkpoint that reduces its image tokens when plain transformers loads it.
+
+transformers calls ``custom_generate/generate.py`` of a checkpoint in place of its own ``generate``, where the user trusts it
+(``trust_remote_code=True``). Ours is a few lines that call the installed trimkit; the settings are in ``trimkit.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trimkit.errors import ConfigError, ModelError, UnsupportedError
+from trimkit.io.files import user_path, write_atomically
+from trimkit.io.settings import read_settings, write_settings
+from trimkit.methods import Method, get_method, method_classes
+from trimkit.version import __version__
+
+__all__ = ["export"]
+
+_FOLDER = "custom_generate"
+_MARK = "Written by trimkit"
+_CODE = f'''"""{_MARK} export: generate with fewer image tokens, as "reduce" in trimkit.json beside config.json says."""
+
+
+def generate(inputs=None, generation_config=None, *, model, **kwargs):
+    """What transformers calls in place of its own generate."""
+    try:
+        from trimkit.attach.exported import generate as reduced
+    except ImportError:
+        raise ImportError("this checkpoint reduces its image tokens with the package trimkit: install it") from None
+    return reduced(model, inputs, generation_config, **kwargs)
+'''
+
+
+def export(
+    model: Any,
+    path: str | Path | None = None,
+    processor: Any = None,
+    *,
+    method: str | Method = "trim",
+    scorer: str | Path | None = None,
+    **options: Any,
+) -> Path:
+    """Write a checkpoint whose ``generate`` is reduced under plain transformers.
+
+    ``AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True).generate(**inputs)`` then gives what an
+    attached model gives, where trimkit is installed. Without ``trust_remote_code`` it is the same checkpoint as before.
+
+    Args:
+        model: a checkpoint's directory, ``demo`` or a hub id; or a model, which needs ``processor`` and ``path``.
+        path: the directory to write, new or empty. None writes into the checkpoint's own directory.
+        processor: the model's, saved with it.
+        method, options: as ``trimkit.reduce`` takes them. All options are written out, defaults too.
+        scorer: a hub id, or a directory, which is copied into the checkpoint.
+
+    Returns:
+        The directory.
+
+    Raises:
+        UnknownNameError, ConfigError: method, options or ``path``; or another ``custom_generate`` is there already.
+        ModelError: there is no such checkpoint, or it has no processor that could read the question.
+        InputError: a file in the directory cannot be written.
+        UnsupportedError: it is not a vision-language model, or a PEFT model.
+    """
+    chosen = get_method(method, **options)
+    if dict(method_classes()).get(chosen.name) is not type(chosen):
+        raise ConfigError(f"method {chosen.name!r} is not registered: a saved checkpoint could not find it by its name")
+    reduction = {"method": chosen.name, **chosen.model_dump(mode="json")}
+    try:
+        if not isinstance(model, (str, Path)):
+            return _save_model(model, processor, _new_directory(path, "a model"), reduction, scorer)
+        return _export_checkpoint(str(model), path, reduction, scorer)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the checkpoint ({error.strerror or error}): choose another directory"
+        ) from None
+
+
+def _export_checkpoint(name: str, path: str | Path | None, reduction: dict[str, Any], scorer: Any) -> Path:
+    from trimkit.loading import find_checkpoint, load_model
+
+    source = find_checkpoint(name)
+    if source is None:
+        loaded, processor = load_model(name)
+        return _save_model(loaded, processor, _new_directory(path, f"hub model {name!r}"), reduction, scorer)
+    if path is None and name == "demo":
+        raise ConfigError("the packaged model stays as it is: name a directory to write to")
+    if path is None:
+        _write(source, reduction, scorer)
+        return source
+    target = _new_directory(path, name)
+    if target.is_relative_to(source.resolve()):
+        raise ConfigError(f"{str(path)!r} is inside the checkpoint: choose a directory beside it, or none")
+    _check_foreign(source)
+    with _built(target) as temporary:
+        ignored = shutil.ignore_patterns(".git", ".cache", ".trimkit-*")
+        shutil.copytree(source, temporary, ignore=ignored, dirs_exist_ok=True)
+        _write(temporary, reduction, scorer)
+    return target
+
+
+def _save_model(model: Any, processor: Any, target: Path, reduction: dict[str, Any], scorer: Any) -> Path:
+    if hasattr(model, "get_base_model"):
+        raise UnsupportedError("a PEFT model saves its adapter alone: merge it first (merge_and_unload)")
+    if not hasattr(model, "save_pretrained"):
+        raise UnsupportedError(
+            f"{type(model).__name__} is not a transformers model: pass one loaded by from_pretrained"
+        )
+    origin = str(getattr(model.config, "_name_or_path", "") or "")
+    with _built(target) as temporary:
+        model.save_pretrained(temporary)
+        if processor is not None:
+            processor.save_pretrained(temporary)
+        if origin:
+            _carry_settings(Path(origin), temporary)
+        _write(temporary, reduction, scorer)
+    return target
+
+
+def _carry_settings(origin: Path, target: Path) -> None:
+    """The encoder's profile, and its CLIP where that lies beside it, from where the model was loaded."""
+    settings = read_settings(origin)
+    clip = settings.get("clip")
+    if isinstance(clip, str) and (origin / clip).is_dir():
+        shutil.copytree(origin / clip, target / "clip")
+        settings["clip"] = "clip"
+    if settings:
+        write_settings(target, settings)
+
+
+def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None) -> None:
+    """Settings, then code: until the code is there, the checkpoint is as it was."""
+    _check_foreign(directory)
+    settings = read_settings(directory)
+    if scorer is not None:
+        settings["clip"] = _placed_scorer(directory, scorer)
+    _check_readable(directory, reduction)
+    write_settings(directory, {**settings, "reduce": reduction})
+    files = {"generate.py": _CODE, "requirements.txt": f"trimkit>={__version__}\n"}
+    folder = directory / _FOLDER
+    if folder.exists():
+        for name, text in files.items():
+            _write_text(folder / name, text)
+        return
+    with _built(folder) as temporary:
+        for name, text in files.items():
+            _write_text(temporary / name, text)
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _placed_scorer(directory: Path, scorer: str | Path) -> str:
+    """What ``clip`` is to say: a hub id, or the name of a directory within the checkpoint."""
+    source = user_path(scorer)
+    if not source.is_dir():
+        if isinstance(scorer, Path) or str(scorer).count("/") != 1 or str(scorer)[0] in "./~":
+            raise ConfigError(f"there is no scorer directory {str(scorer)!r}: give one, or a hub id")
+        return str(scorer)
+    if source.resolve().parent == directory.resolve():
+        return source.name
+    target = directory / "clip"
+    if target.exists():
+        raise ConfigError(f"{target} is there already: remove it, or leave scorer out to keep it in use")
+    with _built(target) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+    return "clip"
+
+
+def _check_foreign(directory: Path) -> None:
+    """Refuse to touch a ``custom_generate`` of somebody else's.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    folder = directory / _FOLDER
+    code = folder / "generate.py"
+    if folder.exists() and not (code.is_file() and _MARK in code.read_text(encoding="utf-8", errors="replace")):
+        raise ConfigError(f"{folder} is not trimkit's: move it away first, a checkpoint has one custom generate")
+
+
+def _check_readable(directory: Path, reduction: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose questions could not be read.
+
+    Raises:
+        ModelError: the method reads the question and there is no tokenizer.
+    """
+    method = get_method(**reduction)
+    if method.needs_relevance and not any(
+        (directory / f"tokenizer{end}").is_file() for end in (".json", "_config.json")
+    ):
+        raise ModelError(
+            f"method {method.name!r} reads the question and the checkpoint has no processor: add its files or pass processor="
+        )
+
+
+def _new_directory(path: str | Path | None, what: str) -> Path:
+    """Where to write, resolved.
+
+    Raises:
+        ConfigError: none is given, or something is there.
+    """
+    if path is None or not str(path).strip():
+        raise ConfigError(f"{what} needs a directory to be written to: give one")
+    target = user_path(path).resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{str(path)!r} is there already: choose a new or an empty directory")
+    return target
+
+
+@contextlib.contextmanager
+def _built(target: Path) -> Iterator[Path]:
+    """A directory beside ``target`` to fill; it gets that name at the end, or goes where something fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".trimkit-", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        if target.exists():
+            target.rmdir()  # empty, or this fails
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,117 @@
+"""``forward`` of an attached model, and of the base model inside it, where pixels enter."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from trimkit.attach.attached_model import AttachedModel
+from trimkit.attach.call_inputs import by_name
+from trimkit.attach.call_record import CallRecord
+
+__all__ = ["BaseForward", "ReducedForward"]
+
+Prepared = tuple[CallRecord, contextlib.AbstractContextManager[Any], dict[str, Any]]
+
+
+class ReducedForward:
+    """The whole model's ``forward`` on shortened inputs.
+
+    Args:
+        attached: the model and what reduces it.
+        full_logits: whether logits get the length of the prompt that was passed.
+    """
+
+    def __init__(self, attached: AttachedModel, *, full_logits: bool) -> None:
+        from trimkit.attach.compile_boundary import run_forward, untraced
+
+        self._attached = attached
+        self._full_logits = full_logits
+        self._prunes = attached.decoder is not None  # compiled layers would not see its hooks
+        self._prepare, self._finish = untraced(self.prepare), untraced(self.finish)
+        self._run = untraced(run_forward) if self._prunes else run_forward
+
+    def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call ``stock``; logits have the shortened length, or with ``full_logits`` the given one."""
+        if torch.compiler.is_compiling() and not (args or self._prunes) and self.passes(kwargs):
+            return stock(**kwargs)  # a decoding step: a compiler finds nothing of ours in its way
+        return self._run(self._prepare, self._finish, stock, args, kwargs)
+
+    def passes(self, kwargs: dict[str, Any]) -> bool:
+        """Whether a call is stock whatever else is true."""
+        return self._attached.is_plain(kwargs)
+
+    def prepare(self, stock: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
+        """The call that a forward pass belongs to, the context to run it in, and the inputs of stock ``forward``."""
+        call, inputs = self.own_call(by_name(stock, args, kwargs))
+        call.clock.start_prefill()
+        return call, self._scope(call), inputs
+
+    def finish(self, call: CallRecord, out: Any) -> Any:
+        """The output as the caller gets it."""
+        call.clock.stop_prefill()
+        if self._prunes and call.report is not None:  # only now is it known what was dropped
+            self._attached.keep(call.report)
+        return out if call.restore is None else call.restore(out)
+
+    @contextlib.contextmanager
+    def _scope(self, call: CallRecord) -> Iterator[None]:
+        with self._attached.current.in_forward(), call.pruning:
+            yield
+
+    def own_call(self, inputs: dict[str, Any]) -> tuple[CallRecord, dict[str, Any]]:
+        """The call that a forward pass belongs to, and what stock ``forward`` is to be given."""
+        attached = self._attached
+        call = attached.current.record
+        if call is not None and (call.passes or not attached.reducer.has_images(inputs)):
+            return call, inputs  # inside generate: the inputs are reduced, only the clock is needed
+        return self.reduced(inputs)
+
+    def reduced(self, inputs: dict[str, Any]) -> tuple[CallRecord, dict[str, Any]]:
+        """A call of its own, and its reduced inputs."""
+        attached = self._attached
+        call = attached.new_call()
+        if not attached.attached():  # shadowed for another thread's generate, which outlives the attachment
+            return call, inputs
+        query = inputs.pop("query", None)
+        if not attached.covers(inputs):
+            call.pruning = attached.pruning_of(inputs)
+            return call, inputs
+        reduced = attached.reduce(inputs, query, call, generating=False)
+        attached.keep(call.report)
+        if self._full_logits:
+            is_image = attached.is_image(inputs["input_ids"])
+            call.restore = lambda out: reduced.layout.spread_output(out, is_image)
+        return call, reduced.inputs
+
+
+class BaseForward(ReducedForward):
+    """The base model's ``forward``, for whoever calls it without the language-model head: a fused loss, a pooling model.
+
+    Hidden states have the length of the prompt that was passed, so that labels, weights and masks of the caller fit: a text
+    column has its own state, an image's columns that of the token before the next text.
+    """
+
+    def __init__(self, attached: AttachedModel) -> None:
+        super().__init__(attached, full_logits=True)
+
+    def passes(self, kwargs: dict[str, Any]) -> bool:
+        return not self._attached.has_pixels(kwargs)
+
+    def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
+        if not args and self.passes(kwargs) and "query" not in kwargs and not self._on_pruned_layers():
+            return stock(**kwargs)  # reduced already, a decoding step, or text alone
+        return super().__call__(stock, *args, **kwargs)
+
+    def own_call(self, inputs: dict[str, Any]) -> tuple[CallRecord, dict[str, Any]]:
+        call = self._attached.current.record
+        if self._attached.current.forwards or (call is not None and call.passes):
+            return self._attached.new_call(), inputs  # within the whole model's forward, which has decided
+        return self.reduced(inputs)
+
+    def _on_pruned_layers(self) -> bool:
+        """Whether this call may go on from a cache whose layers differ in length, outside of the whole model's forward."""
+        return self._prunes and not self._attached.current.forwards

@@ -1,0 +1,1 @@
+"""Pure tensors and records: what every other package may import, and what imports nothing of trimkit but errors."""

@@ -1,0 +1,228 @@
+"""The records that travel between scorer, method, family and shrink. Frozen; tensors inside are shared, not copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pydantic import ConfigDict
+from torch import Tensor
+
+from trimkit.core.geometry import View
+from trimkit.errors import ConfigError
+
+__all__ = [
+    "EncoderProfile",
+    "ImageReport",
+    "ImageTokens",
+    "Midway",
+    "Report",
+    "Selection",
+    "StageSeconds",
+    "TokenBatch",
+]
+
+
+@dataclass(frozen=True)
+class EncoderProfile:
+    """How an image-text encoder's similarity is to be read; a property of the encoder, not of the method.
+
+    Attributes:
+        sign: +1 where relevant patches score high, -1 where they score low (OpenAI's CLIP: TRIM's released code negates).
+        normalize: cosine instead of dot product.
+        temperature: divides the similarity before the softmax.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # where it is read from a file
+
+    sign: int = -1
+    normalize: bool = False
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ConfigError: a sign other than 1 and -1, or a temperature that is not a positive number.
+        """
+        if isinstance(self.sign, bool) or self.sign not in (1, -1):
+            raise ConfigError(f"encoder profile: sign {self.sign!r} is not 1 or -1")
+        if not isinstance(self.normalize, bool):
+            raise ConfigError(f"encoder profile: normalize {self.normalize!r} is not true or false")
+        number = isinstance(self.temperature, (int, float)) and not isinstance(self.temperature, bool)
+        if not (number and 0.0 < self.temperature < float("inf")):
+            raise ConfigError(f"encoder profile: temperature {self.temperature!r} is not a positive number")
+
+
+@dataclass(frozen=True)
+class Midway:
+    """A vision tower that has stopped in the middle.
+
+    Attributes:
+        layers: how many layers were run.
+        head: ``[h, D]`` the state of tokens that stand before the patches (the class token's).
+    """
+
+    layers: int
+    head: Tensor
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """The tokens of one image or video, before the projector where the family can give them so.
+
+    Attributes:
+        features: ``[N, D]``.
+        grid: rows and columns of the token grid, or None where the tokens are not one grid (a video's never are).
+        key: content hash of the image, stable across calls; seeds random methods and caches.
+        layers: ``[N, D']`` each, what later layers of the language model are given at the same tokens (deep-stack features).
+        tower_columns: which columns of ``features`` are the layer that a native scorer reads, where several stand side by side.
+        views: what the encoder was given and which token sees which part of it; only where a scorer looks at pixels.
+        frames: tokens of each frame of a video in turn, N in all; empty for an image.
+        cls_attention: ``[N]`` float, what the tower's class token attends to at each patch, mean over heads, at the layer that
+            gives ``features``; only where a method asks for it.
+        keys: ``[N, K]`` attention keys of the patches at that layer, heads side by side; likewise.
+        midway: set where the tower has not been run to its end yet; ``features`` are then the states at that layer.
+        alive: ``[N]`` bool, which patches the tower was run to its end on, where it was not on all; the others have the
+            features of the layer at which they were dropped, and are not selected.
+    """
+
+    features: Tensor
+    grid: tuple[int, int] | None = None
+    key: str = ""
+    layers: tuple[Tensor, ...] = ()
+    tower_columns: tuple[int, int] | None = None
+    views: tuple[View, ...] = ()
+    frames: tuple[int, ...] = ()
+    cls_attention: Tensor | None = None
+    keys: Tensor | None = None
+    midway: Midway | None = None
+    alive: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.features.shape[0])
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """What a method sees: B images padded to N tokens.
+
+    Attributes:
+        features: ``[B, N, D]``; zeros on padding.
+        mask: ``[B, N]`` bool, true on real tokens.
+        relevance: ``[B, N]`` raw text similarity, or None for a method that does not read the text.
+        profile: how to read ``relevance``.
+        grids: B token grids (or None).
+        keys: B strings naming image and question, the same in a batch as alone.
+        cls_attention: ``[B, N]``, see ``ImageTokens``; only for a method whose ``signals`` name it.
+        tower_keys: ``[B, N, K]``, the ``keys`` of ``ImageTokens``; likewise.
+        attention: ``[B, N]`` float, what the last prompt token attends to at each token, mean over heads; only for a method of
+            ``stage`` ``llm``, whose ``features`` are hidden states of the language model.
+    """
+
+    features: Tensor
+    mask: Tensor
+    relevance: Tensor | None
+    profile: EncoderProfile
+    grids: tuple[tuple[int, int] | None, ...]
+    keys: tuple[str, ...]
+    cls_attention: Tensor | None = None
+    tower_keys: Tensor | None = None
+    attention: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is kept of one image.
+
+    Attributes:
+        indices: ``[k]`` int64, ascending.
+        total: N, the tokens before.
+        aggregated: True where one token stands in for all that was dropped; it comes last.
+        scores: ``[N]`` what the method ranked by (higher = keep), or None.
+        relevance: ``[N]`` signed text relevance, or None.
+        weights: ``[N]`` shares of the dropped tokens in the aggregated one, or None for their plain mean.
+        mixing: ``[k, N]`` rows of a method that merges: kept token i becomes ``mixing[i] @ features`` and stands at
+            ``indices[i]``; None where kept tokens stay as they are. Rows sum to 1, unless a released code's do not and the
+            method is asked to do as it does.
+    """
+
+    indices: Tensor
+    total: int
+    aggregated: bool = False
+    scores: Tensor | None = None
+    relevance: Tensor | None = None
+    weights: Tensor | None = None
+    mixing: Tensor | None = None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the image's tokens stay just as they are."""
+        return not self.aggregated and int(self.indices.numel()) == self.total
+
+    def __len__(self) -> int:
+        """Tokens the language model sees for this image."""
+        return int(self.indices.numel()) + int(self.aggregated)
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """Before and after of one image: ``row`` is its batch row, ``tokens_*`` count tokens the language model sees.
+
+    ``medium`` is ``image``, or ``video`` for a video (with ``share="frame"``, for one frame of it); ``frames`` counts what each
+    of its frames has before.
+    """
+
+    row: int
+    query: str | None
+    tokens_before: int
+    tokens_after: int
+    indices: Tensor
+    aggregated: bool
+    grid: tuple[int, int] | None
+    scores: Tensor | None
+    relevance: Tensor | None
+    cached: bool = False
+    medium: str = "image"
+    frames: tuple[int, ...] = ()
+
+
+@dataclass
+class StageSeconds:
+    """Wall-clock seconds per stage of one call (CPU clock; a GPU is synchronised at each boundary).
+
+    ``prefill`` ends with the first forward pass of the language model; ``text`` is the question's encoding; ``shrink`` is the
+    gathering of what was kept and the shortening of the prompt.
+    """
+
+    vision: float = 0.0
+    text: float = 0.0
+    select: float = 0.0
+    shrink: float = 0.0
+    project: float = 0.0
+    prefill: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the last reduced call did; ``reused`` columns of the prompt were taken from a cache of earlier turns."""
+
+    method: str
+    images: tuple[ImageReport, ...] = ()
+    seconds: StageSeconds = field(default_factory=StageSeconds)
+    reused: int = 0
+
+    @property
+    def tokens_before(self) -> int:
+        """Image tokens of the whole call without reduction."""
+        return sum(image.tokens_before for image in self.images)
+
+    @property
+    def tokens_after(self) -> int:
+        """Image tokens of the whole call as run."""
+        return sum(image.tokens_after for image in self.images)
+
+    @property
+    def removed(self) -> float:
+        """Share of image tokens removed, 0 to 1; 0 where there was no image."""
+        return 1.0 - self.tokens_after / self.tokens_before if self.tokens_before else 0.0

@@ -1,0 +1,1 @@
+"""The plugin for lmms-eval, and the paper's table made with it."""

@@ -1,0 +1,1 @@
+"""Files, settings and text: how they are read, written and printed."""

@@ -1,0 +1,1 @@
+"""One request, picture and question, becomes one ``ReducedInputs``. Nothing here calls ``generate`` or ``forward``."""

@@ -1,0 +1,69 @@
+"""How a call is reduced, beside the method's own options."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trimkit.core.choices import Positions, QueryFrom, TurnPolicy, check_choice
+from trimkit.errors import ConfigError, UnsupportedError
+from trimkit.methods import Method
+from trimkit.models import Family
+from trimkit.pipeline.feature_cache import FeatureCache
+
+__all__ = ["CallSettings", "check_signals", "in_full_precision"]
+
+
+@dataclass(frozen=True)
+class CallSettings:
+    """Options of ``trimkit.reduce`` and ``trimkit.prepare`` that say how a call is reduced; ``reduce`` documents them.
+
+    Raises:
+        ConfigError: a number that cannot be, or an unknown choice.
+    """
+
+    cache_images: int | FeatureCache = 32
+    turns: TurnPolicy = "refresh"
+    positions: Positions = "auto"
+    query_from: QueryFrom = "question"
+    tower_keep: float | None = None
+    tower_layer: int | None = None
+    pad_to_multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if isinstance(self.cache_images, int) and self.cache_images < 0:
+            raise ConfigError(
+                f"cache_images={self.cache_images} is negative: give the number of images to hold, 0 for none"
+            )
+        if self.pad_to_multiple_of < 1:
+            raise ConfigError(
+                f"pad_to_multiple_of={self.pad_to_multiple_of} is below 1: give for example 64, or 1 for no padding"
+            )
+        check_choice("positions", self.positions, Positions)
+
+    def cache(self) -> FeatureCache:
+        """The feature cache: one of its own, or the one that attachments of one model share."""
+        return FeatureCache(self.cache_images) if isinstance(self.cache_images, int) else self.cache_images
+
+
+def check_signals(family: Family, model: Any, method: Method) -> None:
+    """Refuse a method that asks the vision tower for signals that this model's tower does not have.
+
+    Raises:
+        UnsupportedError: the tower has no class token, or its patches are not the tokens one by one.
+    """
+    if method.signals and not method.keeps_all and family.signal_layer(model, {}) is None:
+        raise UnsupportedError(
+            f"method {method.name!r} needs {' and '.join(sorted(method.signals))} of a CLIP tower with a class token, which "
+            f"{type(model).__name__} does not give: use a method without signals, such as 'trim' or 'divprune'"
+        )
+
+
+def in_full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Without autocast, where it is on: training in half precision is to keep the patches that asking keeps."""
+    mixed = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if mixed else contextlib.nullcontext()

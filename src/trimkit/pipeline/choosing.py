@@ -1,0 +1,164 @@
+"""Which tokens of a call's images are kept: the questions about them, where relevance comes from, and the choice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from trimkit.core.sharing import union
+from trimkit.core.types import EncoderProfile, Selection
+from trimkit.methods import Method
+from trimkit.models import Family, ModelInputs
+from trimkit.pipeline.call_settings import CallSettings, in_full_precision
+from trimkit.pipeline.image_queries import QueryFinder, query_rounds
+from trimkit.pipeline.media import (
+    EarlierMedia,
+    EncodedMedia,
+    ImageQueries,
+    MediaItem,
+    in_prompt_order,
+    split_frames,
+    with_views,
+)
+from trimkit.pipeline.selecting import no_scorer, relevance_of, select_everything, select_tokens
+from trimkit.pipeline.stage_clock import StageClock
+from trimkit.pipeline.tower_pruning import only_alive, tower_pruning
+from trimkit.scorers import Scorer
+from trimkit.scorers.resolve import resolve_scorer
+
+__all__ = ["Chooser"]
+
+
+class Chooser:
+    """Chooses for one model and one method.
+
+    Args:
+        model, family, processor: the model, what serves it, its processor or None.
+        method: what chooses.
+        source: of the scorer, as ``trimkit.reduce`` takes it; resolved on first use, since a text-free method needs none.
+        settings: how calls are reduced.
+
+    Raises:
+        ConfigError, UnsupportedError: ``tower_keep`` and the like that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        family: Family,
+        processor: Any,
+        method: Method,
+        source: Scorer | nn.Module | str | Path | None,
+        settings: CallSettings,
+    ) -> None:
+        self.method = method
+        self.source = source
+        self.tower = tower_pruning(family, model, method, settings.tower_keep, settings.tower_layer)
+        self._model = model
+        self._family = family
+        self._processor = processor
+        self._queries = QueryFinder(processor, settings.turns, settings.query_from)
+        self._scorer: Scorer | None = None
+        self._loading = threading.Lock()
+
+    def clear_cache(self) -> None:
+        """Forget what the scorer holds of questions."""
+        owners: tuple[Any, ...] = (self._scorer, self.source)
+        for owner in owners:
+            if hasattr(owner, "clear_cache"):
+                owner.clear_cache()
+
+    def read(self, queries: Sequence[ImageQueries], scorer: Scorer | None) -> list[ImageQueries]:
+        """Those of the questions that choose; the scorer then holds their embeddings."""
+        choosing = [self._queries.chosen(each) for each in queries]
+        if scorer is not None and hasattr(scorer, "text_embeddings"):
+            wanted = [text for text in dict.fromkeys(text for each in choosing for text in each) if text is not None]
+            scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
+        return choosing
+
+    @property
+    def needs_views(self) -> bool:
+        """Whether the scorer looks at pixels of its own, whatever it was named by."""
+        return bool(getattr(self.scorer(), "needs_views", False))
+
+    def scorer(self) -> Scorer | None:
+        """The scorer, where the method needs one; found on first use.
+
+        Raises:
+            ConfigError: none is known.
+        """
+        if not self.method.needs_relevance:
+            return None
+        with self._loading:
+            if self._scorer is None:
+                default, tower = self._family.default_clip(self._model), self._family.tower(self._model)
+                self._scorer = resolve_scorer(self.source, self._model, default, tower)
+        if self._scorer is None:
+            raise no_scorer(self.method)
+        return self._scorer
+
+    def items(self, media: list[EncodedMedia], scorer: Scorer | None) -> list[MediaItem]:
+        """What is ranked, in the order of the prompts, with views where the scorer looks at pixels."""
+        return in_prompt_order(self.ranked(media, scorer))
+
+    def ranked(self, media: list[EncodedMedia], scorer: Scorer | None) -> list[EncodedMedia]:
+        """What is ranked: with views where the scorer looks at pixels, frame by frame where the method shares so."""
+        if getattr(scorer, "needs_views", False):
+            media = [with_views(self._model, self._processor, each) for each in media]
+        if self.method.share == "frame" and not self.method.keeps_all:
+            media = [split_frames(each) for each in media]
+        return media
+
+    def queries(
+        self,
+        inputs: ModelInputs,
+        ids: Tensor,
+        items: Sequence[MediaItem],
+        query: str | Sequence[str] | None,
+        earlier: EarlierMedia | None,
+    ) -> list[ImageQueries]:
+        """The questions about every image, the last one last; None where nothing reads them."""
+        if query is None and not self.method.needs_relevance:
+            return [(None,)] * len(items)
+        before: list[ImageQueries] = [()] * len(items)
+        for row in {item.row for item in items} if earlier is not None else ():
+            mine = [i for i, item in enumerate(items) if item.row == row]
+            for i, said in zip(mine, earlier.queries_of(row) if earlier is not None else [], strict=False):
+                before[i] = said
+        token, name = self._family.image_token_id(self._model), self.method.name
+        return self._queries.of_images(ids, token, items, query, before, name, inputs.get("labels"))
+
+    def finished(
+        self, items: list[MediaItem], queries: Sequence[ImageQueries], scorer: Scorer | None, clock: StageClock
+    ) -> list[MediaItem]:
+        """The items with their towers run to the end, where they have stopped midway."""
+        if self.tower is None or scorer is None or not items:
+            return items
+        images = [item.image for item in items]
+        with clock.stage("select"), in_full_precision(self._model.device):
+            alive = self.tower.alive(images, queries, self.method, scorer)
+        with clock.stage("vision"):
+            images = self._family.finish(self._model, images, alive)
+        return [replace(item, image=image) for item, image in zip(items, images, strict=True)]
+
+    def select(
+        self, items: Sequence[MediaItem], queries: Sequence[ImageQueries], scorer: Scorer | None
+    ) -> list[Selection]:
+        """What is kept of every image: for its question, or for any of them where it has several.
+
+        A method inside the language model chooses there: here every token stays.
+        """
+        images, rows = [item.image for item in items], [item.row for item in items]
+        if self.method.stage == "llm":
+            return select_everything(images)
+        profile = self.method.profile or (scorer.profile if scorer is not None else EncoderProfile())
+        found = []
+        for asked in query_rounds(queries):
+            relevance = relevance_of(images, asked, self.method, scorer)
+            found.append(select_tokens(images, relevance, asked, self.method, profile, rows))
+        return [only_alive(image, union(each)) for image, each in zip(images, zip(*found, strict=True), strict=True)]

@@ -1,0 +1,86 @@
+"""Pictures through the vision tower, with the cache of features in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from trimkit.core.types import ImageTokens
+from trimkit.methods import Method
+from trimkit.models import AT_ONCE, Family, ModelInputs, family_of, record_signals
+from trimkit.pipeline.feature_cache import FeatureCache, content_key, encoder_stamp
+from trimkit.pipeline.media import given_media
+
+__all__ = ["encode", "shared_encoder"]
+
+
+def encode(
+    family: Family,
+    model: Any,
+    arguments: ModelInputs,
+    cache: FeatureCache | None,
+    signals: frozenset[str] = frozenset(),
+) -> tuple[list[ImageTokens], list[bool]]:
+    """Tokens of every image or video, with what ``signals`` asks for, and which came from ``cache``.
+
+    Without a cache all are encoded in one pass as the stock model does: another batch size may differ in the last bit.
+    """
+    layer = family.signal_layer(model, arguments) if signals else None
+    if cache is None:
+        with record_signals(layer, signals) as recorder:
+            images = recorder.onto(family.encode(model, arguments))
+        return images, [False] * len(images)
+    parts = family.split(model, arguments)
+    keys = [content_key(part) for part in parts]
+    # With gradients on, features must carry theirs: nothing is taken from the cache.
+    usable = not (model.training or torch.is_grad_enabled())
+    stamp = encoder_stamp(family.encoder_modules(model)) if usable else 0
+    found = {key: _with_signals(cache.get(key, stamp), signals) for key in keys} if usable else {}
+    missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
+    cached = [key not in missing for key in keys]
+    if missing:
+        wanted = list(missing.values())
+        whole = len(missing) == len(parts) and (len(parts) <= AT_ONCE or not usable)
+        groups = [wanted[i : i + AT_ONCE] for i in range(0, len(wanted), AT_ONCE)] if usable else [wanted]
+        with record_signals(layer, signals) as recorder:
+            if whole:
+                images = family.encode(model, arguments)
+            else:
+                images = [image for group in groups for image in family.encode_parts(model, group)]
+            encoded = recorder.onto(images)
+        for key, tokens in zip(missing, encoded, strict=True):
+            found[key] = replace(tokens, key=key)
+            if usable:
+                cache.put(key, stamp, replace(tokens, key=key))
+    return [image for key in keys if (image := found[key]) is not None], cached
+
+
+def shared_encoder(model: Any, methods: Sequence[Method], cache: FeatureCache) -> Callable[[ModelInputs], None]:
+    """What fills the cache of several attachments of one model in one pass over the pictures.
+
+    Args:
+        model: the model.
+        methods: what the attachments choose by; they were made with ``cache_images=cache``.
+        cache: theirs.
+
+    Returns:
+        A function that encodes the images of a call into the cache, with the signals of all methods, and forgets those of
+        the call before. Call it without gradients: the cache holds none.
+    """
+    signals = frozenset[str]().union(*(method.signals for method in methods if not method.keeps_all))
+    family = family_of(model)
+
+    def fill(inputs: ModelInputs) -> None:
+        cache.clear()
+        for medium in given_media(family, model, inputs):
+            encode(medium, model, medium.encoder_arguments(model, inputs), cache, signals)
+
+    return fill
+
+
+def _with_signals(cached: ImageTokens | None, signals: frozenset[str]) -> ImageTokens | None:
+    """What a cache holds, or None where it was encoded for a method that did not ask for ``signals``."""
+    return None if cached is None or any(getattr(cached, name) is None for name in signals) else cached

@@ -1,0 +1,106 @@
+"""Which questions an image is scored against: in a conversation, those of the user turns that the policy names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from trimkit.core.choices import QueryFrom, TurnPolicy, check_choice
+from trimkit.errors import ConfigError, InputError
+from trimkit.pipeline.media import ImageQueries, MediaItem
+from trimkit.pipeline.query_reader import QueryReader
+from trimkit.pipeline.training_queries import make_reader, without_answers
+
+__all__ = ["QueryFinder", "query_rounds"]
+
+
+def query_rounds(queries: Sequence[ImageQueries]) -> Iterator[list[str | None]]:
+    """One question an image, round by round; an image with fewer repeats its last. Without images, one empty round."""
+    for turn in range(max(map(len, queries), default=1)):
+        yield [each[min(turn, len(each) - 1)] for each in queries]
+
+
+class QueryFinder:
+    """Finds the questions asked of every image.
+
+    Args:
+        processor: the model's processor or None; needed where questions are read from the prompt.
+        query_from: what is read there; see ``trimkit.reduce``.
+        policy: what a later question of a conversation sees of an earlier image. ``refresh``: the tokens relevant to it;
+            ``first``: those chosen for the first question about the image; ``union``: those chosen for any question so far.
+
+    Raises:
+        ConfigError: an unknown policy.
+    """
+
+    def __init__(self, processor: Any, policy: TurnPolicy, query_from: QueryFrom = "question") -> None:
+        check_choice("query_from", query_from, QueryFrom)
+        check_choice("turns", policy, TurnPolicy)
+        self.policy = policy
+        self._query_from = query_from
+        self._processor = processor
+        self._reader: QueryReader | None = None
+
+    def of_images(
+        self,
+        ids: Tensor,
+        image_token_id: int,
+        items: Sequence[MediaItem],
+        query: str | Sequence[str] | None,
+        earlier: Sequence[ImageQueries],
+        method: str,
+        labels: Tensor | None = None,
+    ) -> list[ImageQueries]:
+        """All questions about every image so far, the last one last.
+
+        Args:
+            ids: ``[B, L]`` prompts, where all of a video is placeholders.
+            image_token_id: the placeholder.
+            items: the images, where they stand.
+            query: the question as the caller gives it: one, or one a row; None to read it from the prompt.
+            earlier: what was asked before of the images at the head of each row, where the caller gives the questions.
+            method: named in errors.
+            labels: ``[B, L]`` where the model trains; what has one is no question.
+
+        Raises:
+            InputError: the queries do not match the rows.
+            ConfigError: nothing to read the prompt with.
+        """
+        if query is not None:
+            given = _each_row(query, len(ids))
+            return [(*before, given[item.row]) for before, item in zip(earlier, items, strict=True)]
+        if self._reader is None:
+            if self._processor is None:
+                raise ConfigError(f"method {method!r} reads the question: pass the model's processor, or query='...'")
+            self._reader = make_reader(self._processor, self._query_from)
+        ids = without_answers(self._reader, ids, labels, image_token_id)
+        return self._read(self._reader, ids, image_token_id, items)
+
+    def chosen(self, asked: ImageQueries) -> ImageQueries:
+        """Those of an image's questions that choose its tokens."""
+        said = tuple(text for text in asked if text) or asked[-1:]
+        return said if self.policy == "union" else said[:1] if self.policy == "first" else asked[-1:]
+
+    def _read(
+        self, reader: QueryReader, ids: Tensor, image_token_id: int, items: Sequence[MediaItem]
+    ) -> list[ImageQueries]:
+        rows = sorted({item.row for item in items})
+        if self.policy == "refresh":  # the commonest case needs the last turn only
+            texts = {row: reader.read(ids[row], image_token_id) for row in rows}
+            return [(texts[item.row],) for item in items]
+        turns = {row: tuple(reader.turns(ids[row], image_token_id)) for row in rows}
+        return [turns[item.row][reader.turn_at(ids[item.row], image_token_id, item.first) :] for item in items]
+
+
+def _each_row(query: str | Sequence[str], rows: int) -> list[str]:
+    if isinstance(query, str):
+        return [query] * rows
+    if not isinstance(query, Sequence):
+        raise InputError(f"query {query!r} is no text: give one question, or one a row")
+    if not all(isinstance(each, str) for each in query):
+        raise InputError("query holds something that is not text: give one question a row, or one for all")
+    if len(query) != rows:
+        raise InputError(f"query has {len(query)} entries for {rows} rows: give one a row, or one string")
+    return list(query)

@@ -1,0 +1,158 @@
+"""What a request becomes: inputs that a stock ``generate`` or ``forward`` takes, and what is kept of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from trimkit.core.prompt_layout import PromptLayout
+from trimkit.core.types import ImageReport, ImageTokens, Report, Selection, StageSeconds
+from trimkit.models import ModelInputs
+from trimkit.pipeline.media import EarlierMedia, ImageQueries, MediaItem
+from trimkit.pipeline.padding import plain_positions
+
+__all__ = ["ReducedImage", "ReducedInputs"]
+
+
+@dataclass(frozen=True)
+class ReducedImage:
+    """What is kept of one image, video or frame.
+
+    Attributes:
+        medium: ``image`` or ``video``.
+        row: its batch row.
+        query: the question that it was scored against, or None where the method reads no text.
+        tokens: what is kept as the encoder gives it; ``tokens.features`` is ``[k, D]``, before the projector where the
+            family can give it so, the aggregated token last; ``tokens.layers`` are deep-stack features.
+        embeddings: ``[k, H]``, what stands at its placeholders in the language model.
+        selection: which tokens were kept; ``selection.indices`` are those of the uncut image, ascending.
+        columns: ``[k]`` int64, its columns in the shortened prompt.
+        positions: ``[k]`` or ``[axes, k]`` int64, the position ids of its tokens in the language model.
+        cached: whether its features came from a cache.
+    """
+
+    medium: str
+    row: int
+    query: str | None
+    tokens: ImageTokens
+    embeddings: Tensor
+    selection: Selection
+    columns: Tensor
+    positions: Tensor
+    cached: bool
+
+    @property
+    def indices(self) -> Tensor:
+        """``[k]`` or ``[k - 1]`` int64: which of the image's tokens stay (the aggregated token is none of them)."""
+        return self.selection.indices
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+@dataclass(frozen=True)
+class ReducedInputs:
+    """One reduced request.
+
+    Attributes:
+        inputs: what stock ``generate`` or ``forward`` is given: shortened ``input_ids`` ``[B, L']`` and all that runs along
+            with them, and ``mm_encoder_outputs`` in place of pixels.
+        layout: how the prompt of ``[B, L]`` was shortened.
+        placeholders: ``[B, L']`` bool, where image and video tokens stand in the shortened prompt.
+        items: the images, videos and frames as they were encoded, in the order of the prompts.
+        queries: the questions about each.
+        selections: what is kept of each.
+        kept: the kept tokens of each, before the projector.
+        embeddings: the same behind the projector, ``[k_i, H]``.
+        media: all pictures of the prompts, for a later turn of the conversation.
+        method: its name.
+        seconds: wall-clock time of each stage.
+    """
+
+    inputs: ModelInputs
+    layout: PromptLayout
+    placeholders: Tensor
+    items: Sequence[MediaItem]
+    queries: Sequence[ImageQueries]
+    selections: Sequence[Selection]
+    kept: Sequence[ImageTokens]
+    embeddings: Sequence[Tensor]
+    media: EarlierMedia
+    method: str
+    seconds: StageSeconds
+
+    @cached_property
+    def report(self) -> Report:
+        """Before and after of every image, as an attached model reports it."""
+        return self.report_of(self.selections)
+
+    def report_of(self, selections: Sequence[Selection]) -> Report:
+        """The report with other selections: those of a method that chooses inside the language model."""
+        parts = zip(self.items, self.queries, selections, strict=True)
+        return Report(self.method, tuple(_image_report(*each) for each in parts), self.seconds)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of every row's shortened prompt, without padding."""
+        mask = self.inputs.get("attention_mask")
+        ids = self.inputs["input_ids"]
+        return [int(n) for n in (torch.ones_like(ids) if mask is None else mask).sum(dim=1)]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """``[B, L']`` position ids in the language model; ``[axes, B, L']`` where they are 3-D (M-RoPE)."""
+        given = self.inputs.get("position_ids")
+        if given is None:
+            return plain_positions(self.inputs["input_ids"], self.inputs.get("attention_mask"))
+        return torch.as_tensor(given[-3:] if given.ndim == 3 else given)
+
+    @cached_property
+    def images(self) -> tuple[ReducedImage, ...]:
+        """What is kept of every image, in the order of the prompts."""
+        columns = self._columns()
+        return tuple(
+            ReducedImage(
+                medium=item.family.medium,
+                row=item.row,
+                query=queries[-1],
+                tokens=kept,
+                embeddings=embeddings,
+                selection=selection,
+                columns=at,
+                positions=self.positions[..., item.row, :][..., at],
+                cached=item.cached,
+            )
+            for item, queries, kept, embeddings, selection, at in zip(
+                self.items, self.queries, self.kept, self.embeddings, self.selections, columns, strict=True
+            )
+        )
+
+    def _columns(self) -> list[Tensor]:
+        used: dict[int, int] = {}
+        found = []
+        for item, embeddings in zip(self.items, self.embeddings, strict=True):
+            start = used.get(item.row, 0)
+            used[item.row] = start + len(embeddings)
+            found.append(self.placeholders[item.row].nonzero().squeeze(1)[start : used[item.row]])
+        return found
+
+
+def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection) -> ImageReport:
+    return ImageReport(
+        row=item.row,
+        query=queries[-1],
+        tokens_before=selection.total,
+        tokens_after=len(selection),
+        indices=selection.indices,
+        aggregated=selection.aggregated,
+        grid=item.image.grid,
+        scores=selection.scores,
+        relevance=selection.relevance,
+        cached=item.cached,
+        medium=item.family.medium,
+        frames=item.image.frames,
+    )

@@ -1,0 +1,197 @@
+"""From image tokens and questions to what is kept: pad images to a batch, score, select, gather features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from trimkit.core import functional as F
+from trimkit.core.sharing import merge_images, split_selection
+from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
+from trimkit.errors import ConfigError
+from trimkit.methods import Method
+from trimkit.scorers import Scorer
+
+__all__ = [
+    "make_batch",
+    "no_scorer",
+    "reduced_features",
+    "reduced_image",
+    "relevance_of",
+    "select_by_attention",
+    "select_everything",
+    "select_tokens",
+]
+
+
+def select_tokens(
+    images: Sequence[ImageTokens],
+    relevance: Sequence[Tensor] | None,
+    queries: Sequence[str | None],
+    method: Method,
+    profile: EncoderProfile,
+    rows: Sequence[int] | None = None,
+) -> list[Selection]:
+    """Choose the tokens of every image.
+
+    Args:
+        images: B images.
+        relevance: B tensors ``[N_i]`` of raw similarity, or None.
+        queries: B questions (or None), which name the draw of a random method.
+        method: what chooses.
+        profile: how to read ``relevance``.
+        rows: the prompt of each image, where the method shares its budget among a prompt's images.
+    """
+    if not images:
+        return []
+    with torch.no_grad():
+        if method.share != "prompt" or method.keeps_all or rows is None or len(set(rows)) == len(rows):
+            return method.select(make_batch(images, relevance, queries, profile))
+        groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
+        merged = [merge_images([images[i] for i in group]) for group in groups]
+        joined = None if relevance is None else [torch.cat([relevance[i] for i in group]) for group in groups]
+        asked = [queries[group[0]] for group in groups]
+        chosen = method.select(make_batch(merged, joined, asked, profile))
+        fixed = method.budget.kind in ("ratio", "count")
+        found: dict[int, Selection] = {}
+        for group, selection in zip(groups, chosen, strict=True):
+            parts = split_selection(selection, [len(images[i]) for i in group], fixed=fixed)
+            found.update(zip(group, parts, strict=True))
+        return [found[i] for i in range(len(images))]
+
+
+def select_by_attention(
+    attention: Sequence[Tensor], features: Sequence[Tensor], rows: Sequence[int], method: Method
+) -> list[Selection]:
+    """Choose the tokens of every image inside the language model.
+
+    Args:
+        attention: B tensors ``[N_i]`` of what the last prompt token attends to.
+        features: B tensors ``[N_i, D]`` of hidden states.
+        rows: the prompt of each image, where the method shares its budget among a prompt's images.
+        method: what chooses, of ``stage`` ``llm``.
+    """
+    shared = method.share == "prompt" and not method.keeps_all
+    groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
+    groups = groups if shared else [[i] for i in range(len(rows))]
+    tokens = [ImageTokens(torch.cat([features[i] for i in group])) for group in groups]
+    batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
+    joined = [torch.cat([attention[i] for i in group]) for group in groups]
+    padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
+    chosen = method.select(replace(batch, attention=padded))
+    fixed = method.budget.kind in ("ratio", "count")
+    found: dict[int, Selection] = {}
+    for group, selection in zip(groups, chosen, strict=True):
+        found.update(
+            zip(group, split_selection(selection, [len(attention[i]) for i in group], fixed=fixed), strict=True)
+        )
+    return [found[i] for i in range(len(rows))]
+
+
+def select_everything(images: Sequence[ImageTokens]) -> list[Selection]:
+    """All tokens of every image."""
+    return [Selection(torch.arange(len(image), device=image.features.device), len(image)) for image in images]
+
+
+def no_scorer(method: Method) -> ConfigError:
+    """The error of a method that reads the text on a model whose text tower nobody named."""
+    return ConfigError(
+        f"method {method.name!r} needs a text scorer and this model has none that is known: pass scorer= a CLIP "
+        "or SigLIP checkpoint such as 'openai/clip-vit-large-patch14-336', or choose a method that does not read the text"
+    )
+
+
+def relevance_of(
+    images: Sequence[ImageTokens], queries: Sequence[str | None], method: Method, scorer: Scorer | None
+) -> list[Tensor] | None:
+    """Raw similarity per image, or None where the method does not read the text.
+
+    Raises:
+        ConfigError: the method reads the text and there is no scorer or no question.
+    """
+    if not method.needs_relevance or not images:
+        return None
+    if scorer is None:
+        raise no_scorer(method)
+    asked = [query for query in queries if query is not None]
+    if len(asked) != len(images):
+        raise ConfigError(f"method {method.name!r} needs a question for every image: pass query= or a processor")
+    with torch.no_grad():
+        cosine = method.normalize_relevance(method.profile or scorer.profile)
+        found = scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
+    # NaN ranks last whatever the encoder's sign.
+    return [
+        row if image.alive is None else row.masked_fill(~image.alive.to(row.device), torch.nan)
+        for row, image in zip(found, images, strict=True)
+    ]
+
+
+def make_batch(
+    images: Sequence[ImageTokens],
+    relevance: Sequence[Tensor] | None,
+    queries: Sequence[str | None],
+    profile: EncoderProfile,
+) -> TokenBatch:
+    """Pad images to one batch."""
+    features = [image.features.detach() for image in images]
+    lengths = torch.tensor([len(image) for image in images])
+    padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+    columns = torch.arange(padded.shape[1], device=padded.device)
+    scores = None
+    if relevance is not None:
+        rows = [row.to(padded.device) for row in relevance]
+        scores = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    attention = _padded([image.cls_attention for image in images], padded.device)
+    keys = _padded([image.keys for image in images], padded.device)
+    return TokenBatch(
+        features=padded,
+        mask=columns < lengths.to(padded.device).unsqueeze(1),
+        relevance=scores,
+        profile=profile,
+        grids=tuple(image.grid for image in images),
+        keys=tuple(f"{image.key}|{query or ''}" for image, query in zip(images, queries, strict=True)),
+        cls_attention=attention,
+        tower_keys=keys,
+    )
+
+
+def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
+    """A signal of all images, or None where one lacks it."""
+    given = [row.detach().to(device) for row in rows if row is not None]
+    return torch.nn.utils.rnn.pad_sequence(given, batch_first=True) if len(given) == len(rows) else None
+
+
+def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
+    """The image with what is kept of its features, and of those for deeper layers."""
+    if selection.keeps_all:
+        return image
+    features, *layers = (_reduced(each, selection, image.alive) for each in (image.features, *image.layers))
+    return replace(image, features=features, layers=tuple(layers), views=(), cls_attention=None, keys=None, alive=None)
+
+
+def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
+    """``[k (+1), D]`` kept features in order, the aggregated token last. Gradients flow into both."""
+    return reduced_image(image, selection).features
+
+
+def _reduced(features: Tensor, selection: Selection, alive: Tensor | None) -> Tensor:
+    indices = selection.indices.to(features.device)
+    kept = features[indices] if selection.mixing is None else _mixed(features, selection.mixing)
+    if not selection.aggregated:
+        return kept
+    keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
+    keep[0, indices] = True
+    weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)
+    # What a tower dropped midway has no features that could be averaged with the others'.
+    real = None if alive is None else alive.unsqueeze(0).to(features.device)
+    return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, real, weights)])
+
+
+def _mixed(features: Tensor, mixing: Tensor) -> Tensor:
+    """``[k, D]`` rows of ``mixing`` applied: summed in float32 (float64 stays), given back in the features' dtype."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    with torch.autocast(features.device.type, enabled=False):
+        return (mixing.to(wide) @ wide).to(features.dtype)

@@ -1,0 +1,64 @@
+"""What of a training sequence scores an image: its questions, and the answers only where that is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimkit.core.choices import QueryFrom
+from trimkit.errors import InputError
+from trimkit.pipeline.query_reader import QueryReader
+
+__all__ = ["ConversationReader", "make_reader", "without_answers"]
+
+_NOT_LEARNT = -100
+
+
+class ConversationReader(QueryReader):
+    """Reads all that both sides say as if it were one question. A system prompt is left out."""
+
+    def turns(self, input_ids: Tensor, image_token_id: int) -> list[str]:
+        """One text: every word from the first user turn on, without role marks and special tokens."""
+        text = self.decode(input_ids, image_token_id)
+        starts = self._starts(text)
+        return [self._clean(self.without_marks(text[starts[0][0] if starts else 0 :]))]
+
+    def turn_at(self, input_ids: Tensor, image_token_id: int, column: int) -> int:
+        """The only one."""
+        return 0
+
+
+def make_reader(processor: Any, query_from: QueryFrom) -> QueryReader:
+    """The reader of what ``query_from`` names."""
+    return QueryReader(processor) if query_from == "question" else ConversationReader(processor)
+
+
+def without_answers(reader: QueryReader, ids: Tensor, labels: Tensor | None, image_token_id: int) -> Tensor:
+    """``ids`` ``[B, L]`` in which nothing that is learnt can be read as a question.
+
+    Where the prompt marks the end of a user turn there is nothing to do. Elsewhere the labels tell: what has one is hidden
+    under placeholders, which no reader sees.
+
+    Raises:
+        InputError: neither marks nor labels tell question and answer apart.
+    """
+    if labels is None or isinstance(reader, ConversationReader):
+        return ids
+    learnt = labels.to(ids.device) != _NOT_LEARNT
+    return torch.stack([_shown(reader, *row, image_token_id) for row in zip(ids, learnt, strict=True)])
+
+
+def _shown(reader: QueryReader, row: Tensor, learnt: Tensor, image_token_id: int) -> Tensor:
+    if not learnt.any() or reader.ends_turns(row, image_token_id):
+        return row
+    hidden = row.masked_fill(learnt, image_token_id)
+    if reader.read(hidden, image_token_id):
+        return hidden
+    if reader.breaks_off(row, image_token_id):
+        return row
+    raise InputError(
+        "question and answer cannot be told apart: the prompt marks no turns and labels cover all of it; set the labels of "
+        f"the question to {_NOT_LEARNT}, or pass query="
+    )
