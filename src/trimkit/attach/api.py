@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from trimkit.attach.attachment import Attachment
-from trimkit.core.choices import Positions, QueryFrom, TurnPolicy
+from trimkit.core.choices import OnUnreduced, Positions, QueryFrom, TurnPolicy
 from trimkit.methods import Method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
@@ -32,6 +32,7 @@ def reduce(
     tower_keep: float | None = None,
     tower_layer: int | None = None,
     pad_to_multiple_of: int = 1,
+    on_unreduced: OnUnreduced = "error",
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -63,6 +64,9 @@ def reduce(
         pad_to_multiple_of: pads the shortened prompt (masked) to a multiple of so many columns, as far as the full one is long.
             For ``torch.compile`` and static caches, where each new length costs a compilation: with 64, pictures come in a
             handful of lengths.
+        on_unreduced: what happens to a call that brings images and cannot be reduced (packed sequences, a mask of its own, a
+            video that is not covered ...): ``error`` refuses it, ``warn`` and ``stock`` run it with all of its image tokens,
+            with a warning or without.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
@@ -84,6 +88,7 @@ def reduce(
         tower_keep=tower_keep,
         tower_layer=tower_layer,
         pad_to_multiple_of=pad_to_multiple_of,
+        on_unreduced=on_unreduced,
         **options,
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from trimkit.attach.call_inputs import has_ids, refuse_filled_cache
 from trimkit.attach.call_record import CallRecord, CurrentCall
 from trimkit.attach.llm_pruning import Prompts, PrunableDecoder, PrunedCall
+from trimkit.core.choices import OnUnreduced, check_choice
 from trimkit.core.types import Report, Selection
 from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
 from trimkit.methods import Method
@@ -29,16 +31,21 @@ class AttachedModel:
         model: the model.
         reducer: made for it.
         query: the question where a call names none; None to read it from the prompt.
-        attached: says whether the model is attached now.
+        on_unreduced: what happens to a call that brings images and cannot be reduced, see ``trimkit.reduce``.
+
+    Attributes:
+        active: whether the model is attached now.
     """
 
     def __init__(
-        self, model: Any, reducer: InputReducer, query: str | Sequence[str] | None, attached: Callable[[], bool]
+        self, model: Any, reducer: InputReducer, query: str | Sequence[str] | None, on_unreduced: OnUnreduced
     ) -> None:
+        check_choice("on_unreduced", on_unreduced, OnUnreduced)
         self.model = model
         self.reducer = reducer
         self.query = query
-        self.attached = attached
+        self.active = False
+        self._on_unreduced = on_unreduced
         self.current = CurrentCall()
         prunes = self.method.stage == "llm" and not self.method.keeps_all
         self.decoder = PrunableDecoder(model, self.method) if prunes else None
@@ -59,7 +66,7 @@ class AttachedModel:
         """
         report = self.current.report or self._report
         if report is None:
-            raise ConfigError("there is no report yet: call the model on an image first")
+            raise ConfigError("there is no report yet, or the last call failed: call the model on an image")
         return report
 
     @property
@@ -68,8 +75,13 @@ class AttachedModel:
         return self.decoder is None and self.reducer.family.continues(self.model)
 
     def keep(self, report: Report | None) -> None:
-        """Make it the report of the last call."""
+        """Make it the report of the last call; None while a call runs, and after one that failed."""
         self._report = self.current.report = report
+
+    def keep_empty(self, call: CallRecord) -> None:
+        """The report of a call without pictures, or of one that ran with all image tokens because the user allows it."""
+        call.report = Report(self.method.name, (), call.clock.seconds)
+        self.keep(call.report)
 
     def new_call(self) -> CallRecord:
         """A record with its clock at zero."""
@@ -86,6 +98,7 @@ class AttachedModel:
     ) -> ReducedInputs:
         """Reduced inputs of ``call``; its report, and what drops tokens inside the language model, are left in it."""
         asked = self.query if query is None else query
+        self.keep(None)
         reduced = self.reducer.reduce(inputs, asked, call.clock, generating=generating, earlier=earlier)
         call.report = reduced.report
         if self.decoder is not None and reduced.items:
@@ -120,11 +133,24 @@ class AttachedModel:
                 raise UnsupportedError(
                     "reduction finds the image tokens in input_ids: pass them, without inputs_embeds"
                 )
-        except TrimkitError:
+        except TrimkitError as error:
             if self.method.keeps_all:
                 return False
-            raise
+            self.keep(None)
+            self.allow_unreduced(error)
+            return False
         return True
+
+    def allow_unreduced(self, error: TrimkitError) -> None:
+        """Return where a call that cannot be reduced may run in full.
+
+        Raises:
+            TrimkitError: ``error``, where it may not.
+        """
+        if self._on_unreduced == "error":
+            raise error
+        if self._on_unreduced == "warn":
+            warnings.warn(f"this call runs with all of its image tokens: {error}", stacklevel=2)
 
     def refuse_cache(self, inputs: ModelInputs) -> None:
         """Refuse a video that is not covered, and images on a cache that does not match.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +12,11 @@ import torch
 from torch import nn
 
 from trimkit.attach.attached_model import AttachedModel
-from trimkit.attach.forwarding import BaseForward, ReducedForward
+from trimkit.attach.forward_shadows import ForwardShadows
 from trimkit.attach.generating import ReducedGenerate
 from trimkit.attach.requirements import check_version
-from trimkit.attach.shadow import SHADOWING, Shadow, SharedShadow
+from trimkit.attach.shadow import SHADOWING, Shadow
+from trimkit.core.choices import OnUnreduced
 from trimkit.core.types import Report
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.methods import Method
@@ -42,6 +42,7 @@ class Attachment:
         scorer: Scorer | nn.Module | str | Path | None = None,
         query: str | Sequence[str] | None = None,
         full_logits: bool = False,
+        on_unreduced: OnUnreduced = "error",
         **options: Any,
     ) -> None:
         check_version()
@@ -51,11 +52,10 @@ class Attachment:
         named = {field.name for field in fields(CallSettings)} & set(options)
         settings = CallSettings(**{name: options.pop(name) for name in named})
         reducer = InputReducer(self.model, processor, method, scorer, settings, options)
-        self._attached_model = AttachedModel(self.model, reducer, query, lambda: self.attached)
-        self._base = reducer.family.base(self.model)
-        self._generate = ReducedGenerate(self._attached_model, self._forwards_shadowed)
-        self._shadows: list[tuple[Shadow, ...]] = []
-        self._forwards = tuple(self._forward_shadows(full_logits))
+        self._attached_model = AttachedModel(self.model, reducer, query, on_unreduced)
+        self._forwards = ForwardShadows(self._attached_model, full_logits=full_logits)
+        self._generate = ReducedGenerate(self._attached_model, self._forwards)
+        self._shadows: list[Shadow] = []
 
     @property
     def method(self) -> Method:
@@ -74,7 +74,7 @@ class Attachment:
     @property
     def attached(self) -> bool:
         """Whether the model is being reduced now."""
-        return bool(self._shadows)
+        return self._attached_model.active
 
     @property
     def report(self) -> Report:
@@ -117,28 +117,28 @@ class Attachment:
         with SHADOWING:
             if isinstance(vars(self.model).get("__getstate__"), Shadow):
                 raise ConfigError("this model is attached already: detach it (or leave its `with` block) first")
-            owners = [self.model] if self._base is self.model else [self.model, self._base]
-            shadows = [Shadow(owner, "__getstate__", self._detached_state(owner)) for owner in owners]
+            for owner in self._forwards.owners:
+                state_of = _StateWithoutShadows(self._shadows, self._forwards)
+                self._shadows.append(Shadow(owner, "__getstate__", state_of))
             if hasattr(self.model, "generate"):
-                shadows.append(Shadow(self.model, "generate", self._generate))
-            self._shadows.append(tuple(shadows))
-            for shadow in self._forwards:
-                shadow.enter()
+                self._shadows.append(Shadow(self.model, "generate", self._generate))
+            self._forwards.enter()
+            self._attached_model.active = True
         return self
 
     def detach(self) -> None:
         """Leave the model as it was. Harmless when not attached; a running call ends as it began."""
         with SHADOWING:
-            if not self._shadows:
+            if not self._attached_model.active:
                 return
-            for shadow in self._shadows.pop():
-                shadow.remove()
-            for shared in self._forwards:
-                shared.leave()
+            self._attached_model.active = False
+            while self._shadows:
+                self._shadows.pop().remove()
+            self._forwards.leave()
 
     def run_detached(self, stock: Any, inputs: dict[str, Any]) -> Any:
         """One reduced call of ``stock``, the model's own ``generate``, without being attached."""
-        with self._forwards_shadowed():
+        with self._forwards.held():
             return self._generate(stock, **inputs)
 
     def __enter__(self) -> Attachment:
@@ -157,30 +157,16 @@ class Attachment:
         """
         raise ConfigError("an attachment cannot be copied or pickled: copy the model and attach the copy")
 
-    def _forward_shadows(self, full_logits: bool) -> Iterator[SharedShadow]:
-        """The whole model's ``forward``, and its base model's, where pixels enter."""
-        if self._base is not self.model:
-            yield SharedShadow(self.model, "forward", ReducedForward(self._attached_model, full_logits=full_logits))
-        if not hasattr(self._base, "_orig_mod"):  # a base model compiled on its own is reached by the whole model alone
-            yield SharedShadow(self._base, "forward", BaseForward(self._attached_model))
 
-    @contextlib.contextmanager
-    def _forwards_shadowed(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for shadow in self._forwards:
-                stack.enter_context(shadow.held())
-            yield
+class _StateWithoutShadows:
+    """What a copy or a pickle of a module gets: the module without this attachment, whose methods run the original."""
 
-    def _detached_state(self, owner: Any) -> Any:
-        """What a copy or a pickle of ``owner`` gets: the module without this attachment, whose methods run the original."""
+    def __init__(self, shadows: list[Shadow], forwards: ForwardShadows) -> None:
+        self._shadows, self._forwards = shadows, forwards
 
-        def state_of(stock: Any) -> dict[str, Any]:
-            state = dict(stock())
-            for shadows in self._shadows:
-                for shadow in shadows:
-                    shadow.undo(state)
-            for shared in self._forwards:
-                shared.undo(state)
-            return state
-
-        return state_of
+    def __call__(self, stock: Any) -> dict[str, Any]:
+        state = dict(stock())
+        for shadow in self._shadows:
+            shadow.undo(state)
+        self._forwards.undo(state)
+        return state

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trimkit.errors import InputError, UnsupportedError
 
-__all__ = ["by_name", "has_ids", "is_draft", "refuse_filled_cache", "refuse_paged"]
+__all__ = ["by_name", "continues_cache", "has_ids", "is_draft", "refuse_filled_cache", "refuse_paged"]
 
 
 def by_name(stock: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -21,6 +21,12 @@ def by_name(stock: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
 def has_ids(inputs: dict[str, Any]) -> bool:
     """Whether the prompt is given as token ids."""
     return isinstance(inputs.get("input_ids"), Tensor) and inputs.get("inputs_embeds") is None
+
+
+def continues_cache(inputs: dict[str, Any]) -> bool:
+    """Whether the call goes on from a filled cache: a decoding step, or a later turn."""
+    cache = inputs.get("past_key_values")
+    return cache is not None and int(cache.get_seq_length()) > 0
 
 
 def is_draft(kwargs: dict[str, Any]) -> bool:
@@ -49,13 +55,15 @@ def refuse_filled_cache(inputs: dict[str, Any], image_token_id: int, has_images:
     cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
     if cache is None or ids is None or cache.get_seq_length() == 0:
         return
-    if has_images or bool((ids == image_token_id).any()):
+    mask = inputs.get("attention_mask")
+    # A placeholder's id among new tokens alone was typed or generated; the stock model takes it as a word.
+    whole = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] <= ids.shape[1]
+    if has_images or (whole and bool((ids == image_token_id).any())):
         raise InputError(
             "images meet a past_key_values that no attached generate has filled, or one call with several sequences a row: "
             "pass the whole conversation with a new cache"
         )
-    mask = inputs.get("attention_mask")
-    if mask is None or mask.ndim != 2 or getattr(cache, "is_compileable", False):
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or getattr(cache, "is_compileable", False):
         return
     if mask.shape[1] > (length := int(cache.get_seq_length()) + ids.shape[1]):
         raise InputError(

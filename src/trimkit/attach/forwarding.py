@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from trimkit.attach.attached_model import AttachedModel
-from trimkit.attach.call_inputs import by_name
+from trimkit.attach.call_inputs import by_name, continues_cache
 from trimkit.attach.call_record import CallRecord
+from trimkit.errors import UnsupportedError
 
 __all__ = ["BaseForward", "ReducedForward"]
 
@@ -26,19 +28,18 @@ class ReducedForward:
     """
 
     def __init__(self, attached: AttachedModel, *, full_logits: bool) -> None:
-        from trimkit.attach.compile_boundary import run_forward, untraced
+        from trimkit.attach.compile_boundary import run_forward, run_untraced
 
         self._attached = attached
         self._full_logits = full_logits
-        self._prunes = attached.decoder is not None  # compiled layers would not see its hooks
-        self._prepare, self._finish = untraced(self.prepare), untraced(self.finish)
-        self._run = untraced(run_forward) if self._prunes else run_forward
+        self._prunes = attached.decoder is not None
+        self._run = run_untraced if self._prunes else run_forward
 
     def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Call ``stock``; logits have the shortened length, or with ``full_logits`` the given one."""
         if torch.compiler.is_compiling() and not (args or self._prunes) and self.passes(kwargs):
             return stock(**kwargs)  # a decoding step: a compiler finds nothing of ours in its way
-        return self._run(self._prepare, self._finish, stock, args, kwargs)
+        return self._run(self, stock, args, kwargs)
 
     def passes(self, kwargs: dict[str, Any]) -> bool:
         """Whether a call is stock whatever else is true."""
@@ -46,9 +47,22 @@ class ReducedForward:
 
     def prepare(self, stock: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
         """The call that a forward pass belongs to, the context to run it in, and the inputs of stock ``forward``."""
-        call, inputs = self.own_call(by_name(stock, args, kwargs))
+        inputs = by_name(stock, args, kwargs)
+        if self.leaves_to_base(stock, inputs):
+            return self._attached.new_call(), contextlib.nullcontext(), inputs
+        call, inputs = self.own_call(inputs)
         call.clock.start_prefill()
         return call, self._scope(call), inputs
+
+    def leaves_to_base(self, stock: Any, inputs: dict[str, Any]) -> bool:
+        """Whether pixels are reduced where they come to the base model: somebody else's ``forward`` stands in between.
+
+        A trainer's fused loss, for example, whose output this one does not know. It calls the base model with pixels, and
+        gets hidden states as long as its labels. Accelerate's hooks are no such thing.
+        """
+        model = self._attached.model
+        own = inspect.ismethod(stock) and stock.__func__ is type(model).forward
+        return not own and not hasattr(model, "_hf_hook") and self._attached.has_pixels(inputs)
 
     def finish(self, call: CallRecord, out: Any) -> Any:
         """The output as the caller gets it."""
@@ -74,13 +88,19 @@ class ReducedForward:
         """A call of its own, and its reduced inputs."""
         attached = self._attached
         call = attached.new_call()
-        if not attached.attached():  # shadowed for another thread's generate, which outlives the attachment
+        if not attached.active:  # shadowed for another thread's generate, which outlives the attachment
             return call, inputs
         query = inputs.pop("query", None)
-        if not attached.covers(inputs):
+        try:
+            reduced = attached.reduce(inputs, query, call, generating=False) if attached.covers(inputs) else None
+        except UnsupportedError as error:
+            attached.allow_unreduced(error)
+            reduced = None
+        if reduced is None:
             call.pruning = attached.pruning_of(inputs)
+            if not continues_cache(inputs):
+                attached.keep_empty(call)
             return call, inputs
-        reduced = attached.reduce(inputs, query, call, generating=False)
         attached.keep(call.report)
         if self._full_logits:
             is_image = attached.is_image(inputs["input_ids"])
@@ -105,6 +125,9 @@ class BaseForward(ReducedForward):
         if not args and self.passes(kwargs) and "query" not in kwargs and not self._on_pruned_layers():
             return stock(**kwargs)  # reduced already, a decoding step, or text alone
         return super().__call__(stock, *args, **kwargs)
+
+    def leaves_to_base(self, stock: Any, inputs: dict[str, Any]) -> bool:
+        return False
 
     def own_call(self, inputs: dict[str, Any]) -> tuple[CallRecord, dict[str, Any]]:
         call = self._attached.current.record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +18,14 @@ from trimkit.attach.conversation import (
     only_new,
     reuse,
 )
+from trimkit.attach.forward_shadows import ForwardShadows
 from trimkit.attach.generation import (
     count_whole_prompt,
     infer_attention_mask,
     one_sequence_a_row,
     restore_prompt,
 )
+from trimkit.errors import UnsupportedError
 
 __all__ = ["ReducedGenerate"]
 
@@ -34,12 +35,12 @@ class ReducedGenerate:
 
     Args:
         attached: the model and what reduces it.
-        shadowed: a context in which the model's ``forward`` is shadowed.
+        forwards: the shadows of ``forward``, which are there while it runs.
     """
 
-    def __init__(self, attached: AttachedModel, shadowed: Callable[[], Any]) -> None:
+    def __init__(self, attached: AttachedModel, forwards: ForwardShadows) -> None:
         self._attached = attached
-        self._shadowed = shadowed
+        self._forwards = forwards
         self._memory = ConversationMemory()
 
     def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +72,13 @@ class ReducedGenerate:
             kwargs["attention_mask"] = infer_attention_mask(attached.model.generation_config, kwargs)
         with torch.no_grad(), self._memory.untouched(cache, state):
             earlier = None if state is None else state.media
-            reduced = attached.reduce(kwargs, query, call, generating=True, earlier=earlier)
+            try:
+                reduced = attached.reduce(kwargs, query, call, generating=True, earlier=earlier)
+            except UnsupportedError as error:
+                if state is not None:
+                    raise
+                attached.allow_unreduced(error)
+                return self._plain(stock, kwargs, call, state)
         inputs, layout = dict(reduced.inputs), reduced.layout
         placed = PlaceholderFeatures.of(reduced)
         with self._memory.emptied(cache, state):
@@ -90,6 +97,7 @@ class ReducedGenerate:
     def _plain(self, stock: Any, kwargs: dict[str, Any], call: CallRecord, state: CacheState | None) -> Any:
         """A call as the stock model runs it; pictures may come in a later turn."""
         call.pruning = self._attached.pruning_of(kwargs)
+        self._attached.keep_empty(call)
         out = self._run(stock, kwargs, call)
         if self._one_a_row(kwargs) and state is not None:
             self._memory.put(out, kwargs["past_key_values"], kwargs, state.placed, state.media)
@@ -100,7 +108,9 @@ class ReducedGenerate:
     def _continued(self, stock: Any, kwargs: dict[str, Any], call: CallRecord, state: CacheState) -> Any:
         """A turn that gives its new words alone, behind what is cached; refused with images, or a mask of another length."""
         with self._memory.untouched(kwargs["past_key_values"], state):
+            self._attached.keep(None)
             self._attached.refuse_cache(kwargs)
+        self._attached.keep_empty(call)
         call.pruning = self._attached.pruning_of(kwargs)
         out = self._run(stock, kwargs, call)
         if self._one_a_row(kwargs):
@@ -116,5 +126,5 @@ class ReducedGenerate:
 
     def _run(self, stock: Any, inputs: dict[str, Any], call: CallRecord) -> Any:
         """Stock ``generate`` as ``call``; its forward passes are seen to the end, though the model be detached meanwhile."""
-        with self._shadowed(), self._attached.current.generating(call), call.pruning:
+        with self._forwards.held(), self._attached.current.generating(call), call.pruning:
             return stock(**inputs)

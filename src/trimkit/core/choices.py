@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from trimkit.errors import ConfigError
 
-__all__ = ["Positions", "QueryFrom", "TurnPolicy", "check_choice"]
+__all__ = ["OnUnreduced", "Positions", "QueryFrom", "TurnPolicy", "check_choice"]
 
 TurnPolicy = Literal["refresh", "first", "union"]
 """Which questions of a conversation choose the tokens of an earlier image: the last, the first, or any so far."""
@@ -16,6 +16,10 @@ Positions = Literal["auto", "contiguous", "original"]
 
 QueryFrom = Literal["question", "conversation-with-answers"]
 """What is read from a prompt where no query is given."""
+
+
+OnUnreduced = Literal["error", "warn", "stock"]
+"""What happens to a call that brings images and cannot be reduced: it is refused, or it runs with all image tokens."""
 
 
 def check_choice(option: str, value: str, kind: Any) -> None:

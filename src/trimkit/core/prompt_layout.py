@@ -20,7 +20,7 @@ __all__ = ["PromptLayout", "check_mask", "image_rows", "pad_left", "plan_prompt"
 
 Side = Literal["left", "right"]
 
-_ALONG_SEQUENCE = ("token_type_ids", "mm_token_type_ids")
+_OWN_RULE = frozenset({"input_ids", "attention_mask", "position_ids", "shift_labels"})
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class PromptLayout:
         return out
 
     def apply(self, inputs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
-        """A copy of ``inputs`` with ids, mask, labels and token types shrunk.
+        """A copy of ``inputs`` with ids, mask, labels and all else that has one entry a column (token types, weights) shrunk.
 
         Raises:
             UnsupportedError: a mask that is not 2-D, or packed position ids.
@@ -96,15 +96,25 @@ class PromptLayout:
         check_mask(mask)
         out["input_ids"] = self.take(ids, pad_token_id)
         out["attention_mask"] = self.take(torch.ones_like(ids) if mask is None else mask, 0)
-        if inputs.get("labels") is not None:
-            out["labels"] = self.take(inputs["labels"], -100)
-        for name in _ALONG_SEQUENCE:
-            if inputs.get(name) is not None:
-                out[name] = self.take(inputs[name], 0)
+        for name, value in inputs.items():
+            if isinstance(value, Tensor) and value.shape == ids.shape and name not in _OWN_RULE:
+                out[name] = self.take(value, -100 if name == "labels" else 0)
+        if inputs.get("shift_labels") is not None:
+            out["shift_labels"] = self._shift_labels(inputs["shift_labels"])
         position_ids = out.pop("position_ids", None)
         if position_ids is not None and position_ids.ndim == 2:
             _refuse_packed(position_ids, mask)
         return out
+
+    def _shift_labels(self, labels: Tensor) -> Tensor:
+        """Labels that stand where they are predicted, one column before their token: each meets the column now before it."""
+        sources = self.sources.to(labels.device)
+        following = torch.cat([sources[:, 1:] - 1, sources[:, -1:]], dim=1)
+        stays = (sources >= 0) & (following >= 0)
+        last = torch.ones_like(sources, dtype=torch.bool)
+        last[:, :-1] = sources[:, 1:] < 0  # padding follows, or nothing
+        index = torch.where(last, sources, following).clamp(min=0)
+        return labels.gather(1, index).masked_fill(~(stays | (last & (sources >= 0))), -100)
 
 
 def check_mask(mask: Any) -> None:

@@ -133,6 +133,7 @@ class PrunedCall:
             with self._stage():
                 self._layout = self._choose(hidden)
             self._decided = True
+            self._stage, self._done = contextlib.nullcontext, _nothing  # the call and its tensors are let go
             if cache is not None:
                 self._cache = weakref.ref(cache)
                 self._decoder.remember(cache, self)
@@ -176,3 +177,7 @@ class PrunedCall:
                 f"method {name!r} needs a cache whose layers differ in length, and {type(cache).__name__}'s do not: leave "
                 "cache_implementation and past_key_values at the default, a DynamicCache"
             )
+
+
+def _nothing(selections: list[Selection]) -> None:
+    """What is told of a choice that was told already."""
