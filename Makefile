@@ -9,7 +9,7 @@ QUESTION ?=
 TRANSFORMERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-stock test-lmms eval-lmms lint format types docs matrix bench bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test test-slow test-gpu test-stock test-trl test-lmms eval-lmms lint format types docs matrix bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,7 +31,7 @@ demo: $(STAMP)  ## ask the embedded model about a sample picture, with all image
 test: $(STAMP)  ## the quick tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
-test-slow: $(STAMP)  ## the tests that take minutes
+test-slow: $(STAMP) test-trl  ## the tests that take minutes, those with TRL included
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
@@ -40,6 +40,17 @@ test-gpu: $(STAMP)  ## the tests that need a CUDA device
 test-stock: $(STAMP)  ## transformers' own generation tests, without and with trimkit: TRANSFORMERS=checkout
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt parameterized pytest-xdist httpx requests
 	$(BIN)/python -m tests.stock.run --transformers "$(TRANSFORMERS)"
+
+TRL := .venv-trl
+TRL_STAMP := $(TRL)/.installed
+
+$(TRL_STAMP): pyproject.toml constraints.txt tests/trl/requirements.txt
+	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/trl/requirements.txt -e .
+	touch $@
+
+test-trl: $(TRL_STAMP)  ## TRL's own trainers on an attached model, in a .venv-trl of its own
+	$(TRL)/bin/python -m pytest tests/trl -m slow
 
 LMMS := .venv-lmms
 LMMS_STAMP := $(LMMS)/.installed
@@ -96,4 +107,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove .venv
-	rm -rf $(VENV) $(LMMS)
+	rm -rf $(VENV) $(LMMS) $(TRL)
