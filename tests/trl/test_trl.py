@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,9 @@ class Reports:
 
 
 @pytest.fixture
-def demo() -> Iterator[tuple[Any, Any]]:
-    yield load_demo()
+def demo() -> tuple[Any, Any]:
+    model, processor = load_demo()
+    return model, processor
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["all-weights", "lora"])
