@@ -56,9 +56,11 @@ test-lmms: $(LMMS_STAMP)  ## the lmms-eval plugin by the real lmms-eval command,
 eval-lmms: $(LMMS_STAMP)  ## local task files by lmms-eval, batch 1 and 8; writes benchmarks/results/lmms_local.json
 	$(LMMS)/bin/python -m tests.lmms.run
 
-lint: $(STAMP)  ## ruff: rules and formatting
+lint: $(STAMP)  ## ruff (rules and formatting), what may import what (import-linter), lengths of files and functions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	PYTHONPATH=src $(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/check_sizes.py src
 
 format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

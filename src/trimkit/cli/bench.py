@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trimkit.cli import _common as common
 from trimkit.errors import ConfigError
 from trimkit.io.files import check_writable
+
+if TYPE_CHECKING:
+    from trimkit.bench.run import Settings
 
 NAME = "bench"
 
@@ -93,10 +96,8 @@ def command(
     The stock model and every method at every budget answer in turn, after a warm-up. Medians with quartiles; ratios with 95 %
     intervals. A random shape is as fast as a trained model of that shape.
     """
-    from trimkit.bench.plot import check_plot, draw
     from trimkit.bench.presets import PAPER, preset
-    from trimkit.bench.run import Settings, bench
-    from trimkit.bench.table import lines
+    from trimkit.bench.run import Settings
 
     given = {
         "random": random,
@@ -124,6 +125,15 @@ def command(
         seed=seed,
         threads=threads,
     )
+    _measure(wanted, output, plot, as_json, PAPER if named == "claim" else None)
+
+
+def _measure(wanted: Settings, output: str | None, plot: str | None, as_json: bool, closing: str | None) -> None:
+    """Run it; write, draw and print what came out. Files are tried before anything is measured."""
+    from trimkit.bench.plot import check_plot, draw
+    from trimkit.bench.run import bench
+    from trimkit.bench.table import lines
+
     target = None if output is None else check_writable(output)
     picture = None if plot is None else check_plot(plot)
     total = wanted.repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
@@ -136,7 +146,7 @@ def command(
     if as_json:
         common.print_json(found)
         return
-    for line in (*lines(found), *(["", PAPER] if named == "claim" else ())):
+    for line in (*lines(found), *([] if closing is None else ["", closing])):
         print(line)
 
 

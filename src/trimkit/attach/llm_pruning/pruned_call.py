@@ -135,7 +135,7 @@ class PrunedCall:
             self._decided = True
             if cache is not None:
                 self._cache = weakref.ref(cache)
-                self._decoder.remember(cache, self)
+                self._decoder.remember(cache, self, self.length)
         # A call within this one, or guidance, runs on a cache of its own.
         if self._layout is None or cache is not self._cache():
             return None
