@@ -94,7 +94,7 @@ train-demo: $(STAMP)  ## rebuild the demo model from nothing (hours on two cores
 	$(BIN)/python -m recipes.demo.build
 
 clean:  ## remove caches and build results
-	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove .venv

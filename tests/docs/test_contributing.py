@@ -134,12 +134,12 @@ def test_the_benchmark(tree: Path) -> None:
     shutil.copytree(ROOT / "docs", tree / "docs", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "README.md", tree)
     add(tree, "benchmarks/aggregate.py")
-    run(tree, "-m", "benchmarks.run", "aggregate", "--n", "6")
+    run(tree, "-m", "benchmarks.run", "aggregate", "--n", "2")
     record = json.loads((tree / "benchmarks" / "results" / "aggregate.json").read_text(encoding="utf-8"))
-    assert [arm["n"] for arm in record["results"]] == [6, 6]
+    assert [arm["n"] for arm in record["results"]] == [2, 2]
     run(tree, "-m", "benchmarks.tables")
     page = (tree / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert page.startswith((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").rstrip())
     section = page[page.index("## `aggregate`") :]
     assert "| `mean` | 64 |" in section
-    assert "6 questions, seed 5. Source: `benchmarks/results/aggregate.json`" in section
+    assert "2 questions, seed 5. Source: `benchmarks/results/aggregate.json`" in section

@@ -168,7 +168,7 @@ class Attachment:
     def _forwards_shadowed(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for shadow in self._forwards:
-                stack.enter_context(shadow.held())
+                stack.enter_context(shadow.placed())
             yield
 
     def _detached_state(self, owner: Any) -> Any:
