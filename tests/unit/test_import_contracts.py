@@ -97,3 +97,26 @@ def test_the_pipeline_never_generates() -> None:
     assert [path.name for path in files if calls_generate(path.read_text(encoding="utf-8"))] == []
     for text in ("model.generate(**inputs)", "call = self.model.generate", "getattr(model, 'generate')()"):
         assert calls_generate(text)
+
+
+def private_names(text: str) -> list[str]:
+    """Private functions, classes and constants that code imports from a module of ours; private modules are import-linter's."""
+    return [
+        f"{node.module}.{each.name}"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trimkit")
+        for each in node.names
+        if each.name.startswith("_") and not each.name.startswith("__") and not _is_module(f"{node.module}.{each.name}")
+    ]
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / "src" / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def test_private_names_stay_in_their_module() -> None:
+    found = {path: private_names(path.read_text(encoding="utf-8")) for path in (ROOT / "src").rglob("*.py")}
+    assert {path: names for path, names in found.items() if names} == {}
+    assert private_names("from trimkit.config import _one_line") == ["trimkit.config._one_line"]
+    assert private_names("from trimkit.cli import _common, ask") == []
