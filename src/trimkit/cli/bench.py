@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from trimkit.cli import _common as common
 from trimkit.errors import ConfigError
 from trimkit.io.files import check_writable
-
-if TYPE_CHECKING:
-    from trimkit.bench.run import Settings
 
 NAME = "bench"
 
@@ -96,8 +94,9 @@ def command(
     The stock model and every method at every budget answer in turn, after a warm-up. Medians with quartiles; ratios with 95 %
     intervals. A random shape is as fast as a trained model of that shape.
     """
-    from trimkit.bench.presets import PAPER, preset
-    from trimkit.bench.run import Settings
+    from trimkit.bench.plot import check_plot
+    from trimkit.bench.presets import preset
+    from trimkit.bench.run import Settings, bench
 
     given = {
         "random": random,
@@ -125,20 +124,22 @@ def command(
         seed=seed,
         threads=threads,
     )
-    _measure(wanted, output, plot, as_json, PAPER if named == "claim" else None)
-
-
-def _measure(wanted: Settings, output: str | None, plot: str | None, as_json: bool, closing: str | None) -> None:
-    """Run it; write, draw and print what came out. Files are tried before anything is measured."""
-    from trimkit.bench.plot import check_plot, draw
-    from trimkit.bench.run import bench
-    from trimkit.bench.table import lines
-
     target = None if output is None else check_writable(output)
     picture = None if plot is None else check_plot(plot)
     total = wanted.repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
     with common.quiet(), common.progress("rounds", total) as advance:
         found = bench(wanted, advance=advance, warn=_warn)
+    _give_out(found, target, picture, as_json=as_json, beside_the_paper=named == "claim")
+
+
+def _give_out(
+    found: dict[str, Any], target: Path | None, picture: Path | None, *, as_json: bool, beside_the_paper: bool
+) -> None:
+    """Write, draw and print what was measured."""
+    from trimkit.bench.plot import draw
+    from trimkit.bench.presets import PAPER
+    from trimkit.bench.table import lines
+
     if target is not None:
         common.write_json(target, found)
     if picture is not None:
@@ -146,7 +147,7 @@ def _measure(wanted: Settings, output: str | None, plot: str | None, as_json: bo
     if as_json:
         common.print_json(found)
         return
-    for line in (*lines(found), *([] if closing is None else ["", closing])):
+    for line in (*lines(found), *(["", PAPER] if beside_the_paper else ())):
         print(line)
 
 
