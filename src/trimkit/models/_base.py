@@ -209,7 +209,7 @@ class Family:
         return None
 
     def place(self, model: Any, inputs: ModelInputs, positions: Tensor, *, generating: bool) -> None:
-        """Put gathered ``positions`` ``[axes, B, L']`` into the shortened ``inputs``."""
+        """Put gathered ``positions`` ``[axes, B, L']`` into the shrunk ``inputs``."""
 
     def encoder_modules(self, model: Any) -> list[nn.Module]:
         """Modules whose change makes cached features stale."""
