@@ -67,9 +67,11 @@ test-lmms: $(LMMS_STAMP)  ## the lmms-eval plugin by the real lmms-eval command,
 eval-lmms: $(LMMS_STAMP)  ## local task files by lmms-eval, batch 1 and 8; writes benchmarks/results/lmms_local.json
 	$(LMMS)/bin/python -m tests.lmms.run
 
-lint: $(STAMP)  ## ruff: rules and formatting
+lint: $(STAMP)  ## ruff (rules and formatting), what may import what (import-linter), lengths of files and functions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	PYTHONPATH=src $(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/check_sizes.py src
 
 format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
@@ -103,7 +105,7 @@ train-demo: $(STAMP)  ## rebuild the demo model from nothing (hours on two cores
 	$(BIN)/python -m recipes.demo.build
 
 clean:  ## remove caches and build results
-	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove .venv

@@ -1,13 +1,16 @@
 """Run one experiment through the ``trimkit`` command and write ``results/NAME.json``: ``python -m benchmarks.run NAME``.
 
-The file holds the config as it was run, what it ran on, and what the command printed for each arm, unchanged. A config's ``on``
-has further arguments for a machine with a GPU (``cuda``) and for one without (``cpu``).
+Its config is ``experiments/NAME.json``, or ``EXPERIMENT`` in ``NAME.py`` of this folder. The result holds the config as it was
+run, what it ran on, and what the command printed for each arm, unchanged. A config's ``on`` has further arguments for a machine
+with a GPU (``cuda``) and for one without (``cpu``).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
+import importlib
 import json
 import subprocess
 import sys
@@ -19,6 +22,24 @@ from benchmarks.records import RESULTS
 from trimkit.io.provenance import hardware, versions
 
 EXPERIMENTS = ROOT / "benchmarks" / "experiments"
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """The config of an experiment: the object of its file, or a copy of its module's ``EXPERIMENT``.
+
+    Raises:
+        LookupError: there is none of that name, or one in both places.
+    """
+    path, module = EXPERIMENTS / f"{name}.json", ROOT / "benchmarks" / f"{name}.py"
+    given = getattr(importlib.import_module(f"benchmarks.{name}"), "EXPERIMENT", None) if module.is_file() else None
+    if given is not None and path.is_file():
+        raise LookupError(f"experiment {name!r} has a config in {path.name} and in {module.name}: keep one")
+    if given is not None:
+        return copy.deepcopy(dict(given))
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in EXPERIMENTS.glob("*.json")))
+        raise LookupError(f"no experiment {name!r}: give EXPERIMENT in benchmarks/{name}.py, or one of {known}")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def place() -> str:
@@ -73,15 +94,18 @@ def run_arm(config: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """Run the experiment named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=sorted(path.stem for path in EXPERIMENTS.glob("*.json")))
+    parser.add_argument("name", help="of a file in benchmarks/experiments, or of a module with EXPERIMENT")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/NAME.json")
     for option in ("seed", "n"):
         parser.add_argument(f"--{option}", type=int, help=f"replaces the config's {option}")
     given = parser.parse_args()
-    config = json.loads((EXPERIMENTS / f"{given.name}.json").read_text(encoding="utf-8"))
+    try:
+        config = config_of(given.name)
+    except LookupError as error:
+        parser.error(str(error))
     for option in ("seed", "n"):
         if getattr(given, option) is not None:
-            config["arguments"][option] = getattr(given, option)
+            config.setdefault("arguments", {})[option] = getattr(given, option)
     config = placed(config, place())
     device = str(config["arguments"].get("device", "cpu"))
     out = given.out or RESULTS / f"{given.name}.json"

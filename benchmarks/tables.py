@@ -1,13 +1,15 @@
 """Write result tables into README and docs: ``python -m benchmarks.tables`` (``--check`` only says what is out of date).
 
 Every number comes from ``results/NAME.json``. Tables and plots are what the modules of this folder have in ``TABLES`` (name of
-the block: what makes its text) and ``PLOTS``: a new benchmark is one file, with its table in it.
+the block: what makes its text) and ``PLOTS``: a new benchmark is one file, with its table in it. A table that no page shows yet
+gets a section at the end of ``benchmarks/README.md``, from where it may be moved.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -15,10 +17,12 @@ from pathlib import Path
 from types import ModuleType
 
 import benchmarks
-from benchmarks.blocks import fill, pages, update
+from benchmarks.blocks import ROOT, fill, pages, update
 from benchmarks.records import load
 
-__all__ = ["found_tables", "plots"]
+__all__ = ["found_tables", "plots", "with_new_sections"]
+
+HOME = ROOT / "benchmarks" / "README.md"
 
 
 def found_tables() -> dict[str, Callable[[], str]]:
@@ -47,6 +51,21 @@ def plots() -> list[tuple[Path, str]]:
     return found
 
 
+def with_new_sections(texts: dict[Path, str]) -> dict[Path, str]:
+    """The pages, and at the end of ``benchmarks/README.md`` a section for every table that none of them shows.
+
+    Its text is the first paragraph of the module that makes the table.
+    """
+    sections = [
+        f"\n## `{name}`\n\n{(inspect.getdoc(module) or name).split(chr(10) * 2)[0]}\n\n"
+        f"<!-- table:{name} -->\n<!-- /table:{name} -->\n"
+        for module in _modules()
+        for name in getattr(module, "TABLES", {})
+        if not any(f"<!-- table:{name} -->" in text for text in texts.values())
+    ]
+    return {**texts, HOME: texts[HOME].rstrip("\n") + "\n" + "".join(sections)}
+
+
 def _modules() -> list[ModuleType]:
     names = sorted(each.name for each in pkgutil.iter_modules(benchmarks.__path__))
     return [importlib.import_module(f"benchmarks.{name}") for name in names if name != "tables"]
@@ -58,7 +77,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page is out of date")
     check = parser.parse_args().check
     tables = found_tables()
-    filled = [(page, fill(page.read_text(encoding="utf-8"), tables, "table")) for page in pages() if page.is_file()]
+    texts = with_new_sections({page: page.read_text(encoding="utf-8") for page in pages() if page.is_file()})
+    filled = [(page, fill(text, tables, "table")) for page, text in texts.items()]
     return update([*filled, *plots()], check=check, remedy="python -m benchmarks.tables")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,34 @@ def test_provenance_names_versions_and_hardware_but_no_machine() -> None:
     assert found["versions"]["torch"]
     assert found["hardware"]["cores"] >= 1
     assert platform.node() not in json.dumps(found)
+
+
+def test_a_table_that_no_page_shows_gets_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("planted", "What is it worth?\n\nMore.")
+    module.__dict__["TABLES"] = {"shown": lambda: "1", "new": lambda: "2"}
+    monkeypatch.setattr(tables, "_modules", lambda: [module])
+    other = Path("other.md")
+    texts = {tables.HOME: "# Benchmarks\n", other: "<!-- table:shown -->\n<!-- /table:shown -->\n"}
+    found = tables.with_new_sections(texts)
+    section = "## `new`\n\nWhat is it worth?\n\n<!-- table:new -->\n<!-- /table:new -->\n"
+    assert found == {tables.HOME: f"# Benchmarks\n\n{section}", other: texts[other]}
+    assert tables.with_new_sections(found) == found
+
+
+def test_an_experiment_has_one_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("benchmarks.cells")
+    module.__dict__["EXPERIMENT"] = {"command": ["methods"], "arguments": {"n": 1}, "arms": [{}]}
+    monkeypatch.setitem(sys.modules, "benchmarks.cells", module)
+    monkeypatch.setattr(run, "EXPERIMENTS", tmp_path)
+    run.config_of("cells")["arguments"]["n"] = 2
+    assert run.config_of("cells")["arguments"]["n"] == 1
+    (tmp_path / "cells.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(LookupError, match=r"in cells\.json and in cells\.py: keep one"):
+        run.config_of("cells")
+    with pytest.raises(
+        LookupError, match=r"no experiment 'records': give EXPERIMENT in benchmarks/records\.py, or one"
+    ):
+        run.config_of("records")
 
 
 def test_a_new_benchmark_is_one_file(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

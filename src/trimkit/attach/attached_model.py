@@ -97,9 +97,9 @@ class AttachedModel:
         earlier: EarlierMedia | None = None,
     ) -> ReducedInputs:
         """Reduced inputs of ``call``; its report, and what drops tokens inside the language model, are left in it."""
-        asked = self.query if query is None else query
+        question = self.query if query is None else query
         self.keep(None)
-        reduced = self.reducer.reduce(inputs, asked, call.clock, generating=generating, earlier=earlier)
+        reduced = self.reducer.reduce(inputs, question, call.clock, generating=generating, earlier=earlier)
         call.report = reduced.report
         if self.decoder is not None and reduced.items:
             images, rows = [item.image for item in reduced.items], [item.row for item in reduced.items]

@@ -138,7 +138,7 @@ class Attachment:
 
     def run_detached(self, stock: Any, inputs: dict[str, Any]) -> Any:
         """One reduced call of ``stock``, the model's own ``generate``, without being attached."""
-        with self._forwards.held():
+        with self._forwards.placed():
             return self._generate(stock, **inputs)
 
     def __enter__(self) -> Attachment:

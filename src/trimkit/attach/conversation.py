@@ -208,8 +208,8 @@ def _common(state: CacheState, prompt: dict[str, Any], placed: PlaceholderFeatur
         same[image] = (state.placed.features[old] == placed.features[new]).all(dim=-1)
     differs = (~same).any(dim=0).nonzero()
     common = int(differs[0]) if len(differs) else width
-    inside = placed.places
-    while common and bool((inside[:, common - 1] & inside[:, common]).any()):
+    places = placed.places
+    while common and bool((places[:, common - 1] & places[:, common]).any()):
         common -= 1
     return common
 

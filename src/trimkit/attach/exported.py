@@ -40,12 +40,12 @@ def generate(model: Any, inputs: Any = None, generation_config: Any = None, **kw
     stock = type(model).generate.__get__(model)
     if isinstance(getattr(model, "generate", None), Shadow):  # attached: reduced already
         return stock(**arguments)
-    held = model.__dict__.setdefault(_NAME, _Held())
-    attachment = held.attachment(model, processor or kwargs.get("tokenizer"))
+    own = model.__dict__.setdefault(_NAME, _OwnAttachment())
+    attachment = own.attachment(model, processor or kwargs.get("tokenizer"))
     return attachment.run_detached(stock, arguments)
 
 
-class _Held:
+class _OwnAttachment:
     """A model's attachment, built on the first call. A copy of the model starts without."""
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ class _Held:
                 self._attachment = _build(model, processor)
             return self._attachment
 
-    def __deepcopy__(self, memo: Any) -> _Held:
-        return _Held()
+    def __deepcopy__(self, memo: Any) -> _OwnAttachment:
+        return _OwnAttachment()
 
     def __reduce__(self) -> Any:
-        return _Held, ()
+        return _OwnAttachment, ()
 
 
 def _build(model: Any, processor: Any) -> Attachment:

@@ -52,7 +52,7 @@ class ForwardShadows:
             shadow.undo(state)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def placed(self) -> Iterator[None]:
         """Need them for a while."""
         self.enter()
         try:

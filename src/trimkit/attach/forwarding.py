@@ -81,7 +81,7 @@ class ReducedForward:
         attached = self._attached
         call = attached.current.record
         if call is not None and (call.passes or not attached.reducer.has_images(inputs)):
-            return call, inputs  # inside generate: the inputs are reduced, only the clock is needed
+            return call, inputs  # a pass of generate: its inputs are reduced, only the clock is needed
         return self.reduced(inputs)
 
     def reduced(self, inputs: dict[str, Any]) -> tuple[CallRecord, dict[str, Any]]:

@@ -125,6 +125,6 @@ class ReducedGenerate:
         return one_sequence_a_row(self._attached.model.generation_config, inputs)
 
     def _run(self, stock: Any, inputs: dict[str, Any], call: CallRecord) -> Any:
-        """Stock ``generate`` as ``call``; its forward passes are seen to the end, though the model be detached meanwhile."""
-        with self._forwards.held(), self._attached.current.generating(call), call.pruning:
+        """Stock ``generate`` as ``call``; its forward passes stay shadowed to the end, whoever detaches the model."""
+        with self._forwards.placed(), self._attached.current.generating(call), call.pruning:
             return stock(**inputs)

@@ -157,8 +157,8 @@ class SharedShadow:
                 self._shadow.undo(state)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Need the shadow for a while."""
+    def placed(self) -> Iterator[None]:
+        """Keep the shadow on its owner for as long as the context is open."""
         self.enter()
         try:
             yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -93,10 +94,9 @@ def command(
     The stock model and every method at every budget answer in turn, after a warm-up. Medians with quartiles; ratios with 95 %
     intervals. A random shape is as fast as a trained model of that shape.
     """
-    from trimkit.bench.plot import check_plot, draw
-    from trimkit.bench.presets import PAPER, preset
+    from trimkit.bench.plot import check_plot
+    from trimkit.bench.presets import preset
     from trimkit.bench.run import Settings, bench
-    from trimkit.bench.table import lines
 
     given = {
         "random": random,
@@ -129,6 +129,17 @@ def command(
     total = wanted.repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
     with common.quiet(), common.progress("rounds", total) as advance:
         found = bench(wanted, advance=advance, warn=_warn)
+    _give_out(found, target, picture, as_json=as_json, beside_the_paper=named == "claim")
+
+
+def _give_out(
+    found: dict[str, Any], target: Path | None, picture: Path | None, *, as_json: bool, beside_the_paper: bool
+) -> None:
+    """Write, draw and print what was measured."""
+    from trimkit.bench.plot import draw
+    from trimkit.bench.presets import PAPER
+    from trimkit.bench.table import lines
+
     if target is not None:
         common.write_json(target, found)
     if picture is not None:
@@ -136,7 +147,7 @@ def command(
     if as_json:
         common.print_json(found)
         return
-    for line in (*lines(found), *(["", PAPER] if named == "claim" else ())):
+    for line in (*lines(found), *(["", PAPER] if beside_the_paper else ())):
         print(line)
 
 

@@ -79,20 +79,25 @@ def command(
         save_config(target, config)
     skipped = [*sources.skipped, *found.skipped]
     if as_json:
-        common.print_json(
-            {
-                **found.to_plain(),
-                "config": config.model_dump(mode="json"),
-                "skipped": [{"name": name, "reason": reason} for name, reason in skipped],
-                "model": model,
-                "seconds": round(time.perf_counter() - started, 1),
-            }
-        )
+        seconds = round(time.perf_counter() - started, 1)
+        common.print_json(_as_json(found, config.model_dump(mode="json"), skipped, model, seconds))
         return
     for name, reason in skipped:
         print(f"skipped {one_line(name)}: {one_line(reason)}", file=sys.stderr)
     _print(found)
     print(f"saved     {target}" if target is not None else "saved     nothing: -o FILE saves a config")
+
+
+def _as_json(
+    found: Calibration, config: dict[str, Any], skipped: list[tuple[str, str]], model: str, seconds: float
+) -> dict[str, Any]:
+    return {
+        **found.to_plain(),
+        "config": config,
+        "skipped": [{"name": name, "reason": reason} for name, reason in skipped],
+        "model": model,
+        "seconds": seconds,
+    }
 
 
 def _print(found: Calibration) -> None:

@@ -31,7 +31,7 @@ def command(
 
     It needs trimkit installed, and trust_remote_code=True in from_pretrained; without that it is the checkpoint it was.
     """
-    from trimkit import export
+    from trimkit.attach.export import export
 
     chosen = common.pick_method(method, budget, settings, config)
     with common.quiet():

@@ -1,6 +1,6 @@
 """Cut image placeholders out of a token batch, and carry everything that runs along the sequence with them.
 
-Pure bookkeeping on ids and masks; the only code that knows how a shrunk sequence is laid out. A plan is one tensor:
+Pure bookkeeping on ids and masks; the only code that knows how a shortened sequence is laid out. A layout is one tensor:
 ``sources[b, i]`` is the original column of new column i of row b, or -1 where it is padding.
 """
 
@@ -50,7 +50,7 @@ class PromptLayout:
         """``[B, L', V]`` logits or hidden states to ``[B, L, V]``, so that uncut labels meet what was predicted for them.
 
         Args:
-            logits: of the shrunk sequence.
+            logits: of the shortened sequence.
             is_image: ``[B, L]``, where the placeholders are. Such a column gets what was predicted for the next text.
 
         Returns:
@@ -84,7 +84,7 @@ class PromptLayout:
         return out
 
     def apply(self, inputs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
-        """A copy of ``inputs`` with ids, mask, labels and all else that has one entry a column (token types, weights) shrunk.
+        """A copy of ``inputs`` with ids, mask, labels and all else with one entry a column (token types, weights) shortened.
 
         Raises:
             UnsupportedError: a mask that is not 2-D, or packed position ids.

@@ -1,4 +1,4 @@
-"""The records that travel between scorer, method, family and shrink. Frozen; tensors inside are shared, not copied."""
+"""The records that travel between scorer, method, family and prompt layout. Frozen; their tensors are shared, not copied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL, 2.5, 3 and GLM-4V: flattened patches of any size, and M-RoPE, whose 3-D positions survive the shrinking."""
+"""Qwen2-VL, 2.5, 3 and GLM-4V: flattened patches of any size, and M-RoPE: kept tokens keep their 3-D positions."""
 
 from __future__ import annotations
 

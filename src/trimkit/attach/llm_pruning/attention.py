@@ -50,7 +50,7 @@ class AttentionProbe:
 
         Args:
             columns: ``[B, N]`` int64.
-            last: ``[B]`` int64; nothing behind it is seen.
+            last: ``[B]`` int64; no column behind it is attended to.
             length: columns of the prompts; of more rows than B, neighbours are copies of one prompt.
 
         Returns:
@@ -71,8 +71,8 @@ class AttentionProbe:
         device = keys.device
         last, columns = last.to(device), columns.to(device)
         places = torch.arange(length, device=device).expand(len(columns), -1)
-        seen = places <= last.unsqueeze(1)
-        at = Columns(places, seen, not bool(seen.all()), last.unsqueeze(1), 0)
+        visible = places <= last.unsqueeze(1)
+        at = Columns(places, visible, not bool(visible.all()), last.unsqueeze(1), 0)
         kwargs = self._one_row(kwargs, at, every)
         width = recorder.values.shape[-1]
         parts = []

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from trimkit.attach.llm_pruning.attention import output_projection
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.methods import Method
-
-if TYPE_CHECKING:
-    from trimkit.attach.llm_pruning.pruned_call import PrunedCall
 
 __all__ = ["PrunableDecoder"]
 
@@ -39,19 +36,19 @@ class PrunableDecoder:
                 f"layer {self.first} is behind the last of {self.name}'s {len(self.layers)} layers: give 1 to "
                 f"{len(self.layers) - 1}"
             )
-        self._calls: WeakKeyDictionary[Any, PrunedCall] = WeakKeyDictionary()
-        self.active: dict[int, list[PrunedCall]] = {}  # by thread: calls within calls
+        self._calls: WeakKeyDictionary[Any, tuple[contextlib.AbstractContextManager[Any], int]] = WeakKeyDictionary()
+        self.active: dict[int, list[object]] = {}  # by thread: calls within calls
 
-    def remember(self, cache: Any, call: PrunedCall) -> None:
-        """``cache`` is filled by a call that drops tokens."""
-        self._calls[cache] = call
+    def remember(self, cache: Any, call: contextlib.AbstractContextManager[Any], length: int) -> None:
+        """``cache`` is filled by a call that drops tokens of prompts of ``length``; later calls on it run within ``call``."""
+        self._calls[cache] = (call, length)
 
     def of(self, cache: Any) -> contextlib.AbstractContextManager[Any]:
         """What has to be around a later call on ``cache``."""
-        call = None if cache is None else self._calls.get(cache)
-        if call is None or cache.get_seq_length() < call.length:
+        found = None if cache is None else self._calls.get(cache)
+        if found is None or cache.get_seq_length() < found[1]:
             return contextlib.nullcontext()
-        return call
+        return found[0]
 
     def _refuse(self) -> None:
         config = self.module.config

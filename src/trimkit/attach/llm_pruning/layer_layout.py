@@ -37,7 +37,7 @@ class Columns:
 
     Attributes:
         keys: ``[R, m]`` int64, ascending: what the layer's cache holds and is given.
-        valid: ``[R, m]`` bool, false where a dropped column stands in, so that rows are equally long; nobody sees it.
+        valid: ``[R, m]`` bool, false where a dropped column stands in, so that rows are equally long; no query attends to it.
         ragged: whether one is false.
         queries: ``[R, q]`` what the layer computes.
         first: column of the first query that the mask has.
@@ -97,8 +97,8 @@ class LayerLayout:
         """
         device, short = short.device, short.to(whole.device)
         index = at.queries.unsqueeze(-1).expand_as(short)
-        held = torch.where(at.valid.unsqueeze(-1), short, whole.gather(1, index))
-        return whole.scatter(1, index, held).to(device)
+        values = torch.where(at.valid.unsqueeze(-1), short, whole.gather(1, index))
+        return whole.scatter(1, index, values).to(device)
 
 
 class Prompts:
@@ -220,5 +220,5 @@ def _made(at: Columns, implementation: str) -> Tensor:
     if implementation != "sdpa":
         raise UnsupportedError(f"attention {implementation!r} makes no masks to cut: pass one prompt at a time")
     keys, queries = at.keys[:, None, :], at.queries[:, :, None]
-    seen = ((keys <= queries) & at.valid[:, None, :]) | (keys == queries)  # who is seen by nobody sees himself: no NaN
-    return seen[:, None]
+    visible = ((keys <= queries) & at.valid[:, None, :]) | (keys == queries)  # a column attends to itself: no NaN
+    return visible[:, None]

@@ -36,7 +36,7 @@ class PrunedCall:
         method: what chooses.
         prompts: the prompts.
         stage: gives a context that times the choice.
-        done: is told the selections.
+        done: is called with the selections.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class PrunedCall:
     def _register(self) -> None:
         layers, first = self._decoder.layers, self._decoder.first
         with REGISTERING:
-            tap = layers[first - 1].self_attn.register_forward_pre_hook(self._record, with_kwargs=True)
+            record = layers[first - 1].self_attn.register_forward_pre_hook(self._record, with_kwargs=True)
             cut = [layer.register_forward_pre_hook(self._cut, with_kwargs=True) for layer in layers[first:]]
             # In front: whoever collects hidden states sees the last layer's spread.
-            self._hooks = [tap, *cut, layers[-1].register_forward_hook(self._spread, prepend=True)]
+            self._hooks = [record, *cut, layers[-1].register_forward_hook(self._spread, prepend=True)]
 
     def _mine(self) -> bool:
         """Whether this pass is of this call, and not of one within it or of another thread's."""
@@ -136,7 +136,7 @@ class PrunedCall:
             self._stage, self._done = contextlib.nullcontext, _nothing  # the call and its tensors are let go
             if cache is not None:
                 self._cache = weakref.ref(cache)
-                self._decoder.remember(cache, self)
+                self._decoder.remember(cache, self, self.length)
         # A call within this one, or guidance, runs on a cache of its own.
         if self._layout is None or cache is not self._cache():
             return None
