@@ -15,8 +15,7 @@ from trimkit.attach.shadow import Shadow
 from trimkit.errors import ConfigError
 from trimkit.io.settings import SETTINGS_FILE, read_settings
 from trimkit.methods import get_method
-from trimkit.models import family_of
-from trimkit.scorers.resolve import resolve_scorer
+from trimkit.pipeline.model_store import scorer_of
 
 __all__ = ["generate"]
 
@@ -79,8 +78,7 @@ def _build(model: Any, processor: Any) -> Attachment:
     method = get_method(options.pop("method"), **options)
     scorer = None
     if method.needs_relevance:
-        family = family_of(model)
-        scorer = resolve_scorer(None, model, family.default_clip(model), family.tower(model), directory)
+        scorer = scorer_of(model, directory=directory)
         if processor is None or not hasattr(processor, "image_processor"):
             processor = _processor(name, revision) or processor
     return Attachment(model, processor, method=method, scorer=scorer)
