@@ -37,8 +37,8 @@ def scorer_of(
 ) -> Scorer | None:
     """The scorer for a model, or None where nothing is known and nothing was passed.
 
-    One that is loaded from a checkpoint stays with the model, so that it is loaded once: again only where the checkpoint's files
-    or its ``trimkit.json`` have changed, or the model has moved to another device or dtype.
+    One that is loaded from a checkpoint stays with the model, so that it is loaded once: again only where the checkpoint's
+    files or its ``trimkit.json`` have changed, or the model has moved to another device or dtype.
 
     Args:
         model: the vision-language model.

@@ -25,8 +25,8 @@ class EncoderCheckpoint:
     Args:
         source: a directory or a hub id; the scorer's own name where it is built without a checkpoint.
         config: the checkpoint's; None without a checkpoint.
-        profile: how the similarity is to be read, where a ``trimkit.json`` says so: the vision-language model's for a scorer that
-            reads its tower's features, the encoder's own for one that looks at pixels. None where none says.
+        profile: how the similarity is to be read, where a ``trimkit.json`` says so: the vision-language model's for a scorer
+            that reads its tower's features, the encoder's own for one that looks at pixels. None where none says.
         device, dtype: where and how the encoder is to be.
         module: the encoder, where it is loaded already. It is used as it is, wherever it is.
     """
