@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from tests import tiny
 from tests.unit.test_scorer import _tokenizer
+from trimkit.cli._common import load
 from trimkit.demo import load_demo
 from trimkit.io.progress import without_progress_bars
 from trimkit.scorers import load_scorer
@@ -48,6 +49,18 @@ def test_loading_draws_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
     assert _state() == before
     assert before[0]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_command_says_what_is_loading(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    load("demo", "cpu", "auto")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("loading demo" in err) if terminal else err == ""
 
 
 def test_the_last_to_leave_restores() -> None:
