@@ -2,9 +2,9 @@
 
 The demo model with its packaged pictures. Every round times three requests about the same picture, in turn: on a model that is
 attached already; in a block of its own (``with trimkit.reduce(model, processor): model.generate(...)``), where the model has
-had one before; and in a first block, for which scorer and caches are released. A request runs from the start of the block, or of
-the call, to the end of ``generate``. ``cold`` has forgotten picture and question, so that both towers run; ``warm`` has been asked
-the same before. Ratios are medians over rounds. Writes ``benchmarks/results/bench_with_block.json``.
+had one before; and in a first block, for which scorer and caches are released. A request runs from the start of the block,
+or of the call, to the end of ``generate``. ``cold`` has forgotten picture and question, so that both towers run; ``warm`` has
+been asked the same before. Ratios are medians over rounds. Writes ``benchmarks/results/bench_with_block.json``.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def load_model(name: str = "demo", device: str = "cpu", dtype: str = "auto") -> 
     place = pick_device(device)
     source, options = _locate(name)
     try:
-        _check_architecture(name, source, options)
         with without_progress_bars():
+            _check_architecture(name, source, options)
             model, processor = _read(name, source, dtype, options)
         return model.to(place).eval(), processor
     except TrimkitError:
