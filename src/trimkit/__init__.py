@@ -24,6 +24,7 @@ from trimkit.errors import (
 from trimkit.io.settings import load_settings
 from trimkit.methods import Method, get_method
 from trimkit.pipeline.feature_cache import FeatureCache
+from trimkit.pipeline.model_store import release
 from trimkit.pipeline.prepare import choose, prepare
 from trimkit.pipeline.reduced_inputs import ReducedImage, ReducedInputs
 from trimkit.pipeline.selecting import reduced_features
@@ -63,4 +64,5 @@ __all__ = [
     "prepare",
     "reduce",
     "reduced_features",
+    "release",
 ]

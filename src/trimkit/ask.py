@@ -13,7 +13,7 @@ from trimkit.core.types import Report
 from trimkit.errors import InputError
 from trimkit.methods import Method, get_method
 from trimkit.models import family_of
-from trimkit.scorers.resolve import resolve_scorer
+from trimkit.pipeline.model_store import scorer_of
 
 __all__ = ["Answer", "ask", "build_chat_inputs", "build_inputs", "check_question", "compare", "decode"]
 
@@ -185,10 +185,7 @@ def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
 
 def _attachment(model: Any, processor: Any, question: str, method: Method) -> Attachment:
     """A detached attachment whose scorer is loaded already, so that loading is not timed; no images are cached."""
-    family = family_of(model)
-    scorer = (
-        resolve_scorer(None, model, family.default_clip(model), family.tower(model)) if method.needs_relevance else None
-    )
+    scorer = scorer_of(model) if method.needs_relevance else None
     return reduce(model, processor, method=method, scorer=scorer, query=question, cache_images=0)
 
 

@@ -10,6 +10,7 @@ from urllib.request import getproxies
 
 from trimkit.errors import ConfigError, ModelError, TrimkitError, UnsupportedError
 from trimkit.io.files import user_path
+from trimkit.io.progress import without_progress_bars
 
 __all__ = ["DTYPES", "find_checkpoint", "load_model", "pick_device"]
 
@@ -39,8 +40,9 @@ def load_model(name: str = "demo", device: str = "cpu", dtype: str = "auto") -> 
     place = pick_device(device)
     source, options = _locate(name)
     try:
-        _check_architecture(name, source, options)
-        model, processor = _read(name, source, dtype, options)
+        with without_progress_bars():
+            _check_architecture(name, source, options)
+            model, processor = _read(name, source, dtype, options)
         return model.to(place).eval(), processor
     except TrimkitError:
         raise

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import trimkit.methods
+import trimkit.scorers
 from trimkit.demo import demo_model_path
 from trimkit.methods import Method
 
@@ -75,6 +77,53 @@ def test_contributed_method_is_one_file(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.delattr(trimkit.methods, "norm", raising=False)
     assert isinstance(norm, Method)
     assert norm.budget.tokens(576) == 10
+
+
+def test_contributed_scorer_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONTRIBUTING's scorer, put beside ours as it stands, reads a checkpoint of its kind."""
+    from tests import tiny
+    from trimkit.scorers import _shelf
+
+    (source,) = [each for each, _ in blocks(ROOT / "CONTRIBUTING.md", "python") if "ExternalScorer" in each]
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "chinese_clip.py").write_text(source.lstrip(), encoding="utf-8")
+    encoder, tokenizer = _chinese_clip(tmp_path / "encoder")
+    asked: dict[str, Any] = {"scorer": str(tmp_path / "encoder"), "query": "the dog", "budget": 6}
+    processor = types.SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    model, batch = tiny.llava(), tiny.llava_batch([1])
+    with pytest.raises(trimkit.ModelError, match="chinese_clip checkpoint without"):
+        trimkit.prepare(model, processor, batch, **asked)
+    monkeypatch.setattr(trimkit.scorers, "__path__", [*trimkit.scorers.__path__, str(tmp_path / "shelf")])
+    monkeypatch.setattr(_shelf.registry, "_entries", None)
+    try:
+        scorer: Any = trimkit.scorers.load_scorer(tmp_path / "encoder")
+        assert len(trimkit.prepare(model, processor, batch, **asked).images[0].columns) == 6
+    finally:
+        sys.modules.pop("trimkit.scorers.chinese_clip", None)
+        monkeypatch.delattr(trimkit.scorers, "chinese_clip", raising=False)
+    assert dict(trimkit.scorers.scorer_classes())["chinese-clip"] is type(scorer)
+    with torch.no_grad():
+        text = encoder.get_text_features(**tokenizer("the dog", return_tensors="pt"), return_dict=True).pooler_output
+    torch.testing.assert_close(scorer.text_embeddings(["the dog"])[0], text[0])
+
+
+def _chinese_clip(directory: Path) -> tuple[Any, Any]:
+    """A tiny random one with a tokenizer, saved."""
+    from transformers import ChineseCLIPConfig, ChineseCLIPModel
+
+    from tests.unit.test_scorer import _tokenizer
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = ChineseCLIPConfig(
+        text_config={**shape, "vocab_size": 100, "max_position_embeddings": 60},
+        vision_config={**shape, "image_size": 24, "patch_size": 4},
+        projection_dim=16,
+    )
+    encoder, tokenizer = ChineseCLIPModel(config).eval(), _tokenizer()
+    encoder.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return encoder, tokenizer
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

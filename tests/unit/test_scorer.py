@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPVisionModel, PreTrainedTokenizerFast
+from transformers import CLIPModel, CLIPVisionModel, PreTrainedTokenizerFast
 
 import trimkit
 from tests import tiny
 from trimkit import ClipNativeScorer, EncoderProfile, ImageTokens
-from trimkit.scorers.resolve import load_clip, resolve_scorer
+from trimkit.scorers import load_scorer
+from trimkit.scorers.resolve import resolve_scorer
 
 WORDS = ["what", "is", "on", "the", "left", "cat", "dog"]
 
@@ -103,7 +104,7 @@ def test_another_towers_features_are_refused(scorer: ClipNativeScorer) -> None:
 
 
 def test_the_towers_own_clip_comes_without_its_vision_layers(clip_dir: Path) -> None:
-    loaded: Any = load_clip(str(clip_dir))
+    loaded: Any = CLIPModel.from_pretrained(clip_dir)
     assert torch.equal(loaded.visual_projection.weight, tiny.clip().visual_projection.weight)
     model = tiny.llava()
     found = resolve_scorer(str(clip_dir), model, None, model.config.vision_config)
@@ -153,9 +154,9 @@ def test_end_to_end_from_a_saved_clip(clip_dir: Path) -> None:
 def test_a_tower_without_text_is_refused(tmp_path: Path) -> None:
     CLIPVisionModel(tiny._vision()).save_pretrained(tmp_path / "vision")
     with pytest.raises(trimkit.ModelError, match="without a CLIP text tower"):
-        load_clip(str(tmp_path / "vision"))
+        load_scorer(tmp_path / "vision")
     with pytest.raises(trimkit.ModelError, match="cannot load the CLIP checkpoint"):
-        load_clip(str(tmp_path / "nowhere"))
+        load_scorer(tmp_path / "nowhere")
     with pytest.raises(trimkit.ConfigError, match="has no text_model"):
         ClipNativeScorer(CLIPVisionModel(tiny._vision()), _tokenizer())
 
@@ -167,4 +168,4 @@ def test_a_checkpoint_with_half_a_clip_is_refused(clip_dir: Path) -> None:
     half = {name: value for name, value in weights.items() if not name.startswith("text_model")}
     save_file(half, clip_dir / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(trimkit.ModelError, match="no CLIP text tower"):
-        load_clip(str(clip_dir))
+        load_scorer(clip_dir)

@@ -41,13 +41,15 @@ def reduce(
         model: a transformers vision-language model, or a PEFT model around one.
         processor: its processor; reads the question back from the prompt. Not needed with ``query`` or without text.
         method: a name from ``trimkit methods`` or a ``Method``.
-        scorer: where text relevance comes from: a ``Scorer``, a ``CLIPModel``, a directory or a hub id. By default what the
-            checkpoint's ``trimkit.json`` names, else the public CLIP that the family's tower was taken from.
+        scorer: where text relevance comes from: a ``Scorer``, a ``CLIPModel``, a directory or a hub id of one, or a scorer's
+            name. By default what the checkpoint's ``trimkit.json`` names, else the public CLIP that the family's tower was
+            taken from. What is loaded from a checkpoint stays with the model, for later blocks.
         query: the question (one for all rows, or one a row); by default the last user turn of each prompt. A call may
             override it: ``model.generate(..., query=[...])``.
         cache_images: how many images' (or videos') features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each
-            in half precision); 0 holds none. A ``trimkit.FeatureCache`` is shared by all attachments of one model that
-            it is passed to. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
+            in half precision); 0 holds none. They are held with the model, for later blocks with the same number as well, until
+            ``clear_cache()`` or ``trimkit.release(model)``. A ``trimkit.FeatureCache`` is used as it is, by all attachments of
+            one model that it is passed to. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
         turns: what a later question of a conversation sees of an earlier picture: the tokens relevant to it (``refresh``),
             those chosen for the first question about the picture (``first``), or for any question so far (``union``). With a
             ``past_key_values`` of earlier turns, what is the same at the head of the prompt is not run again.

@@ -13,10 +13,10 @@ from typing import Any
 from trimkit.attach.attachment import Attachment
 from trimkit.attach.shadow import Shadow
 from trimkit.errors import ConfigError
+from trimkit.io.progress import without_progress_bars
 from trimkit.io.settings import SETTINGS_FILE, read_settings
 from trimkit.methods import get_method
-from trimkit.models import family_of
-from trimkit.scorers.resolve import resolve_scorer
+from trimkit.pipeline.model_store import scorer_of
 
 __all__ = ["generate"]
 
@@ -79,8 +79,7 @@ def _build(model: Any, processor: Any) -> Attachment:
     method = get_method(options.pop("method"), **options)
     scorer = None
     if method.needs_relevance:
-        family = family_of(model)
-        scorer = resolve_scorer(None, model, family.default_clip(model), family.tower(model), directory)
+        scorer = scorer_of(model, directory=directory)
         if processor is None or not hasattr(processor, "image_processor"):
             processor = _processor(name, revision) or processor
     return Attachment(model, processor, method=method, scorer=scorer)
@@ -93,10 +92,11 @@ def _directory(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=[SETTINGS_FILE]))
-        clip = read_settings(found).get("clip")
-        if isinstance(clip, str) and "/" not in clip:  # a directory beside the weights; a hub id has a slash
-            snapshot_download(name, revision=revision, allow_patterns=[f"{clip}/*"])
+        with without_progress_bars():
+            found = Path(snapshot_download(name, revision=revision, allow_patterns=[SETTINGS_FILE]))
+            clip = read_settings(found).get("clip")
+            if isinstance(clip, str) and "/" not in clip:  # a directory beside the weights; a hub id has a slash
+                snapshot_download(name, revision=revision, allow_patterns=[f"{clip}/*"])
     except ConfigError:
         raise
     except Exception:  # not on the hub, or the hub is out of reach: each fails in a way of its own
@@ -110,6 +110,7 @@ def _processor(name: str, revision: str | None) -> Any:
 
     auto: Any = transformers  # its classes are typed only in part
     try:
-        return auto.AutoProcessor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+        with without_progress_bars():
+            return auto.AutoProcessor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     except Exception:  # the readers of processors fail in ways of their own; the question may come by query=
         return None

@@ -15,6 +15,7 @@ from trimkit.bench.probe import Meter, Probe, Trace
 from trimkit.bench.subject import Request, Subject
 from trimkit.core.types import Report
 from trimkit.methods import Method
+from trimkit.pipeline.feature_cache import FeatureCache
 
 __all__ = ["ADDED", "STAGES", "Arm", "Run", "clock_of"]
 
@@ -66,9 +67,9 @@ class Arm:
         self.tower_keep = tower_keep
         self.attachment: Attachment | None = None
         if method is not None:
-            # Room for the pictures of two calls, so that a second question finds its picture.
+            # Room for the pictures of two calls, so that a second question finds its picture; no other arm's cache.
             tower: dict[str, Any] = {"tower_keep": tower_keep, "tower_layer": tower_layer}
-            options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": 2 * batch, **tower}
+            options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": FeatureCache(2 * batch), **tower}
             self.attachment = reduce(subject.model, subject.processor, method=method, **options)
         self._probe = Probe(subject.model, getattr(subject.scorer, "text_model", None), stock=method is None)
         self._clock = clock_of(subject.model.device)

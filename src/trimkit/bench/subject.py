@@ -10,7 +10,7 @@ import torch
 from trimkit.bench import build
 from trimkit.bench.formula import Sizes, sizes_of
 from trimkit.bench.shapes import Shape
-from trimkit.models import family_of
+from trimkit.pipeline.model_store import scorer_of
 from trimkit.scorers import Scorer
 
 __all__ = ["Checkpoint", "RandomModel", "Request", "Subject"]
@@ -87,11 +87,9 @@ class Checkpoint:
     def __init__(self, name: str, device: str, dtype: str) -> None:
         from trimkit.demo import sample_images
         from trimkit.loading import load_model
-        from trimkit.scorers.resolve import resolve_scorer
 
         self.model, self.processor = load_model(name, device=device, dtype=dtype)
-        family = family_of(self.model)
-        self.scorer = resolve_scorer(None, self.model, family.default_clip(self.model), family.tower(self.model))
+        self.scorer = scorer_of(self.model)
         self._samples = list(sample_images().values())
 
     def request(self, batch: int, picture: int, question: int, new_tokens: int) -> Request:

@@ -30,10 +30,9 @@ from trimkit.errors import ConfigError
 from trimkit.io.provenance import hardware, versions
 from trimkit.methods import Method, get_method
 from trimkit.methods.trim import Trim
-from trimkit.models import family_of
+from trimkit.pipeline.model_store import scorer_of
 from trimkit.pipeline.selecting import no_scorer
 from trimkit.scorers import Scorer
-from trimkit.scorers.resolve import resolve_scorer
 
 __all__ = ["Calibration", "calibrate", "count_passes"]
 
@@ -240,8 +239,7 @@ def _scorer(method: Method, model: Any, scorer: Any) -> Scorer | None:
     """The scorer of a method that reads the text, None for others."""
     if not method.uses_text:
         return None
-    family = family_of(model)
-    found = resolve_scorer(scorer, model, family.default_clip(model), family.tower(model))
+    found = scorer_of(model, scorer)
     if found is None:
         raise no_scorer(method)
     return found

@@ -15,6 +15,7 @@ import typer
 
 from trimkit.errors import ConfigError, InputError
 from trimkit.io.files import write_atomically
+from trimkit.io.progress import without_progress_bars
 
 __all__ = [
     "BudgetOption",
@@ -158,35 +159,36 @@ def _pick_sample(image: str | None) -> Any:
 
 
 def load(model: str, device: str, dtype: str) -> tuple[Any, Any]:
-    """``trimkit.loading.load_model``."""
+    """``trimkit.loading.load_model``; on a terminal a line says what is loading for as long as it takes."""
+    from rich.console import Console
+    from rich.markup import escape
+
     from trimkit.loading import load_model
 
-    return load_model(model, device=device, dtype=dtype)
+    console = Console(stderr=True)
+    said = console.status(f"loading {escape(model)}") if console.is_terminal else contextlib.nullcontext()
+    with said:
+        return load_model(model, device=device, dtype=dtype)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the log lines of the libraries below off the terminal, and their bars out of pipes; as before afterwards."""
+    """Keep the log lines and the progress bars of the libraries below off the terminal; as before afterwards."""
     from huggingface_hub import utils as hub
     from transformers import utils as transformers
 
     logging: Any = transformers.logging  # typed only in part
     hub_logging: Any = hub.logging
     verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     hub_logging.set_verbosity_error()
-    if not sys.stderr.isatty():  # on a terminal, the bars of a long download or load are wanted
-        logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with without_progress_bars(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(verbosity)
         hub_logging.set_verbosity(hub_verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def print_json(value: Any) -> None:

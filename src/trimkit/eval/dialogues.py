@@ -11,6 +11,7 @@ from trimkit.core.choices import Positions, TurnPolicy
 from trimkit.eval.tally import NEW_TOKENS, check_arguments, summary, whole
 from trimkit.io.provenance import versions
 from trimkit.methods import Method, get_method
+from trimkit.pipeline.feature_cache import FeatureCache
 
 __all__ = ["evaluate"]
 
@@ -54,7 +55,8 @@ def evaluate(
     check_arguments(seed, n, batch_size, positions, [turns])
     chosen = get_method(method, **options)
     tally = _Tally()
-    with reduce(model, processor, method=chosen, cache_images=batch_size, turns=turns, positions=positions) as trim:
+    cache = FeatureCache(batch_size)  # its own: what was asked before is not to have a say in the last bit
+    with reduce(model, processor, method=chosen, cache_images=cache, turns=turns, positions=positions) as trim:
         for start in range(0, n, batch_size):
             items = [sample_dialogue(seed, index, TURNS) for index in range(start, min(start + batch_size, n))]
             _hold(trim, processor, items, tally)

@@ -17,6 +17,7 @@ from trimkit.eval.suite_plan import Plan
 from trimkit.eval.tally import NEW_TOKENS
 from trimkit.pipeline.encoding import shared_encoder
 from trimkit.pipeline.feature_cache import FeatureCache
+from trimkit.pipeline.model_store import scorer_of
 
 __all__ = ["Job", "Rows", "answered"]
 
@@ -122,13 +123,7 @@ class _Asker:
 
     def _scorer(self) -> Any:
         """One for all arms, so that a question is read once; None where no arm reads it."""
-        from trimkit.models import family_of
-        from trimkit.scorers.resolve import resolve_scorer
-
-        if not any(arm.method.needs_relevance for arm in self._plan.arms):
-            return None
-        family = family_of(self._model)
-        return resolve_scorer(None, self._model, family.default_clip(self._model), family.tower(self._model))
+        return scorer_of(self._model) if any(arm.method.needs_relevance for arm in self._plan.arms) else None
 
 
 def _rows(trim: Attachment, hits: Sequence[int], replies: Sequence[str]) -> list[dict[str, Any]]:

@@ -45,10 +45,6 @@ class CallSettings:
             )
         check_choice("positions", self.positions, Positions)
 
-    def cache(self) -> FeatureCache:
-        """The feature cache: one of its own, or the one that attachments of one model share."""
-        return FeatureCache(self.cache_images) if isinstance(self.cache_images, int) else self.cache_images
-
 
 def check_signals(family: Family, model: Any, method: Method) -> None:
     """Refuse a method that asks the vision tower for signals that this model's tower does not have.

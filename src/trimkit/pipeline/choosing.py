@@ -25,11 +25,12 @@ from trimkit.pipeline.media import (
     split_frames,
     with_views,
 )
+from trimkit.pipeline.model_store import scorer_of
 from trimkit.pipeline.selecting import no_scorer, relevance_of, select_everything, select_tokens
 from trimkit.pipeline.stage_clock import StageClock
 from trimkit.pipeline.tower_pruning import only_alive, tower_pruning
 from trimkit.scorers import Scorer
-from trimkit.scorers.resolve import resolve_scorer
+from trimkit.scorers.resolve import placement
 
 __all__ = ["Chooser"]
 
@@ -64,6 +65,7 @@ class Chooser:
         self._processor = processor
         self._queries = QueryFinder(processor, settings.turns, settings.query_from)
         self._scorer: Scorer | None = None
+        self._placement: Any = None
         self._loading = threading.Lock()
 
     def clear_cache(self) -> None:
@@ -87,7 +89,7 @@ class Chooser:
         return bool(getattr(self.scorer(), "needs_views", False))
 
     def scorer(self) -> Scorer | None:
-        """The scorer, where the method needs one; found on first use.
+        """The scorer, where the method needs one; found on first use, and again where the model has moved.
 
         Raises:
             ConfigError: none is known.
@@ -95,12 +97,12 @@ class Chooser:
         if not self.method.needs_relevance:
             return None
         with self._loading:
+            now = placement(self._model)
+            if self._scorer is None or now != self._placement:
+                self._scorer, self._placement = scorer_of(self._model, self.source), now
             if self._scorer is None:
-                default, tower = self._family.default_clip(self._model), self._family.tower(self._model)
-                self._scorer = resolve_scorer(self.source, self._model, default, tower)
-        if self._scorer is None:
-            raise no_scorer(self.method)
-        return self._scorer
+                raise no_scorer(self.method)
+            return self._scorer
 
     def items(self, media: list[EncodedMedia], scorer: Scorer | None) -> list[MediaItem]:
         """What is ranked, in the order of the prompts, with views where the scorer looks at pixels."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trimkit.core.content import content_key
 from trimkit.core.recent import Recent
 from trimkit.core.types import ImageTokens
 
@@ -58,20 +58,6 @@ class FeatureCache:
 
 def _copied(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.detach().clone()
-
-
-def content_key(arguments: Mapping[str, Any]) -> str:
-    """Hash of one image's encoder arguments: bytes, shapes and dtypes of its tensors, and the plain values."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(arguments):
-        value = arguments[name]
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()
 
 
 def encoder_stamp(modules: Iterable[nn.Module]) -> int:

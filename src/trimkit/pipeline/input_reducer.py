@@ -30,6 +30,7 @@ from trimkit.pipeline.media import (
     refuse_video,
     with_earlier,
 )
+from trimkit.pipeline.model_store import feature_cache_of
 from trimkit.pipeline.padding import padding_id, padding_side, plain_positions
 from trimkit.pipeline.reduced_inputs import ReducedInputs
 from trimkit.pipeline.selecting import reduced_image
@@ -82,7 +83,7 @@ class InputReducer:
         self.method = get_method(method, **options)
         check_signals(self.family, model, self.method)
         self._refuse_settings()
-        self.cache = settings.cache()
+        self.cache = feature_cache_of(model, settings.cache_images)
         self._model = model
         self.chooser = Chooser(model, self.family, processor, self.method, scorer, settings)
         self._tokenizer = getattr(processor, "tokenizer", processor)

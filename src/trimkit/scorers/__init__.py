@@ -1,9 +1,26 @@
-"""Where relevance comes from. A scorer gives raw text similarity per image token and says how to read it."""
+"""Where relevance comes from. A scorer gives raw text similarity per image token and says how to read it.
+
+One short file a scorer: ``load_scorer`` finds it by the kind of encoder that a checkpoint holds, or by its name.
+"""
 
 from __future__ import annotations
 
-from trimkit.scorers.base import Scorer
+from trimkit.scorers._shelf import scorer_classes
+from trimkit.scorers._text import TextEncoder
+from trimkit.scorers.base import EncoderScorer, Scorer
+from trimkit.scorers.checkpoint import EncoderCheckpoint
 from trimkit.scorers.clip_native import ClipNativeScorer
-from trimkit.scorers.external import ExternalScorer
+from trimkit.scorers.external import ExternalScorer, Published
+from trimkit.scorers.resolve import load_scorer
 
-__all__ = ["ClipNativeScorer", "ExternalScorer", "Scorer"]
+__all__ = [
+    "ClipNativeScorer",
+    "EncoderCheckpoint",
+    "EncoderScorer",
+    "ExternalScorer",
+    "Published",
+    "Scorer",
+    "TextEncoder",
+    "load_scorer",
+    "scorer_classes",
+]

@@ -1,13 +1,14 @@
 """Relevance from the model's own CLIP tower: its patch features against the text tower they were trained with.
 
 LLaVA ships only the vision half. The text tower, ``post_layernorm`` and ``visual_projection`` come from the public CLIP
-checkpoint that the tower was taken from; the vision layers of that checkpoint are dropped after loading.
+checkpoint that the tower was taken from; the vision layers of that checkpoint are not read.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -15,8 +16,12 @@ from trimkit.core import functional as F
 from trimkit.core.types import EncoderProfile, ImageTokens
 from trimkit.errors import ConfigError
 from trimkit.scorers._text import TextEncoder
+from trimkit.scorers.base import EncoderScorer
+from trimkit.scorers.checkpoint import EncoderCheckpoint
 
 __all__ = ["ClipNativeScorer", "clip_text"]
+
+_SHAPE = ("hidden_size", "num_hidden_layers", "patch_size")
 
 
 def clip_text(clip: Any, tokenizer: Any) -> TextEncoder:
@@ -30,7 +35,7 @@ def clip_text(clip: Any, tokenizer: Any) -> TextEncoder:
     )
 
 
-class ClipNativeScorer:
+class ClipNativeScorer(EncoderScorer):
     """CLIP's text tower over the vision features that the model computes anyway.
 
     Args:
@@ -41,6 +46,10 @@ class ClipNativeScorer:
     Raises:
         ConfigError: ``clip`` has no text tower or no projections.
     """
+
+    name: ClassVar[str] = "clip-native"
+    summary: ClassVar[str] = "CLIP's text half over the features of the model's own CLIP tower"
+    model_types: ClassVar[tuple[str, ...]] = ("clip",)
 
     def __init__(self, clip: nn.Module, tokenizer: Any, profile: EncoderProfile | None = None) -> None:
         for part in ("text_model", "text_projection", "visual_projection", "vision_model"):
@@ -55,6 +64,18 @@ class ClipNativeScorer:
         self._text = clip_text(module, tokenizer)
         self._post_layernorm = module.vision_model.post_layernorm
         self._visual_projection = module.visual_projection
+
+    @classmethod
+    def fits(cls, config: Any, tower: Any) -> bool:
+        """Whether the model's tower has the shape of this CLIP's own."""
+        return all(getattr(config.vision_config, name, None) == getattr(tower, name, None) for name in _SHAPE)
+
+    @classmethod
+    def load(cls, checkpoint: EncoderCheckpoint) -> Self:
+        """Reads the text tower, the projections and the last layer norm: less than a third of a CLIP-L."""
+        config = copy.deepcopy(checkpoint.config)
+        config.vision_config.num_hidden_layers = 0  # the model computes these features itself
+        return cls(checkpoint.encoder(_text_half(), config), checkpoint.tokenizer(), checkpoint.profile)
 
     @property
     def feature_size(self) -> int:
@@ -105,3 +126,12 @@ class ClipNativeScorer:
             self._visual_projection.weight.to(device),
             norm.eps,
         )
+
+
+def _text_half() -> type:
+    """A ``CLIPModel`` that does not complain of vision layers which it has no place for."""
+    import transformers
+
+    base: Any = transformers  # its classes are typed only in part
+    ignored = {"_keys_to_ignore_on_load_unexpected": [r"vision_model\.encoder\."], "__module__": __name__}
+    return type("ClipTextHalf", (base.CLIPModel,), ignored)

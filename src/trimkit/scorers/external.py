@@ -9,30 +9,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from trimkit.core import functional as F
+from trimkit.core.content import content_key
 from trimkit.core.geometry import View, box_means
 from trimkit.core.recent import Recent
 from trimkit.core.types import EncoderProfile, ImageTokens
 from trimkit.errors import ConfigError
 from trimkit.scorers._text import TextEncoder
+from trimkit.scorers.base import EncoderScorer
+from trimkit.scorers.checkpoint import EncoderCheckpoint
 from trimkit.scorers.clip_native import clip_text
 
-__all__ = ["ExternalScorer"]
+__all__ = ["ExternalScorer", "Published"]
 
 _HELD = 64
-_STATISTICS = {
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
 
 
-class ExternalScorer:
+class Published(NamedTuple):
+    """What is known of a kind of encoder: its similarity's sign, mean and deviation of the pixels it was trained on."""
+
+    sign: Literal[-1, 1]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_CLIP = Published(-1, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_SIGLIP = Published(1, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class ExternalScorer(EncoderScorer):
     """A whole CLIP or SigLIP model beside the one that answers; may be shared by several models.
+
+    Another kind of encoder is a subclass: it says what is ``published`` about its kind, and overrides ``text_encoder`` or
+    ``patches`` where its towers are called in another way than CLIP's.
 
     Args:
         encoder: a ``CLIPModel`` or ``SiglipModel``.
@@ -45,6 +59,10 @@ class ExternalScorer:
         ConfigError: it is neither kind, or half of one.
     """
 
+    name: ClassVar[str] = "external"
+    summary: ClassVar[str] = "a CLIP or SigLIP of your choice, which looks at the pixels itself"
+    published: ClassVar[dict[str, Published]] = {"clip": _CLIP, "siglip": _SIGLIP}
+    model_types: ClassVar[tuple[str, ...]] = tuple(published)
     needs_views: ClassVar[bool] = True
 
     def __init__(
@@ -58,19 +76,45 @@ class ExternalScorer:
     ) -> None:
         module: Any = encoder
         kind = getattr(getattr(module, "config", None), "model_type", "")
-        if kind not in _STATISTICS or not hasattr(module, "text_model") or not hasattr(module, "vision_model"):
+        if kind not in self.model_types or not hasattr(module, "text_model") or not hasattr(module, "vision_model"):
             raise ConfigError(
                 f"{type(encoder).__name__} is not a CLIP or SigLIP model with both towers: pass such a checkpoint as scorer="
             )
-        self.profile = profile or EncoderProfile(sign=-1 if kind == "clip" else 1)
-        self._siglip = kind == "siglip"
-        self._vision = module.vision_model.eval()
-        self._projection = None if self._siglip else module.visual_projection
-        self._text = _siglip_text(module, tokenizer) if self._siglip else clip_text(module, tokenizer)
+        published = self.published[kind]
+        self.profile = profile or EncoderProfile(sign=published.sign)
+        self._encoder, self._vision = module.eval(), module.vision_model
+        self._text = self.text_encoder(module, tokenizer)
         vision = module.config.vision_config
         self._patch, self._side = int(vision.patch_size), int(vision.image_size) // int(vision.patch_size)
-        self._mean, self._std = mean or _STATISTICS[kind][0], std or _STATISTICS[kind][1]
-        self._held: Recent[tuple[str, int], Tensor] = Recent(_HELD)
+        self._mean, self._std = mean or published.mean, std or published.std
+        self._held: Recent[tuple[str, str], Tensor] = Recent(_HELD)
+
+    @classmethod
+    def load(cls, checkpoint: EncoderCheckpoint) -> Self:
+        """Reads all of the encoder."""
+        encoder, tokenizer = checkpoint.encoder(), checkpoint.tokenizer()
+        return cls(encoder, tokenizer, checkpoint.profile, **checkpoint.pixel_statistics())
+
+    def text_encoder(self, encoder: Any, tokenizer: Any) -> TextEncoder:
+        """What embeds questions."""
+        return (
+            _siglip_text(encoder, tokenizer) if encoder.config.model_type == "siglip" else clip_text(encoder, tokenizer)
+        )
+
+    def patches(self, encoder: Any, pixels: Tensor) -> Tensor:
+        """Embeddings ``[rows * columns, P]`` of the patches of one picture, in the space of the text's.
+
+        Args:
+            encoder: the encoder.
+            pixels: ``[1, 3, rows * patch, columns * patch]``, normalized as it was trained, on its device and in its dtype.
+        """
+        arguments = {"pixel_values": pixels, "interpolate_pos_encoding": True, "return_dict": True}
+        if encoder.config.model_type == "siglip":
+            hidden = encoder.vision_model(**arguments).last_hidden_state[0]
+            return encoder.vision_model.head(hidden[:, None])  # type: ignore[no-any-return]
+        hidden = encoder.vision_model(**arguments, output_hidden_states=True).hidden_states[-2][0, 1:]
+        norm = encoder.vision_model.post_layernorm
+        return F.patch_embeddings(hidden, norm.weight, norm.bias, encoder.visual_projection.weight, norm.eps)
 
     def clear_cache(self) -> None:
         """Forget question and picture embeddings."""
@@ -102,21 +146,23 @@ class ExternalScorer:
         if not image.views:
             raise ConfigError("an external scorer looks at pixels and this image came without any")
         scores = torch.full((len(image),), math.nan, device=text.device)
-        for number, view in enumerate(image.views):
-            patches, (rows, columns) = self._patches(image.key, number, view)
+        for view in image.views:
+            patches, (rows, columns) = self._patches(image.key, view)
             map_ = F.clip_relevance(patches[None], text[None].to(patches.device), normalize=normalize)[0]
             means = box_means(map_.view(rows, columns), view.boxes, view.pixels.shape[1], view.pixels.shape[2])
             scores[view.tokens.to(scores.device)] = means.to(scores)
         return _filled(scores)
 
-    def _patches(self, key: str, number: int, view: View) -> tuple[Tensor, tuple[int, int]]:
+    def _patches(self, key: str, view: View) -> tuple[Tensor, tuple[int, int]]:
         """Patch embeddings ``[rows * columns, P]`` of a view, and rows and columns."""
         grid = _grid(view.pixels.shape[1], view.pixels.shape[2], self._side)
-        held = self._held.get((key, number)) if key else None
+        # By the view's own content as well: another model may undo another normalization of the same encoder input.
+        own = (key, content_key({"pixels": view.pixels})) if key else None
+        held = self._held.get(own) if own else None
         if held is None:
             held = self._embed(view.pixels, grid)
-            if key:
-                self._held.put((key, number), held)
+            if own:
+                self._held.put(own, held)
         return held, grid
 
     def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -126,13 +172,7 @@ class ExternalScorer:
         picture = torch.nn.functional.interpolate(picture, size, mode="bicubic", antialias=True, align_corners=False)
         mean, std = (torch.tensor(v, device=weight.device).view(3, 1, 1) for v in (self._mean, self._std))
         picture = ((picture.clamp(0, 1) - mean) / std).to(weight.dtype)
-        arguments = {"pixel_values": picture, "interpolate_pos_encoding": True, "return_dict": True}
-        if self._projection is None:
-            hidden = self._vision(**arguments).last_hidden_state[0]
-            return self._vision.head(hidden[:, None]).float()  # type: ignore[no-any-return]
-        hidden = self._vision(**arguments, output_hidden_states=True).hidden_states[-2][0, 1:]
-        norm = self._vision.post_layernorm
-        return F.patch_embeddings(hidden, norm.weight, norm.bias, self._projection.weight, norm.eps)
+        return self.patches(self._encoder, picture).float()
 
 
 def _siglip_text(siglip: Any, tokenizer: Any) -> TextEncoder:

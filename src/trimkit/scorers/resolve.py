@@ -1,21 +1,61 @@
-"""Find the scorer of a model: what the user passed, what the checkpoint names, or what the family knows."""
+"""Find the scorer of a model: what the user passed, what its checkpoint names, or what the family knows; load it once."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from trimkit.core.recent import Recent
 from trimkit.core.types import EncoderProfile
-from trimkit.errors import ConfigError, ModelError
-from trimkit.io.settings import read_settings
-from trimkit.scorers.base import Scorer
-from trimkit.scorers.clip_native import ClipNativeScorer
-from trimkit.scorers.external import ExternalScorer
+from trimkit.errors import ConfigError
+from trimkit.io.files import user_path
+from trimkit.io.settings import load_settings, read_settings
+from trimkit.scorers._shared import Shared
+from trimkit.scorers._shelf import class_for, named_class
+from trimkit.scorers.base import EncoderScorer, Scorer
+from trimkit.scorers.checkpoint import EncoderCheckpoint, fingerprint, read_config
 
-__all__ = ["load_clip", "resolve_scorer"]
+__all__ = ["load_scorer", "placement", "resolve_scorer"]
+
+_shared: Shared[EncoderScorer] = Shared()
+_configs: Recent[Hashable, Any] = Recent(16)
+
+
+def load_scorer(
+    source: str | Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    tower: Any = None,
+    directory: str | Path | None = None,
+) -> Scorer:
+    """A scorer without a model, for example for an engine that computes the features itself.
+
+    It is loaded once for each source, device and dtype, and shared for as long as somebody uses it; a checkpoint whose files
+    have changed is another one. What it holds of questions and pictures is shared with it.
+
+    Args:
+        source: a directory or a hub id of an encoder, or the name of a scorer that needs none. By default what the
+            ``trimkit.json`` in ``directory`` names.
+        device, dtype: where and how it is to compute; float32 by default.
+        tower: config of the vision tower whose features the scorer will be given, or None where it gets pixels. A CLIP of that
+            tower's shape reads the features; any other encoder looks at the pixels itself.
+        directory: of the vision-language model's checkpoint. Its ``trimkit.json`` says how to read the tower's similarity.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded or has no text tower.
+        ConfigError: no source is named, or a ``trimkit.json`` cannot be read.
+    """
+    settings = {} if directory is None else load_settings(directory)
+    named = str(source) if source is not None else _named_clip(settings, user_path(directory or ""))
+    if not named:
+        raise ConfigError("no scorer is named: pass a CLIP checkpoint, or a directory whose trimkit.json names one")
+    place = torch.empty(0, device=device).device  # with its number
+    return _load(named, tower, settings, place, dtype or torch.float32)
 
 
 def resolve_scorer(
@@ -25,15 +65,14 @@ def resolve_scorer(
     tower: Any = None,
     directory: Path | None = None,
 ) -> Scorer | None:
-    """Build the scorer for ``model``, or None where nothing is known and nothing was passed.
+    """The scorer for ``model``, or None where nothing is known and nothing was passed. See ``load_scorer``.
 
     Args:
-        scorer: a ``Scorer``; a ``CLIPModel`` or ``SiglipModel``; a directory or hub id of one; or None for the checkpoint's
-            own ``trimkit.json``, else ``default_clip``.
+        scorer: a ``Scorer``; a ``CLIPModel`` or ``SiglipModel``; a directory or hub id of one, or a scorer's name; or None for
+            what the checkpoint's own ``trimkit.json`` names, else ``default_clip``.
         model: the vision-language model.
         default_clip: hub id that the family knows.
-        tower: config of the vision tower whose features the scorer will be given, or None where it gets pixels. A CLIP of
-            that tower's shape reads the features; any other encoder looks at the pixels itself.
+        tower: as ``load_scorer`` takes it.
         directory: where the checkpoint's ``trimkit.json`` is, if not where the model was loaded from.
 
     Raises:
@@ -46,101 +85,54 @@ def resolve_scorer(
     name = loaded_from if directory is None else str(directory)
     settings = read_settings(Path(name)) if name and Path(name).is_dir() else {}
     if isinstance(scorer, nn.Module):
-        source = str(getattr(getattr(scorer, "config", None), "_name_or_path", ""))
-        if not source:
-            raise ConfigError(
-                "this CLIPModel does not know its tokenizer: pass scorer=ClipNativeScorer(clip, tokenizer)"
-            )
-        return _scorer(scorer, source, settings, tower)
+        return _around(scorer, tower, settings)
     if scorer is not None and not isinstance(scorer, (str, Path)):
         raise ConfigError(f"scorer {scorer!r} is not a Scorer, a CLIPModel, a directory or a hub id")
     source = str(scorer) if scorer is not None else _named_clip(settings, Path(name)) or default_clip or ""
-    if not source:
-        return None
+    return _load(source, tower, settings, *placement(model)) if source else None
+
+
+def placement(model: Any) -> tuple[torch.device, torch.dtype]:
+    """Where and how a model's scorer computes: beside the model, on a CPU in float32."""
     device = torch.device("cpu") if model.device.type == "meta" else model.device  # offloaded: weights come when called
-    dtype = torch.float32 if device.type == "cpu" else model.dtype
-    encoder: Any = load_clip(source)
-    found = _scorer(encoder, source, settings, tower)
-    if isinstance(found, ClipNativeScorer):
-        encoder.vision_model.encoder.layers = nn.ModuleList()  # the model computes these features itself
-    encoder.to(device, dtype)
+    return device, torch.float32 if device.type == "cpu" else model.dtype
+
+
+def _load(source: str, tower: Any, settings: dict[str, Any], device: torch.device, dtype: torch.dtype) -> EncoderScorer:
+    files = fingerprint(source)
+    named = None if Path(source).is_dir() else named_class(source)
+    config = _config(source, files) if named is None else None
+    kind = named or class_for(source, config, tower)
+    profile = _profile(kind, source, settings)
+    checkpoint = EncoderCheckpoint(source, config, profile, device=device, dtype=dtype)
+    return _shared.get((kind, files, device, dtype, profile), lambda: kind.load(checkpoint))
+
+
+def _around(encoder: nn.Module, tower: Any, settings: dict[str, Any]) -> EncoderScorer:
+    """A scorer of the user's own module, which is left whole and where it is."""
+    config = getattr(encoder, "config", None)
+    source = str(getattr(config, "_name_or_path", ""))
+    if not source:
+        raise ConfigError("this CLIPModel does not know its tokenizer: pass scorer=ClipNativeScorer(clip, tokenizer)")
+    kind = class_for(source, config, tower)
+    return kind.load(EncoderCheckpoint(source, config, _profile(kind, source, settings), module=encoder))
+
+
+def _config(source: str, files: Hashable) -> Any:
+    """The config of a checkpoint with these files; read once."""
+    found = _configs.get(files)
+    if found is None:
+        found = read_config(source)
+        _configs.put(files, found)
     return found
 
 
-def _scorer(encoder: Any, source: str, settings: dict[str, Any], tower: Any) -> Scorer:
-    """The native scorer where the encoder is the tower's own counterpart, else the external one."""
-    tokenizer, config = _load_tokenizer(source), getattr(encoder, "config", None)
-    vision = getattr(config, "vision_config", None)
-    shape = ("hidden_size", "num_hidden_layers", "patch_size")
-    if getattr(config, "model_type", "") == "siglip" or (
-        vision is not None and any(getattr(vision, n, None) != getattr(tower, n, None) for n in shape)
-    ):
-        own = read_settings(Path(source)) if Path(source).is_dir() else {}
-        profile = _profile(own) if own else None
-        return ExternalScorer(encoder, tokenizer, profile, **_statistics(source))
-    return ClipNativeScorer(encoder, tokenizer, _profile(settings))
-
-
-def _profile(settings: dict[str, Any]) -> EncoderProfile:
-    return EncoderProfile(**{key: value for key, value in settings.items() if key not in ("clip", "reduce")})
-
-
-def _statistics(source: str) -> dict[str, Any]:
-    """Mean and deviation of the pixels that a checkpoint was trained on, as its processor's settings say."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        found, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    except OSError:  # no such file: the published ones of its kind serve
-        return {}
-    return {"mean": found.get("image_mean"), "std": found.get("image_std")}
-
-
-def load_clip(source: str) -> nn.Module:
-    """A ``CLIPModel`` or ``SiglipModel`` whose text tower really was in the checkpoint.
-
-    Raises:
-        ModelError: it cannot be loaded, or has no text tower.
-    """
-    import transformers
-
-    kinds = {"clip": "CLIPModel", "siglip": "SiglipModel"}
-    try:
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-        if config.model_type not in kinds:
-            raise ModelError(
-                f"{source!r} is a {config.model_type} checkpoint without a CLIP text tower: pass scorer= a full CLIP "
-                "checkpoint such as 'openai/clip-vit-large-patch14-336', or use a method that does not read the text"
-            )
-        kind = getattr(transformers, kinds[config.model_type])
-        loaded: Any = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True)
-    except ModelError:
-        raise
-    except Exception as error:  # the readers of configs and tensors fail in ways of their own
-        raise ModelError(
-            f"cannot load the CLIP checkpoint {source!r} ({_first_line(error)}): pass scorer= a complete CLIP checkpoint, or "
-            "use a method that does not read the text"
-        ) from None
-    clip, info = loaded
-    needed = ("text_", "visual_projection", "vision_model.post_layernorm")
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(needed))
-    if missing:
-        raise ModelError(
-            f"{source!r} has no CLIP text tower, or half of one (no {missing[0]}): pass scorer= a full CLIP checkpoint"
-        )
-    tower: nn.Module = clip.eval()
-    return tower
-
-
-def _load_tokenizer(source: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(
-            f"cannot load the tokenizer of the CLIP checkpoint {source!r} ({_first_line(error)}): add its tokenizer files"
-        ) from None
+def _profile(kind: type[EncoderScorer], source: str, settings: dict[str, Any]) -> EncoderProfile | None:
+    """What a ``trimkit.json`` says: the model's of its tower, the encoder's own of one that looks at pixels."""
+    if kind.needs_views:
+        settings = read_settings(Path(source)) if Path(source).is_dir() else {}
+    said = {key: value for key, value in settings.items() if key not in ("clip", "reduce")}
+    return EncoderProfile(**said) if said else None
 
 
 def _named_clip(settings: dict[str, Any], directory: Path) -> str | None:
@@ -150,7 +142,3 @@ def _named_clip(settings: dict[str, Any], directory: Path) -> str | None:
         return None
     local = directory / str(clip)
     return str(local) if local.is_dir() else str(clip)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
