@@ -25,8 +25,9 @@ from trimkit.io.settings import load_settings
 from trimkit.methods import Method, get_method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.pipeline.prepare import choose, prepare
-from trimkit.pipeline.reduced_inputs import ReducedImage, ReducedInputs
+from trimkit.pipeline.reduced_inputs import ImageEmbeddings, ReducedImage, ReducedInputs
 from trimkit.pipeline.selecting import reduced_features
+from trimkit.pipeline.vision_encoder import VisionEncoder
 from trimkit.scorers import ClipNativeScorer, ExternalScorer, Scorer
 from trimkit.version import __version__ as __version__
 
@@ -38,6 +39,7 @@ __all__ = [
     "EncoderProfile",
     "ExternalScorer",
     "FeatureCache",
+    "ImageEmbeddings",
     "ImageReport",
     "ImageTokens",
     "InputError",
@@ -53,6 +55,7 @@ __all__ = [
     "TrimkitError",
     "UnknownNameError",
     "UnsupportedError",
+    "VisionEncoder",
     "attach",
     "choose",
     "export",

@@ -15,23 +15,21 @@ from trimkit.models import ModelInputs
 from trimkit.pipeline.media import EarlierMedia, ImageQueries, MediaItem
 from trimkit.pipeline.padding import plain_positions
 
-__all__ = ["ReducedImage", "ReducedInputs"]
+__all__ = ["ImageEmbeddings", "ReducedImage", "ReducedInputs"]
 
 
 @dataclass(frozen=True)
-class ReducedImage:
-    """What is kept of one image, video or frame.
+class ImageEmbeddings:
+    """What is kept of one image, video or frame, for whatever prompt it stands in.
 
     Attributes:
         medium: ``image`` or ``video``.
-        row: its batch row.
+        row: its batch row; without a prompt, the number of its picture.
         query: the question that it was scored against, or None where the method reads no text.
         tokens: what is kept as the encoder gives it; ``tokens.features`` is ``[k, D]``, before the projector where the
             family can give it so, the aggregated token last; ``tokens.layers`` are deep-stack features.
         embeddings: ``[k, H]``, what stands at its placeholders in the language model.
         selection: which tokens were kept; ``selection.indices`` are those of the uncut image, ascending.
-        columns: ``[k]`` int64, its columns in the shortened prompt.
-        positions: ``[k]`` or ``[axes, k]`` int64, the position ids of its tokens in the language model.
         cached: whether its features came from a cache.
     """
 
@@ -41,8 +39,6 @@ class ReducedImage:
     tokens: ImageTokens
     embeddings: Tensor
     selection: Selection
-    columns: Tensor
-    positions: Tensor
     cached: bool
 
     @property
@@ -50,8 +46,37 @@ class ReducedImage:
         """``[k]`` or ``[k - 1]`` int64: which of the image's tokens stay (the aggregated token is none of them)."""
         return self.selection.indices
 
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the uncut image's tokens, or None where they are not one grid."""
+        return self.tokens.grid
+
+    @property
+    def layers(self) -> tuple[Tensor, ...]:
+        """``[k, H]`` each: what later layers of the language model are given at the same tokens (deep-stack features)."""
+        return self.tokens.layers
+
+    @property
+    def relevance(self) -> Tensor | None:
+        """``[N]`` float, how relevant each token of the uncut image is to the question (higher = more), or None."""
+        return self.selection.relevance
+
     def __len__(self) -> int:
+        """Tokens that the language model gets for it."""
         return len(self.embeddings)
+
+
+@dataclass(frozen=True)
+class ReducedImage(ImageEmbeddings):
+    """What is kept of one image, video or frame of a prompt, and where it stands there.
+
+    Attributes:
+        columns: ``[k]`` int64, its columns in the shortened prompt.
+        positions: ``[k]`` or ``[axes, k]`` int64, the position ids of its tokens in the language model.
+    """
+
+    columns: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True)
