@@ -142,7 +142,7 @@ class InputReducer:
         if chosen.outputs:
             out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **chosen.outputs}
         return ReducedInputs(
-            inputs=out,
+            model_inputs=out,
             layout=layout,
             placeholders=layout.take(placeholders, 0).bool(),
             items=chosen.items,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,8 +85,7 @@ class ReducedInputs:
     """One reduced request.
 
     Attributes:
-        inputs: what stock ``generate`` or ``forward`` is given: shortened ``input_ids`` ``[B, L']`` and all that runs along
-            with them, and ``mm_encoder_outputs`` in place of pixels.
+        model_inputs: what ``inputs`` gives, not copied.
         layout: how the prompt of ``[B, L]`` was shortened.
         placeholders: ``[B, L']`` bool, where image and video tokens stand in the shortened prompt.
         items: the images, videos and frames as they were encoded, in the order of the prompts.
@@ -98,7 +98,7 @@ class ReducedInputs:
         seconds: wall-clock time of each stage.
     """
 
-    inputs: ModelInputs
+    model_inputs: ModelInputs
     layout: PromptLayout
     placeholders: Tensor
     items: Sequence[MediaItem]
@@ -109,6 +109,18 @@ class ReducedInputs:
     media: EarlierMedia
     method: str
     seconds: StageSeconds
+
+    @property
+    def inputs(self) -> ModelInputs:
+        """What stock ``generate`` or ``forward`` is given: shortened ``input_ids`` ``[B, L']`` and all that runs along with it,
+        and ``mm_encoder_outputs`` in place of pixels.
+
+        A new dict at each access, for one call: with beams, ``generate`` changes the encoded images that it is given.
+        """
+        encoded = self.model_inputs.get("mm_encoder_outputs")
+        if encoded is None:
+            return dict(self.model_inputs)
+        return {**self.model_inputs, "mm_encoder_outputs": {name: copy(output) for name, output in encoded.items()}}
 
     @cached_property
     def report(self) -> Report:
@@ -123,16 +135,16 @@ class ReducedInputs:
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens of every row's shortened prompt, without padding."""
-        mask = self.inputs.get("attention_mask")
-        ids = self.inputs["input_ids"]
+        mask = self.model_inputs.get("attention_mask")
+        ids = self.model_inputs["input_ids"]
         return [int(n) for n in (torch.ones_like(ids) if mask is None else mask).sum(dim=1)]
 
     @cached_property
     def positions(self) -> Tensor:
         """``[B, L']`` position ids in the language model; ``[axes, B, L']`` where they are 3-D (M-RoPE)."""
-        given = self.inputs.get("position_ids")
+        given = self.model_inputs.get("position_ids")
         if given is None:
-            return plain_positions(self.inputs["input_ids"], self.inputs.get("attention_mask"))
+            return plain_positions(self.model_inputs["input_ids"], self.model_inputs.get("attention_mask"))
         return torch.as_tensor(given[-3:] if given.ndim == 3 else given)
 
     @cached_property
