@@ -82,7 +82,7 @@ def choose(
             or ``ImageTokens``, which can hold the token grid and the signals of the vision tower as well.
         query: the question; needed where the method reads the text.
         method: a name or a ``Method``.
-        scorer: where text relevance comes from; needed likewise. See ``trimkit.scorers.load_scorer``.
+        scorer: where text relevance comes from; needed likewise. For example a ``ClipNativeScorer``.
         **options: fields of the method.
 
     Returns:

@@ -38,6 +38,11 @@ class VisionEncoder:
         method, scorer: as ``trimkit.reduce`` takes them. Where the method reads the text, the scorer is loaded at once.
         **options: ``cache_images``, ``tower_keep`` and ``tower_layer`` of ``trimkit.reduce``, and fields of the method.
 
+    Attributes:
+        model: tower and projector; its language model is empty where it was loaded without one.
+        processor: as given.
+        scorer: where relevance comes from, or None where the method does not read the text.
+
     Raises:
         ConfigError: an option that cannot be, no scorer is known, a method that drops tokens inside the language model, or
             ``share="prompt"``: there is no prompt.
@@ -60,7 +65,7 @@ class VisionEncoder:
             raise ConfigError(
                 "share='prompt' divides a budget among the pictures of a prompt: use trimkit.prepare for it"
             )
-        self._reducer.chooser.scorer()
+        self.scorer = self._reducer.chooser.scorer()
         self.model = model
         self.processor = processor
 
