@@ -1,0 +1,373 @@
+"""``VisionEncoder``: pictures and questions to embeddings, checkpoints of either layout, memory, and one-line refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import trimkit
+from tests import tiny
+from tests.contract.tiny_families import internvl
+from tests.tiny import ToyScorer
+from trimkit import ConfigError, InputError, ModelError, TrimkitError, UnsupportedError, VisionEncoder
+from trimkit.ask import build_inputs
+from trimkit.demo import demo_model_path, load_demo, sample_images
+from trimkit.loading import load_model
+from trimkit.methods import method_classes
+
+SAMPLES = list(sample_images().values())[:3]
+QUESTIONS = [sample.question for sample in SAMPLES]
+STEPS: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
+
+
+@pytest.fixture(scope="module")
+def demo() -> tuple[Any, Any]:
+    return load_demo()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> VisionEncoder:
+    return VisionEncoder.from_pretrained("demo")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    return [Image.open(sample.path).convert("RGB") for sample in SAMPLES]
+
+
+def saved(model: Any, folder: Path, **options: Any) -> str:
+    """A model with some image processor beside it."""
+    model.save_pretrained(folder, **options)
+    load_demo()[1].save_pretrained(folder)
+    return str(folder)
+
+
+# What it gives
+
+
+@pytest.mark.parametrize("method", ["trim", "focus", "visionzip", "none"])
+def test_the_demo_model_fed_with_embeddings_answers_as_an_attached_one(
+    method: str, demo: tuple[Any, Any], pictures: list[Image.Image]
+) -> None:
+    model, processor = demo
+    records = VisionEncoder.from_pretrained(str(demo_model_path()), method=method)(pictures, QUESTIONS)
+    inputs = build_inputs(model, processor, pictures, QUESTIONS)
+    with trimkit.reduce(model, processor, method=method) as attached:
+        expected = model.generate(**inputs, **STEPS)[:, inputs["input_ids"].shape[1] :]
+        images = attached.report.images
+    assert [record.indices.tolist() for record in records] == [image.indices.tolist() for image in images]
+    placeholder = model.config.image_token_id
+    for row, record in enumerate(records):
+        ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
+        first = int((ids == placeholder).nonzero()[0])
+        embed = model.get_input_embeddings()
+        with torch.no_grad():
+            parts = [embed(ids[:first]), record.embeddings, embed(ids[first + record.selection.total :])]
+            answer = model.generate(inputs_embeds=torch.cat(parts)[None], **STEPS)[0].tolist()
+        assert expected[row].tolist()[: len(answer)] == answer
+
+
+def test_a_record_says_what_was_kept(encoder: VisionEncoder, pictures: list[Image.Image]) -> None:
+    for row, record in enumerate(encoder.encode(pictures, QUESTIONS)):
+        assert (record.row, record.medium, record.query, record.grid) == (row, "image", QUESTIONS[row], (24, 24))
+        assert record.embeddings.shape == (len(record.selection), encoder.model.config.text_config.hidden_size)
+        assert len(record) == len(record.indices) + 1  # the aggregated token
+        assert record.relevance is not None
+        assert record.relevance.shape == (576,)
+        assert not record.embeddings.requires_grad
+
+
+def test_one_picture_needs_no_list_and_one_question_serves_all(
+    encoder: VisionEncoder, pictures: list[Image.Image]
+) -> None:
+    (one,) = encoder(pictures[0], QUESTIONS[0])
+    both = encoder(pictures[:2], QUESTIONS[0])
+    assert torch.equal(one.indices, both[0].indices)
+    assert [record.query for record in both] == [QUESTIONS[0]] * 2
+
+
+def test_a_picture_is_encoded_once_and_forgotten_on_demand(pictures: list[Image.Image]) -> None:
+    encoder = VisionEncoder.from_pretrained("demo", cache_images=2)
+    assert [record.cached for record in encoder(pictures[:2], "where?")] == [False, False]
+    assert [record.cached for record in encoder(pictures[:2], "what?")] == [True, True]
+    encoder.clear_cache()
+    assert [record.cached for record in encoder(pictures[:2], "what?")] == [False, False]
+
+
+def test_processed_arguments_are_what_pictures_are(
+    encoder: VisionEncoder, demo: tuple[Any, Any], pictures: list[Image.Image]
+) -> None:
+    inputs = build_inputs(*demo, pictures, QUESTIONS)  # with input_ids, which are left aside
+    for one, other in zip(encoder(inputs, QUESTIONS), encoder(pictures, QUESTIONS), strict=True):
+        assert torch.equal(one.embeddings, other.embeddings)
+
+
+def test_no_picture_gives_no_record(encoder: VisionEncoder) -> None:
+    assert encoder([], "where?") == []
+
+
+def test_the_count_is_known_before_the_picture_is_seen(pictures: list[Image.Image]) -> None:
+    encoder = VisionEncoder.from_pretrained("demo", method="random", budget=0.1)
+    assert encoder.scorer is None
+    assert [len(record) for record in encoder(pictures)] == [encoder.method.tokens(576)] * 3
+    assert VisionEncoder.from_pretrained("demo").method.tokens(576) is None
+
+
+def test_patches_dropped_in_the_tower_are_dropped_here_too(demo: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    options: dict[str, Any] = {"budget": 40, "tower_keep": 0.5}
+    records = VisionEncoder.from_pretrained("demo", **options)(pictures, QUESTIONS)
+    with torch.no_grad():
+        images = trimkit.prepare(*demo, build_inputs(*demo, pictures, QUESTIONS), **options).images
+    assert all(torch.equal(one.embeddings, other.embeddings) for one, other in zip(records, images, strict=True))
+
+
+def test_a_whole_model_serves_with_its_own_modules(
+    demo: tuple[Any, Any], encoder: VisionEncoder, pictures: Any
+) -> None:
+    whole = VisionEncoder(*demo)
+    assert whole.model is demo[0]
+    assert torch.equal(whole(pictures[0], "where?")[0].embeddings, encoder(pictures[0], "where?")[0].embeddings)
+
+
+def test_tiles_ranked_one_by_one_have_their_picture_s_number() -> None:
+    class Tiler:
+        image_token = "<image>"
+
+        def __call__(self, images: Any, **_: Any) -> Any:
+            from transformers import BatchFeature
+
+            tiles = tiny.pixels(images[0].width, seed=images[0].width)
+            return BatchFeature({"pixel_values": tiles, "input_ids": torch.zeros(1, 1)})
+
+    encoder = VisionEncoder(internvl(), Tiler(), method="trim", scorer=ToyScorer(), budget=3)
+    records = encoder([Image.new("RGB", (2, 2)), Image.new("RGB", (1, 1))], ["first", "second"])
+    assert [(record.row, record.query) for record in records] == [(0, "first"), (0, "first"), (1, "second")]
+
+
+# Checkpoints
+
+
+def test_the_language_model_is_not_there(encoder: VisionEncoder, demo: tuple[Any, Any]) -> None:
+    names = {name.rpartition(".")[0] for name, _ in encoder.model.named_parameters()}
+    assert names
+    assert not any("language_model" in name or "lm_head" in name for name in names)
+    assert type(encoder.model) is type(demo[0])
+    assert encoder.device.type == "cpu"
+
+
+def old_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As LLaVA's checkpoints on the hub have them."""
+    found = {}
+    for name, value in state.items():
+        name = name.replace("model.language_model.", "language_model.model.").replace(
+            "lm_head", "language_model.lm_head"
+        )
+        name = name.replace("model.vision_tower.", "vision_tower.vision_model.")
+        found[name.replace("model.multi_modal_projector", "multi_modal_projector")] = value
+    return found
+
+
+@pytest.mark.parametrize("layout", ["saved", "sharded", "old", "new"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_checkpoints_of_any_layout(family: str, layout: str, tmp_path: Path) -> None:
+    model = getattr(tiny, family)()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    saved(model, tmp_path, **({"max_shard_size": "50KB"} if layout == "sharded" else {}))
+    if layout in ("old", "new"):
+        if layout == "old":
+            state = (
+                old_names(state)
+                if family == "llava"
+                else {
+                    name.replace("model.visual", "visual").replace("model.language_model", "model"): value
+                    for name, value in state.items()
+                }
+            )
+        save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    assert (tmp_path / "model.safetensors.index.json").is_file() == (layout == "sharded")
+    encoder = VisionEncoder.from_pretrained(str(tmp_path), method="random", budget=4)
+    whole = model.state_dict()
+    loaded = encoder.model.state_dict()
+    assert len(loaded) > 10
+    assert all(torch.equal(value, whole[name]) for name, value in loaded.items())
+
+
+def test_dtype_is_taken_when_given(pictures: list[Image.Image]) -> None:
+    encoder = VisionEncoder.from_pretrained("demo", dtype="bfloat16")
+    assert encoder(pictures[0], "where?")[0].embeddings.dtype == torch.bfloat16
+
+
+def tiny_pixels() -> dict[str, Tensor]:
+    return {"pixel_values": tiny.pixels(1)}
+
+
+def without(folder: Path, part: str) -> str:
+    """The checkpoint with the first tensor of ``part`` taken out."""
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    del state[next(name for name in sorted(state) if part in name and name.endswith("weight"))]
+    save_file(state, path, {"format": "pt"})
+    return str(folder)
+
+
+@pytest.mark.parametrize("part", ["vision_tower", "multi_modal_projector"])
+def test_an_incomplete_checkpoint_is_refused_in_one_line(part: str, tmp_path: Path) -> None:
+    saved(tiny.llava(), tmp_path)
+    with pytest.raises(ModelError, match=r"lacks? 1 tensors .*; copy") as caught:
+        VisionEncoder.from_pretrained(without(tmp_path, part), method="random")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_language_model_lacks_does_not_matter(tmp_path: Path) -> None:
+    saved(tiny.llava(), tmp_path)
+    folder = without(tmp_path, "language_model")
+    with pytest.raises(ModelError):
+        load_model(folder)
+    assert VisionEncoder.from_pretrained(folder, method="random", budget=4)(tiny_pixels())[0].embeddings.shape == (
+        4,
+        32,
+    )
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"method": "fastv"}, ConfigError),
+        ({"method": "random", "share": "prompt"}, ConfigError),
+        ({"positions": "original"}, ConfigError),
+        ({"cache_images": -1}, ConfigError),
+        ({"device": "toaster"}, ConfigError),
+        ({"dtype": "float13"}, ConfigError),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], error: type[TrimkitError]) -> None:
+    with pytest.raises(error) as caught:
+        VisionEncoder.from_pretrained("demo", **options)
+    assert "\n" not in str(caught.value)
+    assert ": " in str(caught.value)
+
+
+def test_a_method_that_reads_the_text_needs_a_scorer_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="scorer"):
+        VisionEncoder.from_pretrained(saved(tiny.llava(), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("images", "query", "error"),
+    [
+        ("cat.png", "where?", InputError),
+        ([torch.zeros(3, 4, 4)], "where?", InputError),
+        ("picture", None, ConfigError),
+        ("picture", ["one", "two"], InputError),
+        ("picture", "  ", InputError),
+        ({"input_ids": torch.zeros(1, 1)}, "where?", InputError),
+        ({"pixel_values_videos": torch.zeros(1, 1, 3, 4, 4)}, "where?", UnsupportedError),
+    ],
+)
+def test_inputs_that_cannot_be(
+    images: Any, query: Any, error: type[TrimkitError], encoder: VisionEncoder, pictures: list[Image.Image]
+) -> None:
+    with pytest.raises(error) as caught:
+        encoder(pictures[0] if images == "picture" else images, query)
+    assert "\n" not in str(caught.value)
+    assert ": " in str(caught.value)
+
+
+# The pipeline in parts
+
+
+@pytest.mark.parametrize("name", [name for name, cls in method_classes() if cls.stage == "tower"])
+def test_choose_chooses_what_the_attached_model_chose(
+    name: str, encoder: VisionEncoder, demo: tuple[Any, Any], pictures: list[Image.Image]
+) -> None:
+    """Features from the stock tower, with the signals in ``ImageTokens``."""
+    model, processor = demo
+    for picture, question in zip(pictures, QUESTIONS, strict=True):
+        inputs = build_inputs(model, processor, [picture], [question])
+        with torch.no_grad():
+            tokens = trimkit.prepare(model, processor, inputs, method=name).items[0].image
+            states = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
+            with trimkit.reduce(model, processor, method=name) as attached:
+                model(**inputs)
+        assert torch.equal(tokens.features, states[-2][0, 1:])
+        chosen, image = trimkit.choose(tokens, question, name, encoder.scorer), attached.report.images[0]
+        assert chosen.indices.tolist() == image.indices.tolist()
+        assert (chosen.aggregated, len(chosen)) == (image.aggregated, image.tokens_after)
+
+
+# Memory
+
+_MEASURE = """
+import gc, json, os, sys
+import torch, transformers
+import trimkit
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+trimkit.VisionEncoder.from_pretrained("demo")  # imports and thread pools are nobody's weights
+gc.collect()
+before = resident()
+encoder = trimkit.VisionEncoder.from_pretrained(sys.argv[1], scorer=sys.argv[2], dtype=sys.argv[3])
+parts = [encoder.model, encoder.scorer.text_model, encoder.scorer._post_layernorm, encoder.scorer._visual_projection]
+weights = 0
+for name, tensor in [each for part in parts for each in (*part.named_parameters(), *part.named_buffers())]:
+    tensor.max()  # what is mapped from the file is resident once it is used
+    own = "language_model" not in name and "lm_head" not in name
+    weights += own * tensor.numel() * tensor.element_size()
+gc.collect()
+print(json.dumps({"resident": resident() - before, "weights": weights}))
+"""
+
+
+def save_large(folder: Path) -> None:
+    """LLaVA-1.5's tower before a language model of 12 x 1024, and the CLIP that the tower belongs to; weights are zeros."""
+    from transformers import CLIPModel, LlavaForConditionalGeneration
+
+    from trimkit.bench.build import clip_config, llava_config
+    from trimkit.bench.shapes import SHAPES
+
+    shape = SHAPES["clip-l-336"]
+    clip = clip_config(shape)
+    clip.vision_config.num_hidden_layers = shape.vision[0]
+    for kind, config, place in (
+        (LlavaForConditionalGeneration, llava_config(shape), folder),
+        (CLIPModel, clip, folder / "clip"),
+    ):
+        with torch.device("meta"):
+            model: Any = kind._from_config(config, dtype=torch.bfloat16)  # type: ignore[attr-defined]
+        model = model.to_empty(device="cpu")
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data.zero_()
+        model.save_pretrained(place)
+    processor = load_demo()[1]
+    processor.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder / "clip")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="resident memory is read from /proc")
+def test_memory_is_little_more_than_its_weights() -> None:
+    with tempfile.TemporaryDirectory() as name:  # 1.8 GB, which pytest's own directories would keep for three runs
+        save_large(Path(name))
+        for dtype, least in (("auto", 0.9e9), ("float32", 1.5e9)):  # mapped from the file, and converted
+            command = [sys.executable, "-c", _MEASURE, name, str(Path(name) / "clip"), dtype]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found = json.loads(out.splitlines()[-1])
+            assert found["weights"] > least
+            assert found["resident"] <= 1.15 * found["weights"], (dtype, found)
+            print(dtype, found["resident"] / found["weights"])
