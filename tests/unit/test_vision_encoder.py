@@ -155,6 +155,45 @@ def test_tiles_ranked_one_by_one_have_their_picture_s_number() -> None:
     assert [(record.row, record.query) for record in records] == [(0, "first"), (0, "first"), (1, "second")]
 
 
+def next_processor() -> Any:
+    from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor
+
+    size = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
+    tiles = LlavaNextImageProcessorPil(**size, image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]])
+    strategy = {"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    return LlavaNextProcessor(tiles, load_demo()[1].tokenizer, **strategy)
+
+
+class QwenPictures:
+    """The picture half of Qwen's processor; the whole one needs torchvision for its videos."""
+
+    image_token = "<image>"
+
+    def __call__(self, images: Any, **_: Any) -> Any:
+        from transformers import Qwen2VLImageProcessorPil
+
+        sizes = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2, "min_pixels": 64, "max_pixels": 4096}
+        return Qwen2VLImageProcessorPil(**sizes)(images=images, return_tensors="pt")
+
+
+@pytest.mark.parametrize(("family", "processor"), [("llava_next", next_processor), ("qwen2_5_vl", QwenPictures)])
+def test_pictures_of_any_size_are_what_one_batch_of_them_is(family: str, processor: Any) -> None:
+    prepare_pictures, model = processor(), getattr(tiny, family)()
+    noise = torch.Generator().manual_seed(0)
+    pictures = [
+        Image.fromarray(torch.randint(0, 255, (*size, 3), generator=noise, dtype=torch.uint8).numpy())
+        for size in ((50, 30), (24, 70), (40, 40))
+    ]
+    encoder = VisionEncoder(model, prepare_pictures, method="trim", scorer=ToyScorer(), budget=5)
+    together = prepare_pictures(images=pictures, text=["<image>"] * 3, padding=True, return_tensors="pt")
+    records = encoder(pictures, ["one", "two", "three"])
+    assert [(len(record), record.row) for record in records] == [(5, 0), (5, 1), (5, 2)]
+    assert len({record.selection.total for record in records}) > 1
+    for one, other in zip(records, encoder(together, ["one", "two", "three"]), strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert torch.equal(one.embeddings, other.embeddings)
+
+
 # Checkpoints
 
 

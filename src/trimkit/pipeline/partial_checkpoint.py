@@ -79,4 +79,5 @@ def _empty_language_model(model: Any) -> None:
     model.all_tied_weights_keys = {a: b for a, b in tied.items() if not (a.startswith(gone) or b.startswith(gone))}
     leaves = {re.escape(name.rpartition(".")[2]) for name in names}
     # Expected to find no place; else transformers would list them all in a warning.
-    model._keys_to_ignore_on_load_unexpected |= {rf"(^|\.){leaf}\." for leaf in leaves}
+    known = set(model._keys_to_ignore_on_load_unexpected or ())
+    model._keys_to_ignore_on_load_unexpected = known | {rf"(^|\.){leaf}\." for leaf in leaves}
