@@ -37,7 +37,7 @@ def prepare(
     """What a stock ``generate`` or ``forward`` would be given, without calling it and without attaching the model.
 
     ``model.generate(**trimkit.prepare(model, processor, inputs).inputs)`` answers as an attached model does; what it returns
-    begins with the shortened prompt. With beams, ``generate`` changes the encoded images that it is given: take ``.inputs`` anew
+    begins with the shortened prompt. With beams, ``generate`` changes the encoded images it is given: read ``.inputs`` anew
     for every call. With M-RoPE, ``rope_deltas`` is set on the model, as the stock call would set it.
 
     Args:
