@@ -130,10 +130,10 @@ class VisionEncoder:
             ConfigError: the method reads the text and there is no question, or there is no processor.
             UnsupportedError: a video.
         """
-        arguments, rows = self._arguments(images)
+        arguments, rows, count = self._arguments(images)
+        given = [None] * count if query is None else each_row(query, count)
         if not rows:
             return []
-        given = (None,) * (rows[-1] + 1) if query is None else each_row(query, rows[-1] + 1)
         queries: list[ImageQueries] = [(given[row],) for row in rows]
         with torch.no_grad():
             chosen = self._reducer.reduce_images(arguments, rows, queries, StageClock(self.device))
@@ -141,14 +141,15 @@ class VisionEncoder:
 
     __call__ = encode
 
-    def _arguments(self, images: Any) -> tuple[ModelInputs, list[int]]:
-        """Encoder arguments of all images that are ranked, and the picture's number of each."""
+    def _arguments(self, images: Any) -> tuple[ModelInputs, list[int], int]:
+        """Encoder arguments of all images that are ranked, the picture's number of each, and how many pictures there are."""
         family, model = self._reducer.family, self.model
         if not isinstance(images, Mapping):
             pictures = list(images) if isinstance(images, (list, tuple)) else [images]
             each = [family.split(model, picture_arguments(family, model, self.processor, one)) for one in pictures]
             parts = [part for parts in each for part in parts]
-            return family.join(parts) if parts else {}, [row for row, parts in enumerate(each) for _ in parts]
+            rows = [row for row, parts in enumerate(each) for _ in parts]
+            return family.join(parts) if parts else {}, rows, len(pictures)
         inputs = dict(images)
         if inputs.get("pixel_values_videos") is not None:
             raise UnsupportedError(
@@ -160,7 +161,8 @@ class VisionEncoder:
         arguments = {
             name: each.to(self.device) if isinstance(each, Tensor) else each for name, each in arguments.items()
         }
-        return arguments, list(range(len(family.split(model, arguments))))
+        count = len(family.split(model, arguments))
+        return arguments, list(range(count)), count
 
 
 def _records(chosen: ChosenImages, queries: Sequence[ImageQueries]) -> list[ImageEmbeddings]:
