@@ -51,6 +51,15 @@ def test_prepared_generate_is_attached_generate(case: FamilyCase, model: Any, re
     assert out[:, inputs["input_ids"].shape[1] :].tolist() == expected.tolist()
 
 
+def test_right_padding_is_repaired_for_generate(case: FamilyCase, model: Any) -> None:
+    batch = case.batch("right")
+    with trimkit.reduce(model, **REDUCTIONS["count"]):
+        expected = model.generate(**batch, **GENERATE)[:, batch["input_ids"].shape[1] :]
+    inputs = prepared(model, batch, "count").inputs
+    assert bool(inputs["attention_mask"][:, -1].all())
+    assert model.generate(**inputs, **GENERATE)[:, inputs["input_ids"].shape[1] :].tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("reduction", sorted(REDUCTIONS))
 def test_prepared_forward_is_attached_forward(case: FamilyCase, model: Any, reduction: str, side: str) -> None:
