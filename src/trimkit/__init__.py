@@ -26,8 +26,9 @@ from trimkit.methods import Method, get_method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.pipeline.model_store import release
 from trimkit.pipeline.prepare import choose, prepare
-from trimkit.pipeline.reduced_inputs import ReducedImage, ReducedInputs
+from trimkit.pipeline.reduced_inputs import ImageEmbeddings, ReducedImage, ReducedInputs
 from trimkit.pipeline.selecting import reduced_features
+from trimkit.pipeline.vision_encoder import VisionEncoder
 from trimkit.scorers import ClipNativeScorer, ExternalScorer, Scorer
 from trimkit.version import __version__ as __version__
 
@@ -39,6 +40,7 @@ __all__ = [
     "EncoderProfile",
     "ExternalScorer",
     "FeatureCache",
+    "ImageEmbeddings",
     "ImageReport",
     "ImageTokens",
     "InputError",
@@ -54,6 +56,7 @@ __all__ = [
     "TrimkitError",
     "UnknownNameError",
     "UnsupportedError",
+    "VisionEncoder",
     "attach",
     "choose",
     "export",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from trimkit.errors import ConfigError, ModelError, TrimkitError, UnsupportedErr
 from trimkit.io.files import user_path
 from trimkit.io.progress import without_progress_bars
 
-__all__ = ["DTYPES", "find_checkpoint", "load_model", "pick_device"]
+__all__ = ["DTYPES", "find_checkpoint", "load_checkpoint", "load_model", "pick_device"]
 
 _PACKAGED = Path(__file__).parent / "demo" / "model"
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -35,14 +36,27 @@ def load_model(name: str = "demo", device: str = "cpu", dtype: str = "auto") -> 
         ModelError: there is no such checkpoint, or it is damaged or incomplete.
         UnsupportedError: it is not a vision-language model that transformers knows.
     """
+    return load_checkpoint(name, device, dtype, _any_class)
+
+
+def load_checkpoint(name: str, device: str, dtype: str, class_for: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """``load_model`` with a model class of one's own.
+
+    Args:
+        name, device, dtype: as ``load_model`` takes them.
+        class_for: from the checkpoint's config to the class whose ``from_pretrained`` reads the weights.
+
+    Raises:
+        ConfigError, ModelError, UnsupportedError: as ``load_model`` raises them, and whatever ``class_for`` raises.
+    """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not known: give one of {', '.join(DTYPES)}")
     place = pick_device(device)
     source, options = _locate(name)
     try:
         with without_progress_bars():
-            _check_architecture(name, source, options)
-            model, processor = _read(name, source, dtype, options)
+            config = _check_architecture(name, source, options)
+            model, processor = _read(name, source, dtype, options, class_for(config))
         return model.to(place).eval(), processor
     except TrimkitError:
         raise
@@ -121,27 +135,36 @@ def _hub_resolves() -> bool:
     return True
 
 
-def _check_architecture(name: str, source: str, options: dict[str, Any]) -> None:
-    """Refuse other kinds of model before their weights are read."""
+def _any_class(config: Any) -> Any:
+    import transformers
+
+    auto: Any = transformers  # its classes are typed only in part
+    return auto.AutoModelForImageTextToText
+
+
+def _check_architecture(name: str, source: str, options: dict[str, Any]) -> Any:
+    """The config; other kinds of model are refused before their weights are read."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    model_type = AutoConfig.from_pretrained(source, trust_remote_code=False, **options).model_type
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    model_type = config.model_type
     if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise UnsupportedError(
             f"model {name!r} ({model_type or 'no model_type'}) is not a vision-language model: give one that answers "
             "questions about images, such as 'llava-hf/llava-1.5-7b-hf'"
         )
+    return config
 
 
-def _read(name: str, source: str, dtype: str, options: dict[str, Any]) -> tuple[Any, Any]:
+def _read(name: str, source: str, dtype: str, options: dict[str, Any], model_class: Any) -> tuple[Any, Any]:
     import transformers
 
     auto: Any = transformers  # its classes are typed only in part
     processor = auto.AutoProcessor.from_pretrained(source, trust_remote_code=False, **options)
     if not hasattr(processor, "image_processor"):
         raise ModelError(f"model {name!r} has no image processor: add its processor files (preprocessor_config.json)")
-    model, info = auto.AutoModelForImageTextToText.from_pretrained(
+    model, info = model_class.from_pretrained(
         source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
     missing = sorted(info["missing_keys"])

@@ -109,6 +109,26 @@ class Method(BaseModel):
         """Whether this method, with its options, reads the text at all."""
         return self.uses_text and not self.keeps_all
 
+    def tokens(self, total: int) -> int | None:
+        """How many tokens the language model gets for an image of ``total``, where that is known before the image is seen.
+
+        The aggregated token is counted. For a method of ``stage`` ``llm`` it is what the layers behind its cut see. A method
+        whose count follows from more than its budget overrides this.
+
+        Args:
+            total: tokens of the image without reduction, 0 or more.
+
+        Returns:
+            The number, at most ``total``; None where it is decided per image (``iqr``, ``top-p``), or where images of a
+            prompt or frames of a video share a budget (``share``).
+        """
+        if self.keeps_all:
+            return total
+        if self.budget.kind not in ("ratio", "count") or self.share != "image":
+            return None
+        patches = int(self._patch_counts(torch.ones(1, total, dtype=torch.bool))[0])
+        return patches + int(self.aggregate != "none" and self._fits(patches, total))
+
     def normalize_relevance(self, profile: EncoderProfile) -> bool:
         """Whether the scorer is to give cosines instead of dot products."""
         return profile.normalize

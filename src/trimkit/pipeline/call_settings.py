@@ -14,7 +14,7 @@ from trimkit.methods import Method
 from trimkit.models import Family
 from trimkit.pipeline.feature_cache import FeatureCache
 
-__all__ = ["CallSettings", "check_signals", "in_full_precision"]
+__all__ = ["CallSettings", "check_signals", "in_full_precision", "refuse_llm_stage"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,18 @@ def check_signals(family: Family, model: Any, method: Method) -> None:
         raise UnsupportedError(
             f"method {method.name!r} needs {' and '.join(sorted(method.signals))} of a CLIP tower with a class token, which "
             f"{type(model).__name__} does not give: use a method without signals, such as 'trim' or 'divprune'"
+        )
+
+
+def refuse_llm_stage(method: Method) -> None:
+    """Refuse a method that drops tokens inside the language model, where only inputs of it are made.
+
+    Raises:
+        ConfigError: that.
+    """
+    if method.stage == "llm" and not method.keeps_all:
+        raise ConfigError(
+            f"method {method.name!r} drops tokens inside the language model: attach the model (trimkit.attach) to use it"
         )
 
 

@@ -13,7 +13,7 @@ from trimkit.pipeline.media import ImageQueries, MediaItem
 from trimkit.pipeline.query_reader import QueryReader
 from trimkit.pipeline.training_queries import make_reader, without_answers
 
-__all__ = ["QueryFinder", "query_rounds"]
+__all__ = ["QueryFinder", "each_row", "query_rounds"]
 
 
 def query_rounds(queries: Sequence[ImageQueries]) -> Iterator[list[str | None]]:
@@ -69,7 +69,7 @@ class QueryFinder:
             ConfigError: nothing to read the prompt with.
         """
         if query is not None:
-            given = _each_row(query, len(ids))
+            given = each_row(query, len(ids))
             return [(*before, given[item.row]) for before, item in zip(earlier, items, strict=True)]
         if self._reader is None:
             if self._processor is None:
@@ -94,7 +94,12 @@ class QueryFinder:
         return [turns[item.row][reader.turn_at(ids[item.row], image_token_id, item.first) :] for item in items]
 
 
-def _each_row(query: str | Sequence[str], rows: int) -> list[str]:
+def each_row(query: str | Sequence[str], rows: int) -> list[str]:
+    """One question a row.
+
+    Raises:
+        InputError: it is no text, or not as many as there are rows.
+    """
     if isinstance(query, str):
         return [query] * rows
     if not isinstance(query, Sequence):

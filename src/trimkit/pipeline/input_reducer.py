@@ -28,6 +28,7 @@ from trimkit.pipeline.media import (
     placeholders_of,
     question_ids,
     refuse_video,
+    unplaced,
     with_earlier,
 )
 from trimkit.pipeline.model_store import feature_cache_of
@@ -142,7 +143,7 @@ class InputReducer:
         if chosen.outputs:
             out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **chosen.outputs}
         return ReducedInputs(
-            inputs=out,
+            model_inputs=out,
             layout=layout,
             placeholders=layout.take(placeholders, 0).bool(),
             items=chosen.items,
@@ -154,6 +155,26 @@ class InputReducer:
             method=self.method.name,
             seconds=clock.seconds,
         )
+
+    def reduce_images(
+        self, arguments: ModelInputs, rows: Sequence[int], queries: Sequence[ImageQueries], clock: StageClock
+    ) -> ChosenImages:
+        """Images without a prompt, reduced.
+
+        Args:
+            arguments: of the image encoder.
+            rows: the picture's number of every image that is ranked.
+            queries: the questions about each.
+            clock: adds up the time of each stage.
+        """
+        with clock.stage("vision"):
+            images, cached = self.encode(self.family, arguments)
+        scorer = self.chooser.scorer()
+        media = EncodedMedia(self.family, arguments, images, cached, torch.zeros(0, 0, dtype=torch.bool))
+        items = [item for each in self.chooser.ranked([media], scorer) for item in unplaced(each, rows)]
+        with clock.stage("text"), in_full_precision(self._model.device):
+            choosing = self.chooser.read(queries, scorer)
+        return self.choose(items, choosing, scorer, clock)
 
     def choose(
         self, items: list[MediaItem], queries: Sequence[ImageQueries], scorer: Scorer | None, clock: StageClock

@@ -26,6 +26,7 @@ __all__ = [
     "question_ids",
     "refuse_video",
     "split_frames",
+    "unplaced",
     "with_earlier",
     "with_views",
 ]
@@ -135,6 +136,12 @@ def in_prompt_order(media: Sequence[EncodedMedia]) -> list[MediaItem]:
         if one.row == other.row and other.first <= one.last:
             raise InputError("an image stands among the frames of a video: put it before or behind them")
     return items
+
+
+def unplaced(media: EncodedMedia, rows: Sequence[int]) -> list[MediaItem]:
+    """Images without a prompt, each with the number of its picture in place of a batch row."""
+    images = zip(media.images, media.cached, rows, strict=True)
+    return [MediaItem(media.family, image, cached, row, -1, -1) for image, cached, row in images]
 
 
 def placeholders_of(media: Sequence[EncodedMedia]) -> Tensor:

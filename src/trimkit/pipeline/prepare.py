@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection
 from trimkit.errors import ConfigError, InputError
 from trimkit.methods import Method, get_method
-from trimkit.pipeline.call_settings import CallSettings
+from trimkit.pipeline.call_settings import CallSettings, refuse_llm_stage
 from trimkit.pipeline.input_reducer import InputReducer
 from trimkit.pipeline.reduced_inputs import ReducedInputs
 from trimkit.pipeline.selecting import relevance_of, select_tokens
@@ -37,7 +37,8 @@ def prepare(
     """What a stock ``generate`` or ``forward`` would be given, without calling it and without attaching the model.
 
     ``model.generate(**trimkit.prepare(model, processor, inputs).inputs)`` answers as an attached model does; what it returns
-    begins with the shortened prompt.
+    begins with the shortened prompt. With beams, ``generate`` changes the encoded images it is given: read ``.inputs`` anew
+    for every call. With M-RoPE, ``rope_deltas`` is set on the model, as the stock call would set it.
 
     Args:
         model: a transformers vision-language model.
@@ -64,7 +65,7 @@ def prepare(
     named = {field.name for field in fields(CallSettings)} & set(options)
     settings = CallSettings(**{name: options.pop(name) for name in named})
     reducer = InputReducer(model, processor, method, scorer, settings, options)
-    _refuse_llm_stage(reducer.method)
+    refuse_llm_stage(reducer.method)
     return reducer.reduce(given, query, StageClock(model.device), generating=generating)
 
 
@@ -96,19 +97,12 @@ def choose(
     if image.features.ndim != 2:
         raise InputError(f"features have shape {list(image.features.shape)}: pass [tokens, width] of one image")
     chosen = get_method(method, **options)
-    _refuse_llm_stage(chosen)
+    refuse_llm_stage(chosen)
     _refuse_missing_signals(chosen, image)
     relevance = relevance_of([image], [query], chosen, scorer)
     profile = chosen.profile or (scorer.profile if scorer is not None else EncoderProfile())
     with torch.no_grad():
         return select_tokens([image], relevance, [query], chosen, profile)[0]
-
-
-def _refuse_llm_stage(method: Method) -> None:
-    if method.stage == "llm" and not method.keeps_all:
-        raise ConfigError(
-            f"method {method.name!r} drops tokens inside the language model: attach the model (trimkit.attach) to use it"
-        )
 
 
 def _refuse_missing_signals(method: Method, image: ImageTokens) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,23 +16,21 @@ from trimkit.models import ModelInputs
 from trimkit.pipeline.media import EarlierMedia, ImageQueries, MediaItem
 from trimkit.pipeline.padding import plain_positions
 
-__all__ = ["ReducedImage", "ReducedInputs"]
+__all__ = ["ImageEmbeddings", "ReducedImage", "ReducedInputs"]
 
 
 @dataclass(frozen=True)
-class ReducedImage:
-    """What is kept of one image, video or frame.
+class ImageEmbeddings:
+    """What is kept of one image, video or frame, for whatever prompt it stands in.
 
     Attributes:
         medium: ``image`` or ``video``.
-        row: its batch row.
+        row: its batch row; without a prompt, the number of its picture.
         query: the question that it was scored against, or None where the method reads no text.
         tokens: what is kept as the encoder gives it; ``tokens.features`` is ``[k, D]``, before the projector where the
             family can give it so, the aggregated token last; ``tokens.layers`` are deep-stack features.
         embeddings: ``[k, H]``, what stands at its placeholders in the language model.
         selection: which tokens were kept; ``selection.indices`` are those of the uncut image, ascending.
-        columns: ``[k]`` int64, its columns in the shortened prompt.
-        positions: ``[k]`` or ``[axes, k]`` int64, the position ids of its tokens in the language model.
         cached: whether its features came from a cache.
     """
 
@@ -41,8 +40,6 @@ class ReducedImage:
     tokens: ImageTokens
     embeddings: Tensor
     selection: Selection
-    columns: Tensor
-    positions: Tensor
     cached: bool
 
     @property
@@ -50,8 +47,37 @@ class ReducedImage:
         """``[k]`` or ``[k - 1]`` int64: which of the image's tokens stay (the aggregated token is none of them)."""
         return self.selection.indices
 
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the uncut image's tokens, or None where they are not one grid."""
+        return self.tokens.grid
+
+    @property
+    def layers(self) -> tuple[Tensor, ...]:
+        """``[k, H]`` each: what later layers of the language model are given at the same tokens (deep-stack features)."""
+        return self.tokens.layers
+
+    @property
+    def relevance(self) -> Tensor | None:
+        """``[N]`` float, how relevant each token of the uncut image is to the question (higher = more), or None."""
+        return self.selection.relevance
+
     def __len__(self) -> int:
+        """Tokens that the language model gets for it."""
         return len(self.embeddings)
+
+
+@dataclass(frozen=True)
+class ReducedImage(ImageEmbeddings):
+    """What is kept of one image, video or frame of a prompt, and where it stands there.
+
+    Attributes:
+        columns: ``[k]`` int64, its columns in the shortened prompt.
+        positions: ``[k]`` or ``[axes, k]`` int64, the position ids of its tokens in the language model.
+    """
+
+    columns: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,8 +85,7 @@ class ReducedInputs:
     """One reduced request.
 
     Attributes:
-        inputs: what stock ``generate`` or ``forward`` is given: shortened ``input_ids`` ``[B, L']`` and all that runs along
-            with them, and ``mm_encoder_outputs`` in place of pixels.
+        model_inputs: what ``inputs`` gives, not copied.
         layout: how the prompt of ``[B, L]`` was shortened.
         placeholders: ``[B, L']`` bool, where image and video tokens stand in the shortened prompt.
         items: the images, videos and frames as they were encoded, in the order of the prompts.
@@ -73,7 +98,7 @@ class ReducedInputs:
         seconds: wall-clock time of each stage.
     """
 
-    inputs: ModelInputs
+    model_inputs: ModelInputs
     layout: PromptLayout
     placeholders: Tensor
     items: Sequence[MediaItem]
@@ -84,6 +109,18 @@ class ReducedInputs:
     media: EarlierMedia
     method: str
     seconds: StageSeconds
+
+    @property
+    def inputs(self) -> ModelInputs:
+        """What stock ``generate`` or ``forward`` is given: shortened ``input_ids`` ``[B, L']`` and all that runs along with it,
+        and ``mm_encoder_outputs`` in place of pixels.
+
+        A new dict at each access, for one call: with beams, ``generate`` changes the encoded images that it is given.
+        """
+        encoded = self.model_inputs.get("mm_encoder_outputs")
+        if encoded is None:
+            return dict(self.model_inputs)
+        return {**self.model_inputs, "mm_encoder_outputs": {name: copy(output) for name, output in encoded.items()}}
 
     @cached_property
     def report(self) -> Report:
@@ -98,16 +135,16 @@ class ReducedInputs:
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens of every row's shortened prompt, without padding."""
-        mask = self.inputs.get("attention_mask")
-        ids = self.inputs["input_ids"]
+        mask = self.model_inputs.get("attention_mask")
+        ids = self.model_inputs["input_ids"]
         return [int(n) for n in (torch.ones_like(ids) if mask is None else mask).sum(dim=1)]
 
     @cached_property
     def positions(self) -> Tensor:
         """``[B, L']`` position ids in the language model; ``[axes, B, L']`` where they are 3-D (M-RoPE)."""
-        given = self.inputs.get("position_ids")
+        given = self.model_inputs.get("position_ids")
         if given is None:
-            return plain_positions(self.inputs["input_ids"], self.inputs.get("attention_mask"))
+            return plain_positions(self.model_inputs["input_ids"], self.model_inputs.get("attention_mask"))
         return torch.as_tensor(given[-3:] if given.ndim == 3 else given)
 
     @cached_property
