@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image
-
 from trimkit.errors import ConfigError, InputError
 from trimkit.models import Family, ModelInputs
 
@@ -22,6 +20,8 @@ def picture_arguments(family: Family, model: Any, processor: Any, picture: Any) 
         InputError: it is no PIL image.
         ConfigError: there is no processor, or it names no placeholder.
     """
+    from PIL import Image
+
     if not isinstance(picture, Image.Image):
         raise InputError(
             f"a picture is a {type(picture).__name__}: pass PIL images, or what the processor makes of them"
