@@ -159,9 +159,13 @@ class Attachment:
 
     def _forward_shadows(self, full_logits: bool) -> Iterator[SharedShadow]:
         """The whole model's ``forward``, and its base model's, where pixels enter."""
-        if self._base is not self.model:
+        whole = (
+            self._base is self.model and self.model.get_output_embeddings() is not None
+        )  # Llama 4: no base model inside
+        if whole or self._base is not self.model:
             yield SharedShadow(self.model, "forward", ReducedForward(self._attached_model, full_logits=full_logits))
-        if not hasattr(self._base, "_orig_mod"):  # a base model compiled on its own is reached by the whole model alone
+        # A base model compiled on its own is reached by the whole model alone.
+        if not (whole or hasattr(self._base, "_orig_mod")):
             yield SharedShadow(self._base, "forward", BaseForward(self._attached_model))
 
     @contextlib.contextmanager

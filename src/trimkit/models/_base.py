@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from trimkit.core.geometry import View, grid_view
 from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
+from trimkit.models._checks import check_feature_layers, check_features
+from trimkit.models._forward_reads import fields_read
 
 __all__ = ["AT_ONCE", "Family", "ModelInputs"]
 
@@ -34,6 +36,9 @@ class Family:
         medium: what ``encode`` and its like are about: ``image``, or ``video`` in the class of a family's videos.
         videos: the same for the family's videos (see ``_videos``), or None where it takes none as such.
         video: whether videos are reduced, in the tests: through ``videos``, or because the model takes frames as images.
+        reads: fields of the encoder's output that ``encoder_output`` hands over. A model whose ``forward`` reads others, or not
+            the first of them, is refused.
+        projects_inside: whether ``forward`` runs the projector on what it is handed, so that it gets the projector's input.
         native: whether the tower has a public text counterpart, so that relevance costs no second encoder.
         batch, training: whether ragged batches equal their rows, and the loss with labels the hand-built one, in the tests.
         tested: what the test suite proves here.
@@ -44,6 +49,8 @@ class Family:
     medium: ClassVar[str] = "image"
     videos: ClassVar[Family | None] = None
     video: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("pooler_output", "deepstack_features")
+    projects_inside: ClassVar[bool] = False
     native: ClassVar[bool] = False
     batch: ClassVar[bool] = True
     training: ClassVar[bool] = True
@@ -72,6 +79,25 @@ class Family:
             )
         if not self.own_positions and hasattr(self.base(model), "get_rope_index"):
             raise UnsupportedError(f"{name} has 3-D positions (M-RoPE), which this family is not covered for yet")
+        self._check_reads(model)
+        check_feature_layers(model)
+
+    def _check_reads(self, model: Any) -> None:
+        """Refuse a ``forward`` that reads of pre-encoded images what ``encoder_output`` does not hold."""
+        name, fields = type(model).__name__, fields_read(type(self.base(model)).forward, self.handed_as())
+        if fields is None:
+            if "*" in self.model_types:
+                raise UnsupportedError(
+                    f"{name}'s source cannot be read, so what it takes of encoded images is not known"
+                )
+            return
+        missing = fields - set(self.reads)
+        if missing or self.reads[0] not in fields:
+            what = ", ".join(sorted(missing)) or ", ".join(sorted(fields)) or "nothing"
+            raise UnsupportedError(
+                f"{name}.forward reads {what} of its encoded {self.medium}s, where {type(self).__name__} hands over "
+                f"{' and '.join(self.reads)}: it is not covered"
+            )
 
     @property
     def own_positions(self) -> bool:
@@ -152,6 +178,7 @@ class Family:
             raise UnsupportedError(
                 f"{type(model).__name__} feeds images into several layers in a way that is not covered"
             )
+        check_features(model, output.pooler_output, layers, frames=self.medium == "video")
         images = zip(output.pooler_output, *layers, strict=True)
         return [ImageTokens(features=image, layers=tuple(deeper)) for image, *deeper in images]
 
@@ -194,15 +221,15 @@ class Family:
         """Kept features of every image to the language model's width; here they have it already."""
         return list(features)
 
-    def encoder_output(self, projected: list[Tensor], layers: Sequence[Sequence[Tensor]] = ()) -> Any:
+    def encoder_output(self, model: Any, features: list[Tensor], layers: Sequence[Sequence[Tensor]] = ()) -> Any:
         """What ``mm_encoder_outputs[handed_as()]`` is to be: features per image, and deep-stack features per layer and image.
 
-        Fresh each time: ``generate`` changes it in place.
+        Fresh each time: ``generate`` changes it in place. ``features`` are projected, unless ``projects_inside``.
         """
         from trimkit.models._output import EncodedImages
 
         deeper = [list(layer) for layer in layers] or None
-        return EncodedImages(pooler_output=projected, deepstack_features=deeper)  # type: ignore[arg-type]
+        return EncodedImages(pooler_output=features, deepstack_features=deeper)  # type: ignore[arg-type]
 
     def positions(self, model: Any, inputs: ModelInputs) -> Tensor | None:
         """``[axes, B, L]`` positions of the full sequence where they are not 1-D (M-RoPE), else None."""

@@ -1,0 +1,71 @@
+"""What a model's ``forward`` reads of its pre-encoded images, from its source: known at attach, before any tower has run."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from typing import Any
+
+__all__ = ["fields_read"]
+
+_OUTPUTS = "mm_encoder_outputs"
+
+
+def fields_read(forward: Any, medium: str) -> frozenset[str] | None:
+    """Names of the fields of ``mm_encoder_outputs[medium]`` that ``forward`` reads.
+
+    Args:
+        forward: the function of the class that owns ``get_image_features``; decorators are looked through.
+        medium: the entry, ``image`` or ``video``.
+
+    Returns:
+        Their names, also where the entry is given a name of its own first; ``*`` among them where it is handed on as a whole.
+        None where there is no source to read.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(forward))))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    found: set[str] = set()
+    names = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and _is_entry(node.value, medium)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            if _is_entry(child, medium) or (isinstance(child, ast.Name) and child.id in names):
+                found |= _use(node, child)
+    return frozenset(found)
+
+
+def _use(node: ast.AST, entry: ast.AST) -> set[str]:
+    """What ``node`` reads of the ``entry`` inside it: a field, nothing (compared, named, written), or all of it."""
+    if isinstance(node, ast.Attribute):
+        return {node.attr}
+    if isinstance(node, ast.Call):
+        return {"*"} if entry is not node.func else set()
+    return set() if isinstance(node, _NO_READ) else {"*"}
+
+
+_NO_READ = (ast.Compare, ast.Assign, ast.AnnAssign, ast.If, ast.IfExp, ast.BoolOp)
+
+
+def _is_entry(node: ast.AST, medium: str) -> bool:
+    """Whether an expression is ``mm_encoder_outputs[medium]`` or ``mm_encoder_outputs.get(medium)``."""
+    if isinstance(node, ast.Subscript):
+        return _is_outputs(node.value) and isinstance(node.ctx, ast.Load) and _says(node.slice, medium)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+        return _is_outputs(node.func.value) and bool(node.args) and _says(node.args[0], medium)
+    return False
+
+
+def _is_outputs(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id == _OUTPUTS
+
+
+def _says(node: ast.AST, medium: str) -> bool:
+    return isinstance(node, ast.Constant) and node.value == medium
