@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["VOCABULARY", "shrunk"]
+__all__ = ["VOCABULARY", "WIDTH", "shrunk"]
 
 WIDTH, HEADS, LAYERS = 64, 4, 2
 HEAD = WIDTH // HEADS
@@ -55,6 +55,8 @@ _LISTS: dict[str, list[Any]] = {
     "fullatt_block_indexes": [1],
     "global_attn_indexes": [1],
     "image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]],
+    "image_size": [PATCH * SIDE] * 2,
+    "patch_size": [PATCH] * 2,
     "mrope_section": [4, 2, 2],
     "spatial_target_layers": [0, 1],
 }
@@ -77,7 +79,13 @@ def shrunk(config: dict[str, Any], special: dict[str, Any]) -> dict[str, Any]:
 
 def _small(config: dict[str, Any], marks: dict[int, int]) -> dict[str, Any]:
     before = next((config[name] for name in ("num_hidden_layers", "depth") if isinstance(config.get(name), int)), None)
-    return {name: _field(name, value, before, marks) for name, value in config.items() if name not in _NOT_NEEDED}
+    out = {name: _field(name, value, before, marks) for name, value in config.items() if name not in _NOT_NEEDED}
+    if (
+        isinstance(out.get("num_key_value_heads"), int)
+        and config.get("num_attention_heads") == config["num_key_value_heads"]
+    ):
+        out["num_key_value_heads"] = out["num_attention_heads"]
+    return out
 
 
 _NOT_NEEDED = {"per_layer_config", "transformers_version", "architectures", "id2label", "label2id", "torch_dtype"}
@@ -87,10 +95,10 @@ def _field(name: Any, value: Any, layers: int | None, marks: dict[int, int]) -> 
     name = str(name)
     if isinstance(value, dict):
         return _small(value, marks)
-    if name in _LISTS and value is not None:
+    if name in _LISTS and isinstance(value, list | tuple):
         return _LISTS[name]
     if isinstance(value, list) and value and len(value) == layers:
-        return [value[0], value[-1]]
+        return [value[0], next((other for other in value if other != value[0]), value[-1])]
     if _MARK.match(name):
         return [_mark(each, marks) for each in value] if isinstance(value, list) else _mark(value, marks)
     if isinstance(value, int) and not isinstance(value, bool):

@@ -54,13 +54,24 @@ def _handed_on(mm_encoder_outputs: Any) -> Any:
     return print(mm_encoder_outputs["image"])
 
 
+def _returned(mm_encoder_outputs: Any) -> Any:
+    loss = mm_encoder_outputs["image"].pooler_output
+    return SomeOutput(loss=loss, image_outputs=mm_encoder_outputs.get("image"))  # noqa: F821
+
+
 def _written(mm_encoder_outputs: Any, encode: Any) -> Any:
     mm_encoder_outputs["image"] = encode()
 
 
 @pytest.mark.parametrize(
     ("forward", "fields"),
-    [(_plain, {"pooler_output"}), (_named, {"pooler_output", "extra"}), (_handed_on, {"*"}), (_written, set())],
+    [
+        (_plain, {"pooler_output"}),
+        (_named, {"pooler_output", "extra"}),
+        (_handed_on, {"*"}),
+        (_returned, {"pooler_output"}),
+        (_written, set()),
+    ],
 )
 def test_what_a_forward_reads_of_an_encoded_image(forward: Any, fields: set[str]) -> None:
     assert fields_read(forward, "image") == fields

@@ -84,8 +84,10 @@ class Family:
 
     def _check_reads(self, model: Any) -> None:
         """Refuse a ``forward`` that reads of pre-encoded images what ``encoder_output`` does not hold."""
-        name, fields = type(model).__name__, fields_read(type(self.base(model)).forward, self.handed_as())
-        if fields is None:
+        name = type(model).__name__
+        read = [fields_read(type(owner).forward, self.handed_as()) for owner in (self.base(model), model)]
+        fields = frozenset().union(*(each for each in read if each is not None))
+        if None in read:
             if "*" in self.model_types:
                 raise UnsupportedError(
                     f"{name}'s source cannot be read, so what it takes of encoded images is not known"
@@ -151,6 +153,10 @@ class Family:
         """Those of ``inputs`` that the image encoder takes; the language model does not need them afterwards."""
         accepted = inspect.signature(self.encoder(model)).parameters
         return {name: inputs[name] for name in accepted if name != "kwargs" and inputs.get(name) is not None}
+
+    def separable(self, model: Any, arguments: ModelInputs) -> bool:
+        """Whether ``split`` knows which rows are one image; where it does not, features are not cached."""
+        return True
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         """Encoder arguments of every single image, for the cache. Rows of the first dimension are images."""
@@ -258,7 +264,10 @@ class Family:
         return None
 
 
-_REFUSED = {"fuyu": "reads its image features from another place than all other models"}
+_REFUSED = {
+    "fuyu": "reads its image features from another place than all other models",
+    "inkling_mm_model": "gives its image tokens one by one, without saying which are one image's",
+}
 _FOR_ALL = frozenset({"vision_feature_layer", "vision_feature_layers"})  # lists that are not one entry an image
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from typing import Any
+from typing import Any, TypeGuard
 
 __all__ = ["fields_read"]
 
@@ -35,11 +35,17 @@ def fields_read(forward: Any, medium: str) -> frozenset[str] | None:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
+    returned = {word for node in ast.walk(tree) if _makes_output(node) for word in node.keywords}
     for node in ast.walk(tree):
-        for child in ast.iter_child_nodes(node):
+        for child in ast.iter_child_nodes(node) if node not in returned else ():
             if _is_entry(child, medium) or (isinstance(child, ast.Name) and child.id in names):
                 found |= _use(node, child)
     return frozenset(found)
+
+
+def _makes_output(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Whether it makes a ``…Output…``, in which encoded images go back to the caller."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "Output" in node.func.id
 
 
 def _use(node: ast.AST, entry: ast.AST) -> set[str]:
@@ -55,7 +61,9 @@ _NO_READ = (ast.Compare, ast.Assign, ast.AnnAssign, ast.If, ast.IfExp, ast.BoolO
 
 
 def _is_entry(node: ast.AST, medium: str) -> bool:
-    """Whether an expression is ``mm_encoder_outputs[medium]`` or ``mm_encoder_outputs.get(medium)``."""
+    """Whether it is ``mm_encoder_outputs[medium]``, ``mm_encoder_outputs.get(medium)`` or, further on, ``….<medium>_outputs``."""
+    if isinstance(node, ast.Attribute):
+        return node.attr == f"{medium}_outputs"
     if isinstance(node, ast.Subscript):
         return _is_outputs(node.value) and isinstance(node.ctx, ast.Load) and _says(node.slice, medium)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":

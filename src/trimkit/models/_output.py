@@ -22,6 +22,18 @@ class FeatureList(list[Tensor]):
             return FeatureList(image.to(*args, **kwargs) for image in self)
         return torch.cat(self).unsqueeze(0).to(*args, **kwargs)
 
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As an argument of a tensor's operation: the list where tensors are joined, else the one tensor."""
+        joins = func in (torch.cat, torch.concat, torch.stack)
+
+        def plain(value: Any) -> Any:
+            if not isinstance(value, FeatureList):
+                return value
+            return list(value) if joins else torch.cat(list(value)).unsqueeze(0)
+
+        return func(*map(plain, args), **{name: plain(value) for name, value in (kwargs or {}).items()})
+
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cat(self).unsqueeze(0), name)
 
