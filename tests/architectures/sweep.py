@@ -116,7 +116,7 @@ def _check(kind: str, model: Any) -> bool:
 
 
 def _by_hand(stock: _Decoder, cut: _Decoder, columns: list[int]) -> bool:
-    """The decoder on inputs cut by hand; where it gives the stock call's output on uncut ones, it must give the reduced one's."""
+    """The decoder on inputs cut by hand must give the reduced output, if on uncut ones it gives the stock call's."""
     try:
         with torch.no_grad():
             if not torch.allclose(stock.run(stock.embeddings), stock.output, atol=1e-4):

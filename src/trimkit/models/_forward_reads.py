@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from typing import Any, TypeGuard
 
-__all__ = ["fields_read"]
+__all__ = ["fields_read", "source_of"]
 
 _OUTPUTS = "mm_encoder_outputs"
 
@@ -23,10 +23,9 @@ def fields_read(forward: Any, medium: str) -> frozenset[str] | None:
         Their names, also where the entry is given a name of its own first; ``*`` among them where it is handed on as a whole.
         None where there is no source to read.
     """
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(forward))))
-    except (OSError, TypeError, SyntaxError):
+    if (source := source_of(forward)) is None:
         return None
+    tree = ast.parse(source)
     found: set[str] = set()
     names = {
         target.id
@@ -41,6 +40,14 @@ def fields_read(forward: Any, medium: str) -> frozenset[str] | None:
             if _is_entry(child, medium) or (isinstance(child, ast.Name) and child.id in names):
                 found |= _use(node, child)
     return frozenset(found)
+
+
+def source_of(function: Any) -> str | None:
+    """Its source without indentation, decorators looked through; None where there is none."""
+    try:
+        return textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+    except (OSError, TypeError):
+        return None
 
 
 def _makes_output(node: ast.AST) -> TypeGuard[ast.Call]:
@@ -61,7 +68,7 @@ _NO_READ = (ast.Compare, ast.Assign, ast.AnnAssign, ast.If, ast.IfExp, ast.BoolO
 
 
 def _is_entry(node: ast.AST, medium: str) -> bool:
-    """Whether it is ``mm_encoder_outputs[medium]``, ``mm_encoder_outputs.get(medium)`` or, further on, ``….<medium>_outputs``."""
+    """Whether it is ``mm_encoder_outputs[medium]``, ``….get(medium)`` or, of an output, its ``.<medium>_outputs``."""
     if isinstance(node, ast.Attribute):
         return node.attr == f"{medium}_outputs"
     if isinstance(node, ast.Subscript):

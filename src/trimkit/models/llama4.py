@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from trimkit.core.types import ImageTokens
+from trimkit.errors import UnsupportedError
 from trimkit.models._base import Family, ModelInputs
 from trimkit.models._checks import check_features
+from trimkit.models._forward_reads import source_of
 
 __all__ = ["Llama4"]
 
@@ -23,6 +25,16 @@ class Llama4(Family):
     title: ClassVar[str] = "Llama 4"
     reads: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
     projects_inside: ClassVar[bool] = True
+
+    def check(self, model: Any) -> None:
+        super().check(model)
+        if "outputs.image_outputs" in (source_of(type(model).forward) or ""):
+            import transformers
+
+            raise UnsupportedError(
+                f"Llama 4 does not run in transformers {transformers.__version__}, with or without trimkit: its forward reads "
+                "image_outputs, which its language model does not give; use another version"
+            )
 
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         tiles = self.encoder(model)(**arguments, return_dict=True).last_hidden_state
