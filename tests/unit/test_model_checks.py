@@ -100,6 +100,40 @@ def test_a_forward_that_reads_another_field_is_refused_at_attach(base: type, rea
         trimkit.reduce(model, method=method)
 
 
+class _HandsOnModel(tf.LlavaModel):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+def test_a_forward_that_hands_on_to_its_parents_is_read_there() -> None:
+    model = tiny.llava()
+    model.model.__class__ = _HandsOnModel
+    assert type(family_of(model)).__name__ == "Llava"
+    model.config.model_type = "of_nobody"
+    assert type(family_of(model)).__name__ == "Generic"
+
+
+class _SaysNothingModel(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.inner = model
+
+    def get_image_features(self, pixel_values: Any, **kwargs: Any) -> Any:
+        return self.inner.get_image_features(pixel_values, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+def test_a_wrapper_is_taken_for_a_tested_family_alone() -> None:
+    model = tiny.llava()
+    model.model = _SaysNothingModel(model.model)
+    family_of(model)
+    model.config.model_type = "of_nobody"
+    with pytest.raises(trimkit.UnsupportedError, match="does not say what its forward reads"):
+        family_of(model)
+
+
 @pytest.mark.parametrize(
     ("features", "layers", "message"),
     [

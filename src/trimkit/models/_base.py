@@ -13,7 +13,7 @@ from trimkit.core.geometry import View, grid_view
 from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
 from trimkit.models._checks import check_feature_layers, check_features
-from trimkit.models._forward_reads import fields_read
+from trimkit.models._forward_reads import model_reads
 
 __all__ = ["AT_ONCE", "Family", "ModelInputs"]
 
@@ -85,17 +85,14 @@ class Family:
     def _check_reads(self, model: Any) -> None:
         """Refuse a ``forward`` that reads of pre-encoded images what ``encoder_output`` does not hold."""
         name = type(model).__name__
-        read = [fields_read(type(owner).forward, self.handed_as()) for owner in (self.base(model), model)]
-        fields = frozenset().union(*(each for each in read if each is not None))
-        if None in read:
+        fields = model_reads(self.base(model), self.handed_as()) | model_reads(model, self.handed_as())
+        if not fields:
             if "*" in self.model_types:
-                raise UnsupportedError(
-                    f"{name}'s source cannot be read, so what it takes of encoded images is not known"
-                )
-            return
+                raise UnsupportedError(f"{name} does not say what its forward reads of encoded {self.medium}s")
+            return  # wrapped, or without source: the family was tested
         missing = fields - set(self.reads)
         if missing or self.reads[0] not in fields:
-            what = ", ".join(sorted(missing)) or ", ".join(sorted(fields)) or "nothing"
+            what = ", ".join(sorted(missing or fields))
             raise UnsupportedError(
                 f"{name}.forward reads {what} of its encoded {self.medium}s, where {type(self).__name__} hands over "
                 f"{' and '.join(self.reads)}: it is not covered"

@@ -7,9 +7,20 @@ import inspect
 import textwrap
 from typing import Any, TypeGuard
 
-__all__ = ["fields_read", "source_of"]
+__all__ = ["fields_read", "model_reads", "source_of"]
 
 _OUTPUTS = "mm_encoder_outputs"
+
+
+def model_reads(model: Any, medium: str) -> frozenset[str]:
+    """What the ``forward`` of a model's class reads, or of the nearest class above it that reads anything.
+
+    A subclass may only hand on to its parent's ``forward``. Empty where nothing is found: a wrapper, or no source.
+    """
+    for owner in type(getattr(model, "_orig_mod", model)).__mro__:
+        if fields := fields_read(vars(owner).get("forward"), medium):
+            return fields
+    return frozenset()
 
 
 def fields_read(forward: Any, medium: str) -> frozenset[str] | None:
