@@ -9,7 +9,7 @@ QUESTION ?=
 TRANSFORMERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-stock test-trl test-lmms eval-lmms lint format types docs matrix bench bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test test-slow test-gpu test-stock test-trl test-lmms eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -86,6 +86,10 @@ docs: $(STAMP)  ## regenerate the method table, the CLI pages and the result tab
 
 matrix: $(STAMP)  ## run the contract tests and write what they found, by model family
 	$(BIN)/python -m pytest tests/contract --matrix benchmarks/results/families.json
+	$(BIN)/python -m docs.generate
+
+architectures: $(STAMP)  ## try every image-text-to-text architecture of transformers; writes benchmarks/results/architectures.json
+	$(BIN)/python -m tests.architectures
 	$(BIN)/python -m docs.generate
 
 # bench_claim last: it takes longest. Each result is written when its experiment is done.

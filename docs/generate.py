@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,6 +88,29 @@ def matrix() -> str:
     return f"{_text_table(['model type', *record['checks']], rows)}\n\n{note}, {record['date']}, {packages}."
 
 
+def architectures() -> str:
+    """What became of every architecture, with the newest transformers that the sweep was run on."""
+    record = load("architectures")
+    if record is None:
+        return "*Not run yet: `make architectures`.*"
+    rows = [_architecture(row) for row in list(record["runs"].values())[-1]["architectures"]]
+    lines = [_text_table(["model type", "class", "outcome", "served by, or why not"], rows)]
+    for version, run in record["runs"].items():
+        counts = Counter(row["result"] for row in run["architectures"])
+        said = ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
+        lines.append(f"transformers {version}: {len(run['architectures'])} architectures, {said} ({run['date']}).")
+    return "\n\n".join([*lines, "Source: `benchmarks/results/architectures.json`."])
+
+
+def _architecture(row: dict[str, Any]) -> list[str]:
+    why = (
+        f"`{row['family']}`" + (", decoder by hand" if row["by_hand"] else "")
+        if row["result"] == "reduced"
+        else row["note"]
+    )
+    return [f"`{row['kind']}`", f"`{row['model']}`", row["result"], why.replace("|", "\\|")]
+
+
 def _outcome(counts: dict[str, int]) -> str:
     parts = [str(counts[key]) if key == "passed" else f"{sign}{counts[key]}" for key, sign in _SIGNS if counts.get(key)]
     return " ".join(parts) or "not run"
@@ -131,7 +155,7 @@ def _shown(value: Any) -> str:
     return f'"{plain}"' if isinstance(plain, str) else str(plain)
 
 
-BLOCKS = {"methods": methods, "options": options, "models": models, "matrix": matrix}
+BLOCKS = {"methods": methods, "options": options, "models": models, "matrix": matrix, "architectures": architectures}
 
 
 def main() -> int:

@@ -22,7 +22,6 @@ def hand_built(
 ) -> dict[str, Tensor]:
     """The reduced batch made by hand as ``inputs_embeds``: no code of the library, only its chosen indices."""
     features, project = case.features(model, batch)
-    embed = model.get_input_embeddings()
     positions = None
     if case.positions:
         positions, _ = model.model.get_rope_index(
@@ -35,7 +34,9 @@ def hand_built(
     for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
         # (where it goes, embedding, whose column's position it has)
         items = [
-            (float(i), embed(ids[i : i + 1]), i) for i in range(len(ids)) if mask[i] and ids[i] != tiny.IMAGE_TOKEN
+            (float(i), case.text(model, ids[i : i + 1]), i)
+            for i in range(len(ids))
+            if mask[i] and ids[i] != tiny.IMAGE_TOKEN
         ]
         places = [i for i in range(len(ids)) if ids[i] == tiny.IMAGE_TOKEN]
         while places:

@@ -30,6 +30,8 @@ class FamilyCase:
         other_picture: the batch with other pictures.
         positions: whether the model has 3-D positions.
         deeper: whether later layers are given image features too, so that ``inputs_embeds`` alone cannot say it all.
+        text: embeddings ``[n, D]`` of text ids ``[n]``, where the input embeddings alone do not give them.
+        stock_beams: whether the stock model takes pictures with beams.
     """
 
     build: Callable[[], Any]
@@ -39,6 +41,8 @@ class FamilyCase:
     other_picture: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     positions: bool = False
     deeper: bool = False
+    text: Callable[[Any, Tensor], Tensor] = lambda model, ids: model.get_input_embeddings()(ids)
+    stock_beams: bool = True
 
 
 def _llava_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
@@ -217,6 +221,31 @@ def _qwen(build: Callable[[], Any], *, deeper: bool = False) -> FamilyCase:
     return FamilyCase(build, _qwen_batch, _cut_row, _final_features, other_picture, positions=True, deeper=deeper)
 
 
+def _llama4_features(model: Any, batch: dict[str, Tensor]) -> tuple[list[Tensor], Callable[[Tensor], Tensor]]:
+    hidden = model.get_image_features(batch["pixel_values"], return_dict=True).last_hidden_state
+    return list(hidden), model.multi_modal_projector
+
+
+def _llama4_batch(side: str) -> dict[str, Tensor]:
+    rows = _rows([[9], [9, 9], [], [9]], seed=23)
+    return {**tiny.pad_rows(rows, side), "pixel_values": tiny.pixels(4, seed=23)}
+
+
+def _ovis2_batch(side: str) -> dict[str, Tensor]:
+    """With the marks that stand around a picture, whose embeddings come with its features."""
+    rows = _rows([[9], [9, 9], [], [9]], seed=29, around=([93], [97]))
+    return {**tiny.pad_rows(rows, side), "pixel_values": tiny.pixels(4, seed=29)}
+
+
+def _ovis2_text(model: Any, ids: Tensor) -> Tensor:
+    marks = model.config.visual_indicator_token_ids
+    first = model.config.vision_config.vocab_size - len(marks)
+    table = model.model.visual_embeddings_table.weight
+    plain = model.get_input_embeddings()(ids)
+    rows = [table[first + marks.index(i)] if i in marks else row for i, row in zip(ids.tolist(), plain, strict=True)]
+    return torch.stack(rows)
+
+
 def _tiles(build: Callable[[], Any]) -> FamilyCase:
     return FamilyCase(build, _tile_batch, _tile_row, _final_features, other_picture)
 
@@ -237,6 +266,8 @@ FAMILIES = {
     "cohere2_vision": _plain(more.cohere2_vision, _squares),
     "mistral3": _plain(more.mistral3, _ragged_sizes),
     "lfm2_vl": _plain(more.lfm2_vl, _patch_rows),
+    "llama4": FamilyCase(more.llama4, _llama4_batch, _cut_row, _llama4_features, other_picture, stock_beams=False),
+    "ovis2": FamilyCase(more.ovis2, _ovis2_batch, _cut_row, _final_features, other_picture, text=_ovis2_text),
     "idefics3": _tiles(more.idefics3),
     "smolvlm": _tiles(more.smolvlm),
     "qwen2_vl": _qwen(more.qwen2_vl),
@@ -246,3 +277,5 @@ FAMILIES = {
 }
 if Version(transformers.__version__).release < (5, 23):
     del FAMILIES["smolvlm"]  # refused: its forward takes whole tiles only
+if Version(transformers.__version__).release == (5, 24, 0):
+    del FAMILIES["llama4"]  # refused: the stock model itself does not run

@@ -64,6 +64,8 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "internvl": _tiled,
     "aya_vision": _tiled,
     "cohere2_vision": _tiled,
+    "llama4": lambda: SiglipImageProcessorPil(size=_SQUARE),
+    "ovis2": lambda: SiglipImageProcessorPil(size=_SQUARE),
     "mistral3": lambda: PixtralImageProcessorPil(size={"longest_edge": 24}, patch_size={"height": 8, "width": 8}),
     "lfm2_vl": lambda: Siglip2ImageProcessorPil(patch_size=4, max_num_patches=36, do_resize=False),
     "idefics3": _idefics,

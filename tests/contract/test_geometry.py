@@ -31,7 +31,7 @@ def _silence(model: Any) -> Any:
     """Vision tower whose layers pass every token through unchanged."""
     outputs = ("out_proj", "o_proj", "fc2", "attn.proj", "attention.projection_layer", "down_proj", "mlp.linear_fc2")
     for name, module in model.named_modules():
-        if "language_model" in name or "text_model" in name or "projector" in name or "merger" in name:
+        if any(part in name for part in ("language_model", "text_model", "projector", "merger", "vision_adapter")):
             continue
         if name.endswith(outputs) and isinstance(module, torch.nn.Linear):
             torch.nn.init.zeros_(module.weight)

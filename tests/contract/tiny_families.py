@@ -142,3 +142,22 @@ def llava_next_video() -> Any:
     vision, text = tf.CLIPVisionConfig(**_VISION), tf.LlamaConfig(**tiny.TEXT)
     tiles = {"image_grid_pinpoints": _PINPOINTS, "video_token_id": 98}
     return _make("LlavaNextVideo", tf.LlavaNextVideoConfig, vision_config=vision, text_config=text, **tiles)
+
+
+def llama4() -> Any:
+    size = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    widths = {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    vision = {**size, **widths, "image_size": 24, "patch_size": 4, "pixel_shuffle_ratio": 0.5, "rope_parameters": rope}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size_mlp": 64, "moe_layers": [1]}
+    layers = {"no_rope_layers": [1, 0], "attention_chunk_size": 512, "head_dim": 8, "rope_parameters": rope}
+    text = {**tiny.TEXT, **experts, **layers}
+    return _make("Llama4", tf.Llama4Config, vision_config=vision, text_config=text)
+
+
+def ovis2() -> Any:
+    words = {"vocab_size": 48, "num_visual_indicator_tokens": 5, "hidden_stride": 2, "tokenize_function": "softmax"}
+    vision = {**_VISION, **words}
+    text = {"model_type": "qwen2", **tiny.TEXT}
+    marks = {"visual_indicator_token_ids": [93, 94, 95, 96, 97], "hidden_size": 32, "vocab_size": 100}
+    return _make("Ovis2", tf.Ovis2Config, vision_config=vision, text_config=text, **marks)

@@ -252,7 +252,8 @@ def _picked(output: Any, wanted: Sequence[bool]) -> Any:
         return [image for image, want in zip(images, wanted, strict=True) if want]
 
     deeper = output.deepstack_features
-    return type(output)(
+    return replace(
+        output,
         pooler_output=pick(output.pooler_output),
         deepstack_features=None if deeper is None else [pick(each) for each in deeper],
     )

@@ -29,9 +29,11 @@ class ForwardShadows:
         base = attached.reducer.family.base(model)
         self.owners: list[Any] = [model] if base is model else [model, base]
         self._shadows: list[SharedShadow] = []
-        if base is not model:
+        headed = base is model and model.get_output_embeddings() is not None  # Llama 4: no base model inside
+        if headed or base is not model:
             self._shadows.append(SharedShadow(model, "forward", ReducedForward(attached, full_logits=full_logits)))
-        if not hasattr(base, "_orig_mod"):  # a base model compiled on its own is reached by the whole model alone
+        # A base model compiled on its own is reached by the whole model alone.
+        if not (headed or hasattr(base, "_orig_mod")):
             self._shadows.append(SharedShadow(base, "forward", BaseForward(attached)))
 
     def enter(self) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from trimkit.core.geometry import View, grid_view
 from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
+from trimkit.models._checks import check_feature_layers, check_features
+from trimkit.models._forward_reads import model_reads
 
 __all__ = ["AT_ONCE", "Family", "ModelInputs"]
 
@@ -34,6 +36,9 @@ class Family:
         medium: what ``encode`` and its like are about: ``image``, or ``video`` in the class of a family's videos.
         videos: the same for the family's videos (see ``_videos``), or None where it takes none as such.
         video: whether videos are reduced, in the tests: through ``videos``, or because the model takes frames as images.
+        reads: fields of the encoder's output that ``encoder_output`` hands over. A model whose ``forward`` reads others, or not
+            the first of them, is refused.
+        projects_inside: whether ``forward`` runs the projector on what it is handed, so that it gets the projector's input.
         native: whether the tower has a public text counterpart, so that relevance costs no second encoder.
         batch, training: whether ragged batches equal their rows, and the loss with labels the hand-built one, in the tests.
         tested: what the test suite proves here.
@@ -44,6 +49,8 @@ class Family:
     medium: ClassVar[str] = "image"
     videos: ClassVar[Family | None] = None
     video: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ("pooler_output", "deepstack_features")
+    projects_inside: ClassVar[bool] = False
     native: ClassVar[bool] = False
     batch: ClassVar[bool] = True
     training: ClassVar[bool] = True
@@ -72,6 +79,24 @@ class Family:
             )
         if not self.own_positions and hasattr(self.base(model), "get_rope_index"):
             raise UnsupportedError(f"{name} has 3-D positions (M-RoPE), which this family is not covered for yet")
+        self._check_reads(model)
+        check_feature_layers(model)
+
+    def _check_reads(self, model: Any) -> None:
+        """Refuse a ``forward`` that reads of pre-encoded images what ``encoder_output`` does not hold."""
+        name = type(model).__name__
+        fields = model_reads(self.base(model), self.handed_as()) | model_reads(model, self.handed_as())
+        if not fields:
+            if "*" in self.model_types:
+                raise UnsupportedError(f"{name} does not say what its forward reads of encoded {self.medium}s")
+            return  # wrapped, or without source: the family was tested
+        missing = fields - set(self.reads)
+        if missing or self.reads[0] not in fields:
+            what = ", ".join(sorted(missing or fields))
+            raise UnsupportedError(
+                f"{name}.forward reads {what} of its encoded {self.medium}s, where {type(self).__name__} hands over "
+                f"{' and '.join(self.reads)}: it is not covered"
+            )
 
     @property
     def own_positions(self) -> bool:
@@ -126,6 +151,10 @@ class Family:
         accepted = inspect.signature(self.encoder(model)).parameters
         return {name: inputs[name] for name in accepted if name != "kwargs" and inputs.get(name) is not None}
 
+    def separable(self, model: Any, arguments: ModelInputs) -> bool:
+        """Whether ``split`` knows which rows are one image; where it does not, features are not cached."""
+        return True
+
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         """Encoder arguments of every single image, for the cache. Rows of the first dimension are images."""
         count = len(arguments[self.pixels(model)])
@@ -152,6 +181,7 @@ class Family:
             raise UnsupportedError(
                 f"{type(model).__name__} feeds images into several layers in a way that is not covered"
             )
+        check_features(model, output.pooler_output, layers, frames=self.medium == "video")
         images = zip(output.pooler_output, *layers, strict=True)
         return [ImageTokens(features=image, layers=tuple(deeper)) for image, *deeper in images]
 
@@ -194,15 +224,15 @@ class Family:
         """Kept features of every image to the language model's width; here they have it already."""
         return list(features)
 
-    def encoder_output(self, projected: list[Tensor], layers: Sequence[Sequence[Tensor]] = ()) -> Any:
+    def encoder_output(self, model: Any, features: list[Tensor], layers: Sequence[Sequence[Tensor]] = ()) -> Any:
         """What ``mm_encoder_outputs[handed_as()]`` is to be: features per image, and deep-stack features per layer and image.
 
-        Fresh each time: ``generate`` changes it in place.
+        Fresh each time: ``generate`` changes it in place. ``features`` are projected, unless ``projects_inside``.
         """
         from trimkit.models._output import EncodedImages
 
         deeper = [list(layer) for layer in layers] or None
-        return EncodedImages(pooler_output=projected, deepstack_features=deeper)  # type: ignore[arg-type]
+        return EncodedImages(pooler_output=features, deepstack_features=deeper)  # type: ignore[arg-type]
 
     def positions(self, model: Any, inputs: ModelInputs) -> Tensor | None:
         """``[axes, B, L]`` positions of the full sequence where they are not 1-D (M-RoPE), else None."""
@@ -231,7 +261,10 @@ class Family:
         return None
 
 
-_REFUSED = {"fuyu": "reads its image features from another place than all other models"}
+_REFUSED = {
+    "fuyu": "reads its image features from another place than all other models",
+    "inkling_mm_model": "gives its image tokens one by one, without saying which are one image's",
+}
 _FOR_ALL = frozenset({"vision_feature_layer", "vision_feature_layers"})  # lists that are not one entry an image
 
 

@@ -29,7 +29,7 @@ def encode(
     Without a cache all are encoded in one pass as the stock model does: another batch size may differ in the last bit.
     """
     layer = family.signal_layer(model, arguments) if signals else None
-    if cache is None:
+    if cache is None or not family.separable(model, arguments):
         with record_signals(layer, signals) as recorder:
             images = recorder.onto(family.encode(model, arguments))
         return images, [False] * len(images)
@@ -51,6 +51,8 @@ def encode(
             else:
                 images = [image for group in groups for image in family.encode_parts(model, group)]
             encoded = recorder.onto(images)
+        if len(encoded) != len(wanted):  # several images a row: they are not told apart
+            return (encoded, [False] * len(encoded)) if whole else encode(family, model, arguments, None, signals)
         for key, tokens in zip(missing, encoded, strict=True):
             found[key] = replace(tokens, key=key)
             if usable:

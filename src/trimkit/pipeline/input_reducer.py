@@ -247,7 +247,9 @@ class InputReducer:
                 projected = family.project(self._model, [kept[i].features for i in group])
                 embeddings.update(zip(group, projected, strict=True))
             layers = list(zip(*(kept[i].layers for i in places), strict=True))
-            outputs[name] = next(iter(families)).encoder_output([embeddings[i] for i in places], layers)
+            family = next(iter(families))
+            handed = [kept[i].features if family.projects_inside else embeddings[i] for i in places]
+            outputs[name] = family.encoder_output(self._model, handed, layers)
         return [embeddings[i] for i in range(len(items))], outputs
 
     def _plan(
