@@ -25,7 +25,7 @@ class ReducedImage:
     Attributes:
         medium: ``image`` or ``video``.
         row: its batch row.
-        query: the question that it was scored against, or None where the method reads no text.
+        query: the question that it was scored against, or None where the method reads no text or the user says none.
         tokens: what is kept as the encoder gives it; ``tokens.features`` is ``[k, D]``, before the projector where the
             family can give it so, the aggregated token last; ``tokens.layers`` are deep-stack features.
         embeddings: ``[k, H]``, what stands at its placeholders in the language model.
@@ -71,6 +71,7 @@ class ReducedInputs:
         media: all pictures of the prompts, for a later turn of the conversation.
         method: its name.
         seconds: wall-clock time of each stage.
+        notes: what is to be known of each image's question, or None; empty where there is nothing.
     """
 
     inputs: ModelInputs
@@ -84,6 +85,7 @@ class ReducedInputs:
     media: EarlierMedia
     method: str
     seconds: StageSeconds
+    notes: Sequence[str | None] = ()
 
     @cached_property
     def report(self) -> Report:
@@ -92,7 +94,7 @@ class ReducedInputs:
 
     def report_of(self, selections: Sequence[Selection]) -> Report:
         """The report with other selections: those of a method that chooses inside the language model."""
-        parts = zip(self.items, self.queries, selections, strict=True)
+        parts = zip(self.items, self.queries, selections, self.notes or [None] * len(self.items), strict=True)
         return Report(self.method, tuple(_image_report(*each) for each in parts), self.seconds)
 
     @cached_property
@@ -141,7 +143,7 @@ class ReducedInputs:
         return found
 
 
-def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection) -> ImageReport:
+def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection, note: str | None) -> ImageReport:
     return ImageReport(
         row=item.row,
         query=queries[-1],
@@ -155,4 +157,5 @@ def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection) 
         cached=item.cached,
         medium=item.family.medium,
         frames=item.image.frames,
+        note=note,
     )
