@@ -25,7 +25,8 @@ class PlainMarks:
     """Finds turns as ``TurnMarks`` does, by the first of the usual formats that a prompt shows.
 
     ``USER:`` in ordinary letters counts where a line or the prompt begins or a special token stands before it, and anywhere
-    else if ``ASSISTANT:`` follows: a question may speak of a ``User:``.
+    else if ``ASSISTANT:`` follows: a question may speak of a ``User:``. Where the prompt ends with ``ASSISTANT:`` on a line of its
+    own, marks within a line are taken for the user's words.
     """
 
     def __init__(self, coder: PromptCoder) -> None:
@@ -35,7 +36,7 @@ class PlainMarks:
             special = end if re.fullmatch(f"[{SPECIAL}]", end) else ""
             words = [] if special else [(re.escape(end), "")]
             self._formats.append(TurnMarks([rf"{begin}\s*"], rf"{begin}\s*", special, words))
-        words = [(rf"(?<!\w){_REPLY}", "")]
+        words = [(rf"(?<!\w){_REPLY}", "\n")]
         anywhere = rf"(?<!\w){_WORDS}"
         surely = rf"(?:\A|(?<=[\n{SPECIAL}]))\s*{_WORDS}"
         self._talk = TurnMarks(

@@ -96,7 +96,7 @@ class PromptCoder:
 
     def read(self, text: str) -> str:
         """Coded text as a user would write it: special tokens by their names, pictures left out, white space as one space."""
-        spelled = "".join(self._text_of.get(letter, letter) for letter in text.replace(MEDIA, " "))
+        spelled = _RESERVED.sub(lambda found: self._text_of.get(found[0], " "), text)
         return " ".join(spelled.split())
 
     def without_special(self, text: str) -> str:
@@ -105,15 +105,15 @@ class PromptCoder:
 
     def _pieces(self, ids: Sequence[int], image_token_id: int) -> Iterator[tuple[int, str, Sequence[int]]]:
         """Column, character and ids of every piece; the character is empty for ordinary text."""
+        known = self._of_id
         start = 0
-        for column, token in enumerate(ids):
-            kind = MEDIA if token == image_token_id else self._of_id.get(token, "")
-            if not kind:
-                continue
+        for column in [i for i, token in enumerate(ids) if token == image_token_id or token in known]:
             if start < column:
                 yield start, "", ids[start:column]
-            if kind != MEDIA or column == 0 or ids[column - 1] != image_token_id:
-                yield column, kind, ()
+            if ids[column] != image_token_id:
+                yield column, known[ids[column]], ()
+            elif column == 0 or ids[column - 1] != image_token_id:
+                yield column, MEDIA, ()
             start = column + 1
         if start < len(ids):
             yield start, "", ids[start:]

@@ -9,6 +9,7 @@ there is no template, common role markers serve (``plain_marks``).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from trimkit.pipeline.plain_marks import PlainMarks
 from trimkit.pipeline.prompt_text import CodedPrompt, PromptCoder
 from trimkit.pipeline.turn_marks import Turn
 
-__all__ = ["QueryReader"]
+__all__ = ["QueryReader", "ReadPrompt"]
 
 _PLACEHOLDERS = ("image_token", "video_token", "audio_token")
 
@@ -71,25 +72,17 @@ class QueryReader:
             what marks them, a tool's answer, and a system prompt that the template puts into the turn. Empty where the user
             says nothing at all.
         """
-        return next((said for said in reversed(self.turns(input_ids, image_token_id)) if said), "")
+        return next(filter(None, self.said(self._read(input_ids, image_token_id), image_token_id)), "")
 
     def turns(self, input_ids: Tensor, image_token_id: int) -> list[str]:
         """The words of every user turn of one row, the first first; of the whole text where no turn is marked.
 
         A turn of pictures alone has none. A tool's answer is no turn of the user.
         """
-        read = self._read(input_ids, image_token_id)
-        text, media = read.prompt.text, self._media_marks(image_token_id)
-        if not read.all:
-            end = self._marks.end(text, 0)
-            return [self._coder.read(media.without(text[: end[0]] if end else text))]
-        last = len(read.own) - 1
-        said = [self._words(text[turn.body : turn.end], media, i, last) for i, turn in enumerate(read.own)]
-        return said or [""]
+        return list(self.said(self._read(input_ids, image_token_id), image_token_id))[::-1] or [""]
 
-    def everything(self, input_ids: Tensor, image_token_id: int) -> str:
+    def everything(self, read: ReadPrompt, image_token_id: int) -> str:
         """All that both sides say from the first user turn on; of the whole text where no turn is marked."""
-        read = self._read(input_ids, image_token_id)
         text, at = read.prompt.text, read.all[0].start if read.all else 0
         parts = []
         for turn in read.all:
@@ -125,6 +118,16 @@ class QueryReader:
         turns = self._marks.turns(prompt.text)
         own = [turn for turn in turns if not self._marks.is_tool(prompt.text[turn.body : turn.end])]
         return ReadPrompt(prompt, own, turns)
+
+    def said(self, read: ReadPrompt, image_token_id: int) -> Iterator[str]:
+        """The words of every user turn, the last first; each is worked out when it is asked for."""
+        text, media = read.prompt.text, self._media_marks(image_token_id)
+        if not read.all:
+            end = self._marks.end(text, 0)
+            yield self._coder.read(media.without(text[: end[0]] if end else text))
+        last = len(read.own) - 1
+        for number, turn in reversed(list(enumerate(read.own))):
+            yield self._words(text[turn.body : turn.end], media, number, last)
 
     def _words(self, body: str, media: MediaMarks, number: int, last: int) -> str:
         """What the user says in turn ``number`` of ``last`` + 1."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimkit.core.choices import QueryFrom
 from trimkit.errors import InputError
-from trimkit.pipeline.query_reader import QueryReader
+from trimkit.pipeline.query_reader import QueryReader, ReadPrompt
 
 __all__ = ["ConversationReader", "make_reader", "without_answers"]
 
@@ -20,9 +20,9 @@ _NOT_LEARNT = -100
 class ConversationReader(QueryReader):
     """Reads all that both sides say as if it were one question. A system prompt is left out."""
 
-    def turns(self, input_ids: Tensor, image_token_id: int) -> list[str]:
+    def said(self, read: ReadPrompt, image_token_id: int) -> Iterator[str]:
         """One text: every word from the first user turn on, without role marks and special tokens."""
-        return [self.everything(input_ids, image_token_id)]
+        yield self.everything(read, image_token_id)
 
     def turn_at(self, input_ids: Tensor, image_token_id: int, column: int) -> int:
         """The only one."""
