@@ -103,7 +103,7 @@ def _in_context(before: str, words: str, *, first: bool) -> str:
     if re.search(rf"[{SPECIAL}]\s*$", rest):
         return rf"{rest.strip()[-1]}\s*{flexible(words)}"
     line = "\n" in rest[len(rest.rstrip()) :]
-    return rf"(?:\A|[\n{SPECIAL}])\s*{flexible(words)}" if line else plain_mark(words)
+    return rf"(?:\A|(?<=[\n{SPECIAL}]))[^\S\n]*{flexible(words)}" if line else plain_mark(words)
 
 
 def _from_special(text: str) -> str:

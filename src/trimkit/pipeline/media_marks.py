@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 
 from trimkit.pipeline.prompt_text import MEDIA, SPECIAL
@@ -35,6 +36,7 @@ _LABELS = (
 _NUMBERS = (
     rf"(?<!\S)\d+(?:\.\d|:\d\d) (?={_MARK})"  # Molmo 2, Gemma 4: seconds, or minutes and seconds, before a frame's mark
 )
+_MOST_LABELS = 4  # before one picture
 _CROPS = ("Here is the original image", "and here are some crops to help you see better")  # Gemma 3, pan and scan
 
 
@@ -64,7 +66,8 @@ class MediaMarks:
         label = "|".join([*_LABELS, *sorted({_label(each) for each in labels})])
         between = rf"(?<={_MARK})\d+(?:\.\d+)?(?={_MARK})"
         brackets = "".join(f"{flexible(each, numbers=True)}|" for each in sorted(set(lefts)))
-        self._before = rf"(?:\s*(?:{label})|{_NUMBERS})*(?:{brackets}(?:{_MARK}|{_OPENING}|{between})*){MEDIA}"
+        labels = rf"(?:(?<!\s)\s*(?:{label})|(?:{label})|{_NUMBERS}){{0,{_MOST_LABELS}}}"
+        self._before = rf"{labels}(?:{brackets}(?:{_MARK}|{_OPENING}|{between})*){MEDIA}"
         self._rights = "".join(f"{flexible(each, numbers=True)}|" for each in sorted(set(rights)))
 
     def first(self, body: str) -> tuple[int, int]:
@@ -97,12 +100,22 @@ class MediaMarks:
         """A turn whose prompt has no placeholders: a serving engine's, before it puts them in, or one that lost them."""
         for form in self._whole:
             several = len(re.findall(_MARK, form)) > 1
-            body = re.sub(form if several else rf"\A\s*(?:{form}\s*)+|(?:\s*{form})+\s*\Z", " ", body)
+            body = re.sub(form, " ", body) if several else _without_ends(form, body)
         return re.sub(rf"\A\s*(?:(?:{'|'.join(_LABELS)})\s*){{2,}}", "", body)
 
     def _trimmed(self, body: str) -> str:
         """Without padding and end tokens of a turn that was cut off."""
-        return re.sub(rf"\A[\s{self._edges}]+|[\s{self._edges}]+\Z", " ", body) if self._edges else body
+        return body.strip(string.whitespace + self._edges)
+
+
+def _without_ends(form: str, body: str) -> str:
+    """``body`` without what matches ``form`` at either end."""
+    body = body.strip()
+    while (found := re.match(form, body)) and found.end():
+        body = body[found.end() :].strip()
+    while found := re.search(rf"(?:{form})\Z", body):
+        body = body[: found.start()].strip()
+    return body
 
 
 def _label(text: str) -> str:

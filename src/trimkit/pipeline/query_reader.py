@@ -137,7 +137,7 @@ class QueryReader:
                 before, rest = fold.cut(body[:start], body[start:], body[end:])
                 body = before + rest
         for ending in self._format.endings if self._format else ():
-            body = re.sub(rf"\s*{ending}\s*\Z", "", body)
+            body = re.sub(rf"{ending}\Z", "", body.rstrip())
         return self._coder.read(media.without(body))
 
     def _media_marks(self, image_token_id: int) -> MediaMarks:

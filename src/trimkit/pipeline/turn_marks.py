@@ -108,7 +108,7 @@ class TurnMarks:
 
     def _spaced(self, text: str, at: int) -> bool:
         """Whether the format's white space, or a special token, stands before ``at``."""
-        return text.endswith(self.space, 0, at) or bool(re.search(rf"[{MEDIA}{SPECIAL}]\s*$", text[:at]))
+        return text.endswith(self.space, 0, at) or bool(re.match(f"[{MEDIA}{SPECIAL}]", text[:at].rstrip()[-1:]))
 
 
 def _marks(text: str, start: int, limit: int, pattern: str, space: str) -> list[tuple[int, int, bool]]:
