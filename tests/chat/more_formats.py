@@ -17,6 +17,10 @@ _DEEPSEEK_SYSTEM = (
 
 _GLM_VIDEO = "<|begin_of_video|><|video|><|end_of_video|>"
 
+_ROWS = ("<fake_token_around_image>", "<global-img>", "<row_1_col_1>", "<row_1_col_2>")
+_SMALL = "<fake_token_around_image><global-img>" + "<image>" * 4 + "<fake_token_around_image>"
+_TILED = "".join(f"<fake_token_around_image><row_1_col_{n}>" + "<image>" * 4 for n in (1, 2)) + "\n\n" + _SMALL
+
 _MORE: dict[str, Format] = {
     "llama-4": Format(
         "<|begin_of_text|>{% for m in messages %}" + _HEADER + _CONTENT.replace("ITEM", parts("<|image|>"))
@@ -104,6 +108,22 @@ _MORE: dict[str, Format] = {
         "{% if add_generation_prompt %}{{ '<|im_assistant|>assistant<|im_middle|>' }}{% endif %}",
         "<|media_pad|>", ("<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>", "<|im_end|>", "<|media_start|>",
                           "<|media_content|>", "<|media_end|>"), "<|media_pad|>", "<|media_pad|>" * 6,
+    ),
+    "gemma-4": Format(
+        "<bos>{% for m in messages %}{{ '<|turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' }}"
+        "{% if m['content'] is string %}{{ m['content']|trim }}{% else %}{% for c in m['content'] %}"
+        "{% if c['type'] == 'text' %}{{ c['text']|trim }}{% else %}{{ '\n\n<|' + c['type'] + '|>\n\n' }}{% endif %}{% endfor %}"
+        "{% endif %}{{ '<turn|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}",
+        "<|image|>", ("<bos>", "<eos>", "<|turn>", "<turn|>", "<|video|>", "<|image>", "<image|>"), "<|image|>",
+        "<|image>" + "<|image|>" * 6 + "<image|>", video="<|video|>",
+        film=" ".join(f"00:0{second} <|image>{'<|video|>' * 4}<image|>" for second in (0, 1)),
+    ),
+    "granite-docling": Format(
+        "{% for m in messages %}{{ '<|start_of_role|>' + m['role'] + '<|end_of_role|>' }}"
+        + _CONTENT.replace("ITEM", parts("<image>"))
+        + "{{ '<|end_of_text|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}",
+        "<image>", ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>", *_ROWS), "<image>", _SMALL, tiles=_TILED,
     ),
     "granite-vision": Format(
         "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' }}"
