@@ -96,6 +96,7 @@ LAYOUTS: dict[str, Layout] = {
     "ends like a mark": Layout(
         [user("What is Picture 1:", IMAGE), reply("A."), user("And in Frame1:", IMAGE)], "And in Frame1:"
     ),
+    "ends in a tag": Layout([user("What is an <img> ", IMAGE)], "What is an <img>"),
     "user says a role": Layout(
         [user(IMAGE, "A script says\nUser: hi\nASSISTANT: ho\nUSER: why\n### Human: what is it?")],
         "A script says User: hi ASSISTANT: ho USER: why ### Human: what is it?",

@@ -12,10 +12,10 @@ from trimkit.pipeline.turn_marks import flexible
 __all__ = ["MediaMarks"]
 
 _MARK = f"[{SPECIAL}]"
-# Marks that are ordinary text to some tokenizers: of tiles and rows (Idefics 3, LFM2-VL, Aya Vision), and what opens and ends a
-# picture.
+# Marks as text: of tiles and rows (Aya Vision's are no special tokens; Idefics 3, LFM2-VL), and what opens and ends a picture.
+_TILE = r"TILE_(?:GLOBAL|\d+)"
 _OPENING = (
-    r"<row_\d+_col_\d+>|<global-img>|<\|img_\w+\|>|TILE_(?:GLOBAL|\d+)|<fake_token_around_image>"
+    rf"{_TILE}|<row_\d+_col_\d+>|<global-img>|<\|img_\w+\|>|<fake_token_around_image>"
     r"|<\|?(?:img|image|im|video|frame|vision|START_OF_IMG|start_of_(?:image|video)|begin_of_(?:image|video))(?:_start)?\|?>"
 )
 _CLOSING = (
@@ -44,15 +44,16 @@ class MediaMarks:
     """Takes pictures, and what the processor wrote around them, out of a user's turn.
 
     Only what stands directly before or behind a placeholder goes: there a processor writes. The same letters among a user's
-    words stay. What a user types between a picture and the processor's own mark cannot be told from it.
+    words stay. A special token that a user types directly before a picture, without a space, goes with the picture's own.
 
     Args:
         forms: what the chat template writes for one picture or video, in coded form (see ``ChatFormat.media``).
         placeholders: the characters of special tokens that stand for a picture or video in ``forms``.
         edges: characters that may stand before and after a prompt.
+        by_text: the tokenizer does not tell the ids of its special tokens, so that marks are known by their letters.
     """
 
-    def __init__(self, forms: Sequence[str], placeholders: str, edges: str) -> None:
+    def __init__(self, forms: Sequence[str], placeholders: str, edges: str, *, by_text: bool) -> None:
         self._edges = edges
         lefts, rights, labels, whole = [], [], [], []
         for form in forms:
@@ -66,8 +67,9 @@ class MediaMarks:
         label = "|".join([*_LABELS, *sorted({_label(each) for each in labels})])
         between = rf"(?<={_MARK})\d+(?:\.\d+)?(?={_MARK})"
         brackets = "".join(f"{flexible(each, numbers=True)}|" for each in sorted(set(lefts)))
-        labels = rf"(?:(?<!\s)\s*(?:{label})|(?:{label})|{_NUMBERS}){{0,{_MOST_LABELS}}}"
-        self._before = rf"{labels}(?:{brackets}(?:{_MARK}|{_OPENING}|{between})*){MEDIA}"
+        named = rf"(?:(?<!\s)\s*(?:{label})|(?:{label})|{_NUMBERS}){{0,{_MOST_LABELS}}}"
+        opening, self._closing = (_OPENING, _CLOSING) if by_text else (_TILE, "(?!)")
+        self._before = rf"{named}(?:{brackets}(?:{_MARK}|{opening}|{between})*){MEDIA}"
         self._rights = "".join(f"{flexible(each, numbers=True)}|" for each in sorted(set(rights)))
 
     def first(self, body: str) -> tuple[int, int]:
@@ -78,7 +80,7 @@ class MediaMarks:
     def without(self, body: str) -> str:
         """A turn without its pictures and their marks."""
         body = self._trimmed(body)
-        body = re.sub(rf"({_MARK})\1+", MEDIA, body)  # a run of one special token stands for a recording
+        body = re.sub(rf"({_MARK})\1{{2,}}", MEDIA, body)  # a run of one special token stands for a recording
         if MEDIA not in body:
             return self._without_unexpanded(body)
         picture = self._picture(body).pattern
@@ -93,7 +95,7 @@ class MediaMarks:
         """
         begins = set(re.findall(rf"(?<![{SPECIAL}{MEDIA}])({_MARK}){_MARK}*{MEDIA}", body))
         more = f"(?:(?![{''.join(begins)}]){_MARK})*" if begins else f"{_MARK}*"
-        after = rf"(?:{self._rights}{_MARK}{more}|(?:{_CLOSING}))?(?:(?<={_MARK})\d+{_MARK})?"
+        after = rf"(?:{self._rights}{_MARK}{more}|(?:{self._closing}))?(?:(?<={_MARK})\d+{_MARK})?"
         return re.compile(self._before + after)
 
     def _without_unexpanded(self, body: str) -> str:

@@ -22,6 +22,11 @@ _FIRST = 0xF0000
 SPECIAL = "\U000f0000-\U000ffffd"
 """The characters that stand for special tokens, as a range of a regular expression."""
 
+_PICTURE = re.compile(
+    r"^(?:<\|?/?\w*(?:im|img|image|vision|video|row|tile|patch|frame)\w*\|?>|\[IMG\w*\])$", re.IGNORECASE
+)
+"""Tokens that some vocabularies hold without saying that they are special."""
+
 _RESERVED = re.compile(f"[{MEDIA}{SPECIAL}]")
 
 
@@ -67,6 +72,8 @@ class PromptCoder:
                 self._by_text.append(text)
             else:
                 self._of_id[token_id] = self._of_text[text]
+        self.by_text = not self._of_id
+        """Whether special tokens are found by their text alone."""
         self._text_of = {code: text for text, code in self._of_text.items()}
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         edges = (str(getattr(tokenizer, name, None) or "") for name in names)
@@ -146,7 +153,7 @@ def _special_tokens(tokenizer: Any) -> dict[str, int | None]:
     except (AttributeError, NotImplementedError):
         added = {}
     for token_id, token in added.items():
-        if getattr(token, "special", False):
+        if getattr(token, "special", False) or _PICTURE.search(str(token)):
             found[str(token)] = int(token_id)
     for token in getattr(tokenizer, "all_special_tokens", ()):
         if str(token) not in found:

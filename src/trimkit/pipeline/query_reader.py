@@ -145,5 +145,7 @@ class QueryReader:
         if found is None:
             forms = self._format.media if self._format else ()
             placeholders = self._placeholders + self._coder.of_id(image_token_id)
-            found = self._media[image_token_id] = MediaMarks(forms, placeholders, self._coder.edges)
+            found = self._media[image_token_id] = MediaMarks(
+                forms, placeholders, self._coder.edges, by_text=self._coder.by_text
+            )
         return found
