@@ -186,7 +186,7 @@ FORMATS: dict[str, Format] = {
     "qwen3-vl": Format(
         _QWEN3, "<|image_pad|>", _QWEN_TOKENS, "<|image_pad|>", "<|image_pad|>" * 6,
         video="<|vision_start|><|video_pad|><|vision_end|>",
-        film="".join(f"<{t} seconds><|vision_start|><|video_pad|><|video_pad|><|vision_end|>" for t in ("0.3", "1.3")),
+        film="".join(f"<{t} seconds><|vision_start|>{'<|video_pad|>' * 4}<|vision_end|>" for t in ("0.3", "1.3")),
     ),
     "internvl3": Format(
         chatml(parts("<IMG_CONTEXT>\\n", "<video>\\n")), "<IMG_CONTEXT>", (*IM, "<img>", "</img>"),
