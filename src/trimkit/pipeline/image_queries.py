@@ -105,23 +105,26 @@ class QueryFinder:
         return said if self.policy == "union" else said[:1] if self.policy == "first" else asked[-1:]
 
     def _read(self, reader: QueryReader, ids: Tensor, image_token_id: int, items: Sequence[MediaItem]) -> AskedOf:
-        turns = {row: reader.turns(ids[row], image_token_id) for row in {item.row for item in items}}
-        found = []
-        for item in items:
-            said = turns[item.row]
-            last = self.policy == "refresh"
-            first = len(said) - 1 if last else reader.turn_at(ids[item.row], image_token_id, item.first)
-            found.append(_asked(said, first))
+        rows = {item.row for item in items}
+        if self.policy == "refresh":  # the commonest case needs the last turn only
+            last = {row: _of_last(*reader.last(ids[row], image_token_id)) for row in rows}
+            found = [last[item.row] for item in items]
+        else:
+            turns = {row: reader.turns(ids[row], image_token_id) for row in rows}
+            first = [reader.turn_at(ids[item.row], image_token_id, item.first) for item in items]
+            found = [_from_turn(turns[item.row], start) for item, start in zip(items, first, strict=True)]
         return AskedOf([queries for queries, _ in found], tuple(note for _, note in found))
 
 
-def _asked(said: Sequence[str], first: int) -> tuple[ImageQueries, str | None]:
+def _of_last(words: str, own: bool) -> tuple[ImageQueries, str | None]:
+    """What is asked in the last turn; failing that (not ``own``), what was said last before it."""
+    return (words or None,), None if own else _EARLIER if words else _NOTHING
+
+
+def _from_turn(said: Sequence[str], first: int) -> tuple[ImageQueries, str | None]:
     """What is asked from turn ``first`` on; failing that, what was said last before it."""
     own = tuple(filter(None, said[first:]))
-    if own:
-        return own, None
-    before = next(filter(None, reversed(said[:first])), None)
-    return (before,), _NOTHING if before is None else _EARLIER
+    return (own, None) if own else _of_last(next(filter(None, reversed(said[:first])), ""), False)
 
 
 def _each_row(query: str | Sequence[str], rows: int) -> list[str]:

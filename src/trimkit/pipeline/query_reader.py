@@ -72,7 +72,13 @@ class QueryReader:
             what marks them, a tool's answer, and a system prompt that the template puts into the turn. Empty where the user
             says nothing at all.
         """
-        return next(filter(None, self.said(self._read(input_ids, image_token_id), image_token_id)), "")
+        return self.last(input_ids, image_token_id)[0]
+
+    def last(self, input_ids: Tensor, image_token_id: int) -> tuple[str, bool]:
+        """What ``read`` gives, and whether the last user turn says it (and none before)."""
+        said = self.said(self._read(input_ids, image_token_id), image_token_id)
+        words = next(said, "")
+        return (words, True) if words else (next(filter(None, said), ""), False)
 
     def turns(self, input_ids: Tensor, image_token_id: int) -> list[str]:
         """The words of every user turn of one row, the first first; of the whole text where no turn is marked.
