@@ -80,7 +80,7 @@ def overlay(
     if grid is None:
         left_title, right = "this model's tokens are not one grid", _note(seen, "no grid to draw on")
     elif report.relevance is None:
-        left_title, right = "kept patches", _note(seen, "this method does not read the question")
+        left_title, right = "kept patches", _note(seen, report.note or "this method does not read the question")
     else:
         left_title, right = "kept patches", _heat_map(seen, report.relevance.float().cpu().numpy().reshape(grid))
     caption = _caption(2 * seen.width + _MARGIN, question, lines, title)

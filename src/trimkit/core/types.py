@@ -170,7 +170,8 @@ class ImageReport:
     """Before and after of one image: ``row`` is its batch row, ``tokens_*`` count tokens the language model sees.
 
     ``medium`` is ``image``, or ``video`` for a video (with ``share="frame"``, for one frame of it); ``frames`` counts what each
-    of its frames has before.
+    of its frames has before. ``query`` is what it was scored against: None where the method reads no text, and where the user
+    says nothing. ``note`` says why that is not what its turn says, where it is not.
     """
 
     row: int
@@ -185,6 +186,7 @@ class ImageReport:
     cached: bool = False
     medium: str = "image"
     frames: tuple[int, ...] = ()
+    note: str | None = None
 
 
 @dataclass

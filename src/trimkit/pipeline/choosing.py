@@ -15,7 +15,7 @@ from trimkit.core.types import EncoderProfile, Selection
 from trimkit.methods import Method
 from trimkit.models import Family, ModelInputs
 from trimkit.pipeline.call_settings import CallSettings, in_full_precision
-from trimkit.pipeline.image_queries import QueryFinder, query_rounds
+from trimkit.pipeline.image_queries import AskedOf, QueryFinder, query_rounds
 from trimkit.pipeline.media import (
     EarlierMedia,
     EncodedMedia,
@@ -26,8 +26,9 @@ from trimkit.pipeline.media import (
     with_views,
 )
 from trimkit.pipeline.model_store import scorer_of
-from trimkit.pipeline.selecting import no_scorer, relevance_of, select_everything, select_tokens
+from trimkit.pipeline.selecting import no_scorer, select_everything
 from trimkit.pipeline.stage_clock import StageClock
+from trimkit.pipeline.text_free import select_asked
 from trimkit.pipeline.tower_pruning import only_alive, tower_pruning
 from trimkit.scorers import Scorer
 from trimkit.scorers.resolve import placement
@@ -80,7 +81,8 @@ class Chooser:
         choosing = [self._queries.chosen(each) for each in queries]
         if scorer is not None and hasattr(scorer, "text_embeddings"):
             wanted = [text for text in dict.fromkeys(text for each in choosing for text in each) if text is not None]
-            scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
+            if wanted:
+                scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
         return choosing
 
     @property
@@ -123,10 +125,13 @@ class Chooser:
         items: Sequence[MediaItem],
         query: str | Sequence[str] | None,
         earlier: EarlierMedia | None,
-    ) -> list[ImageQueries]:
-        """The questions about every image, the last one last; None where nothing reads them."""
+    ) -> AskedOf:
+        """The questions about every image, the last one last, and a note where they are not those of its turn.
+
+        None where nothing reads them, and for an image of a row in which the user says nothing.
+        """
         if query is None and not self.method.needs_relevance:
-            return [(None,)] * len(items)
+            return AskedOf([(None,)] * len(items))
         before: list[ImageQueries] = [()] * len(items)
         for row in {item.row for item in items} if earlier is not None else ():
             mine = [i for i, item in enumerate(items) if item.row == row]
@@ -161,6 +166,5 @@ class Chooser:
         profile = self.method.profile or (scorer.profile if scorer is not None else EncoderProfile())
         found = []
         for asked in query_rounds(queries):
-            relevance = relevance_of(images, asked, self.method, scorer)
-            found.append(select_tokens(images, relevance, asked, self.method, profile, rows))
+            found.append(select_asked(images, asked, self.method, scorer, profile, rows))
         return [only_alive(image, union(each)) for image, each in zip(images, zip(*found, strict=True), strict=True)]

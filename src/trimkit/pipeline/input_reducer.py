@@ -133,8 +133,8 @@ class InputReducer:
         items = self.chooser.items(media, scorer)
         with clock.stage("text"), in_full_precision(ids.device):
             prompts = question_ids(ids, media, self._image_token_id)
-            queries = self.chooser.queries(inputs, prompts, items, query, earlier)
-            choosing = self.chooser.read(queries, scorer)
+            asked = self.chooser.queries(inputs, prompts, items, query, earlier)
+            choosing = self.chooser.read(asked.queries, scorer)
         chosen = self.choose(items, choosing, scorer, clock)
         with clock.stage("shrink"):
             placeholders = placeholders_of(media) if media else torch.zeros_like(ids)
@@ -147,13 +147,14 @@ class InputReducer:
             layout=layout,
             placeholders=layout.take(placeholders, 0).bool(),
             items=chosen.items,
-            queries=queries,
+            queries=asked.queries,
             selections=chosen.selections,
             kept=chosen.kept,
             embeddings=chosen.embeddings,
-            media=EarlierMedia.of(media, chosen.items, queries),
+            media=EarlierMedia.of(media, chosen.items, asked.queries),
             method=self.method.name,
             seconds=clock.seconds,
+            notes=asked.notes,
         )
 
     def reduce_images(

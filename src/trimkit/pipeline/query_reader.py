@@ -1,34 +1,40 @@
 """The question of each batch row: what the user says in the last turn, read back from the prompt's token ids.
 
-The chat template itself tells where a user turn begins and ends: it is rendered once around a marker. Prompts written by
-hand in the same format are read the same way; where there is no template, common role markers serve.
+The chat template is rendered once around words that nobody else writes, which shows what it puts before and behind each role's
+words, around pictures, and beside the user's words in a user's turn (``chat_format``). A prompt is then read by these marks, so
+that what a user typed stays, whatever it looks like. Prompts written by hand in the same format are read the same way; where
+there is no template, common role markers serve (``plain_marks``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trimkit.errors import InputError
+from trimkit.pipeline.chat_format import learn_format
+from trimkit.pipeline.media_marks import MediaMarks
+from trimkit.pipeline.plain_marks import PlainMarks
+from trimkit.pipeline.prompt_text import CodedPrompt, PromptCoder
+from trimkit.pipeline.turn_marks import Turn
 
-__all__ = ["QueryReader"]
+__all__ = ["QueryReader", "ReadPrompt"]
 
-_MARKER = "\u2402trimkit\u2403"
-# Turn headers of the usual formats, for processors without a chat template.
-_USER = re.compile(r"(?<!\w)(?:USER|Human|User|user)\s*:\s*|\[INST\]|<\|im_start\|>user\n|<start_of_turn>user\n")
-_ASSISTANT = re.compile(r"(?:ASSISTANT|Assistant|GPT)\s*:|\[/INST\]|<\|im_end\|>|<end_of_turn>|<\|im_start\|>assistant")
+_PLACEHOLDERS = ("image_token", "video_token", "audio_token")
 
 
-# What processors write around images, tiles and frames, of which not all are special tokens of their tokenizers.
-_LAYOUT = re.compile(
-    r"<\|?/?\w*(?i:img|image|vision|video)\w*\|?>|\[IMG(?:_BREAK|_END)?\]"  # <img>, <|vision_start|>; Pixtral's
-    r"|<row_\d+_col_\d+>|<global-img>|TILE_(?:GLOBAL|\d+)"  # Idefics 3 and SmolVLM; Aya Vision
-    r"|<\d+(?:\.\d+)? seconds>|\bFrame\d+:|\bFrame from [\d:]+:"  # frames: Qwen3-VL; InternVL; SmolVLM
-    r"|You are provided the following series of [\w -]+ frames from a [\d:]+ \[H:MM:SS\] video\."
-)
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt in coded form, with its turns: the user's own, and all (tool answers included)."""
+
+    prompt: CodedPrompt
+    own: list[Turn]
+    all: list[Turn]
 
 
 class QueryReader:
@@ -36,135 +42,116 @@ class QueryReader:
 
     Args:
         processor: a processor or tokenizer; its chat template is used where there is one.
+
+    Raises:
+        InputError: it cannot decode.
     """
 
     def __init__(self, processor: Any) -> None:
-        self._tokenizer = getattr(processor, "tokenizer", processor)
-        if not hasattr(self._tokenizer, "decode"):
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if not hasattr(tokenizer, "decode"):
             raise InputError(
                 f"{type(processor).__name__} cannot decode token ids: pass the model's processor or query="
             )
-        self._head, self._tail = self._turn_bounds(processor)
-        known = {str(token) for token in self._tokenizer.all_special_tokens}
-        added = getattr(self._tokenizer, "added_tokens_decoder", {}).values()  # some are special and in no list
-        known |= {str(token) for token in added if getattr(token, "special", False)}
-        specials = sorted(known - {""}, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, specials))) if specials else None
+        self._coder = PromptCoder(tokenizer)
+        self._format = learn_format(processor, tokenizer, self._coder)
+        self._marks = self._format.marks if self._format else PlainMarks(self._coder)
+        names = {str(getattr(each, name, "")) for each in (processor, tokenizer) for name in _PLACEHOLDERS}
+        self._placeholders = "".join(sorted(code for code in map(self._coder.spell, names - {""}) if len(code) == 1))
+        self._media: dict[int, MediaMarks] = {}
 
     def read(self, input_ids: Tensor, image_token_id: int) -> str:
-        """The last user turn of one row.
+        """What the user said last in one row.
 
         Args:
             input_ids: ``[L]``.
             image_token_id: placeholders, which are left out.
 
         Returns:
-            The question without role markers, special tokens and what marks images, tiles and frames; empty where the turn
-            says nothing.
+            The words of the last user turn that has any, with white space as single spaces: without role marks, pictures and
+            what marks them, a tool's answer, and a system prompt that the template puts into the turn. Empty where the user
+            says nothing at all.
         """
-        return self.turns(input_ids, image_token_id)[-1]
+        return self.last(input_ids, image_token_id)[0]
+
+    def last(self, input_ids: Tensor, image_token_id: int) -> tuple[str, bool]:
+        """What ``read`` gives, and whether the last user turn says it (and none before)."""
+        said = self.said(self._read(input_ids, image_token_id), image_token_id)
+        words = next(said, "")
+        return (words, True) if words else (next(filter(None, said), ""), False)
 
     def turns(self, input_ids: Tensor, image_token_id: int) -> list[str]:
-        """Every user turn of one row, the first first, as ``read`` gives the last; the whole text where no turn is marked."""
-        text = self.decode(input_ids, image_token_id)
-        starts = self._starts(text)
-        if not starts:
-            return [self._clean(self._until_tail(text))]
-        ends = [*(head for head, _ in starts[1:]), len(text)]
-        return [self._clean(self._until_tail(text[body:end])) for (_, body), end in zip(starts, ends, strict=True)]
+        """The words of every user turn of one row, the first first; of the whole text where no turn is marked.
+
+        A turn of pictures alone has none. A tool's answer is no turn of the user.
+        """
+        return list(self.said(self._read(input_ids, image_token_id), image_token_id))[::-1] or [""]
+
+    def everything(self, read: ReadPrompt, image_token_id: int) -> str:
+        """All that both sides say from the first user turn on; of the whole text where no turn is marked."""
+        text, at = read.prompt.text, read.all[0].start if read.all else 0
+        parts = []
+        for turn in read.all:
+            parts += [text[at : turn.start], text[turn.body : turn.end]]
+            at = turn.stop
+        media = self._media_marks(image_token_id)
+        said = " ".join(media.without(part) for part in [*parts, text[at:]])
+        return self._coder.read(self._coder.without_special(said))
 
     def turn_at(self, input_ids: Tensor, image_token_id: int, column: int) -> int:
-        """Which of ``turns`` column ``column`` of ``input_ids`` ``[L]`` belongs to."""
-        before = self._starts(self.decode(input_ids[:column], image_token_id))
-        return max(len(before) - 1, 0)
+        """Which of ``turns`` column ``column`` of ``input_ids`` ``[L]`` belongs to: a tool's picture to the turn before it."""
+        read = self._read(input_ids, image_token_id)
+        at = read.prompt.offset(column)
+        return max(sum(turn.body <= at for turn in read.own) - 1, 0)
 
     def ends_turns(self, input_ids: Tensor, image_token_id: int) -> bool:
         """Whether marks tell where the last user turn ends, so that no answer is read with it."""
-        text = self.decode(input_ids, image_token_id)
-        starts = self._starts(text)
-        rest = text[starts[-1][1] :] if starts else text
-        return self._until_tail(rest) != rest
+        read = self._read(input_ids, image_token_id)
+        return read.all[-1].closed if read.all else self._marks.end(read.prompt.text, 0) is not None
+
+    def hidden(self, input_ids: Tensor, learnt: Tensor, image_token_id: int) -> Tensor:
+        """``input_ids`` ``[L]`` with ordinary text where ``learnt`` ``[L]`` holds under placeholders, which no reader sees."""
+        special = [bool(self._coder.of_id(token)) for token in input_ids.tolist()]
+        return input_ids.masked_fill(learnt & ~torch.tensor(special, device=learnt.device), image_token_id)
 
     def breaks_off(self, input_ids: Tensor, image_token_id: int) -> bool:
         """Whether the template's header begins a turn that nothing ends: the prompt was truncated within it."""
-        begun = bool(self._head and self._tail) and bool(self._starts(self.decode(input_ids, image_token_id)))
-        return begun and not self.ends_turns(input_ids, image_token_id)
+        read = self._read(input_ids, image_token_id)
+        return self._format is not None and bool(read.all) and not read.all[-1].closed
 
-    def without_marks(self, text: str) -> str:
-        """``text`` without what marks turns."""
-        for mark in filter(None, (self._head, self._tail)):
-            text = text.replace(mark, " ")
-        return text if self._head or self._tail else _ASSISTANT.sub(" ", _USER.sub(" ", text))
+    def _read(self, input_ids: Tensor, image_token_id: int) -> ReadPrompt:
+        prompt = self._coder.code(input_ids.tolist(), image_token_id)
+        turns = self._marks.turns(prompt.text)
+        own = [turn for turn in turns if not self._marks.is_tool(prompt.text[turn.body : turn.end])]
+        return ReadPrompt(prompt, own, turns)
 
-    def decode(self, input_ids: Tensor, image_token_id: int) -> str:
-        """One row in words, with the marks, without placeholders."""
-        ids = [token for token in input_ids.tolist() if token != image_token_id]
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+    def said(self, read: ReadPrompt, image_token_id: int) -> Iterator[str]:
+        """The words of every user turn, the last first; each is worked out when it is asked for."""
+        text, media = read.prompt.text, self._media_marks(image_token_id)
+        if not read.all:
+            end = self._marks.end(text, 0)
+            yield self._coder.read(media.without(text[: end[0]] if end else text))
+        last = len(read.own) - 1
+        for number, turn in reversed(list(enumerate(read.own))):
+            yield self._words(text[turn.body : turn.end], media, number, last)
 
-    def _starts(self, text: str) -> list[tuple[int, int]]:
-        """Where each user header starts and ends."""
-        pattern = _USER
-        if self._head:
-            pattern = re.compile(re.escape(self._head))
-        elif self._tail:  # the template marks the end of a turn only
-            return []
-        return [match.span() for match in pattern.finditer(text)]
+    def _words(self, body: str, media: MediaMarks, number: int, last: int) -> str:
+        """What the user says in turn ``number`` of ``last`` + 1."""
+        for fold in self._format.folds if self._format else ():
+            if fold.tools or number == (last if fold.last else 0):
+                start, end = media.first(body)
+                before, rest = fold.cut(body[:start], body[start:], body[end:])
+                body = before + rest
+        for ending in self._format.endings if self._format else ():
+            body = re.sub(rf"{ending}\Z", "", body.rstrip())
+        return self._coder.read(media.without(body))
 
-    def _until_tail(self, body: str) -> str:
-        if self._head or self._tail:
-            stop = body.find(self._tail) if self._tail else -1
-            return body[:stop] if stop >= 0 else body
-        found = _ASSISTANT.search(body)
-        return body[: found.start()] if found else body
-
-    def _clean(self, body: str) -> str:
-        if self._special is not None:
-            body = self._special.sub(" ", body)
-        return " ".join(_LAYOUT.sub(" ", body).split())
-
-    def _turn_bounds(self, processor: Any) -> tuple[str, str]:
-        """Text just before and just after a user's words, as the chat template writes it."""
-        template = getattr(processor, "chat_template", None) or getattr(self._tokenizer, "chat_template", None)
-        if not template:
-            return "", ""
-        alone, later = _render(processor, [_MARKER]), _render(processor, ["A", "B", _MARKER])
-        if _MARKER not in alone:
-            return "", ""
-        before, after = alone.split(_MARKER, 1)
-        if _MARKER in later:  # what stands before a first and a later turn alike is the header; a system prompt is not
-            before = _common_end(self._plain(before), self._plain(later.split(_MARKER, 1)[0]))
-        # Chat formats put the header on a line of its own; what precedes ended something else.
-        head = before.rstrip("\n").rsplit("\n", 1)[-1] if before.strip() else before
-        return self._plain(head).strip(), _first_word(after)
-
-    def _plain(self, text: str) -> str:
-        """Without start and end tokens, which stand before some turns only."""
-        for name in ("bos_token", "eos_token"):
-            token = getattr(self._tokenizer, name, None)
-            text = text.replace(token, "\n") if token and not text.rstrip().endswith(token) else text
-        return text
-
-
-def _common_end(a: str, b: str) -> str:
-    count = 0
-    while count < min(len(a), len(b)) and a[-1 - count] == b[-1 - count]:
-        count += 1
-    return a[len(a) - count :]
-
-
-def _render(processor: Any, texts: Sequence[str]) -> str:
-    """A conversation of turns by user and assistant in turn; empty where the template refuses."""
-    roles = ("user", "assistant")
-    for wrap in (lambda text: [{"type": "text", "text": text}], lambda text: text):
-        turns = [{"role": roles[i % 2], "content": wrap(text)} for i, text in enumerate(texts)]
-        try:
-            return str(processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        except Exception:  # a template may refuse the form; jinja raises many kinds
-            continue
-    return ""
-
-
-def _first_word(after: str) -> str:
-    """What ends a turn: the first mark after the user's words."""
-    words = after.split()
-    return words[0] if words else ""
+    def _media_marks(self, image_token_id: int) -> MediaMarks:
+        found = self._media.get(image_token_id)
+        if found is None:
+            forms = self._format.media if self._format else ()
+            placeholders = self._placeholders + self._coder.of_id(image_token_id)
+            found = self._media[image_token_id] = MediaMarks(
+                forms, placeholders, self._coder.edges, by_text=self._coder.by_text
+            )
+        return found

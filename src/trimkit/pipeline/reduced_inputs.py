@@ -26,7 +26,7 @@ class ImageEmbeddings:
     Attributes:
         medium: ``image`` or ``video``.
         row: its batch row; without a prompt, the number of its picture.
-        query: the question that it was scored against, or None where the method reads no text.
+        query: the question that it was scored against, or None where the method reads no text or the user says none.
         tokens: what is kept as the encoder gives it; ``tokens.features`` is ``[k, D]``, before the projector where the
             family can give it so, the aggregated token last; ``tokens.layers`` are deep-stack features.
         embeddings: ``[k, H]``, what stands at its placeholders in the language model.
@@ -96,6 +96,7 @@ class ReducedInputs:
         media: all pictures of the prompts, for a later turn of the conversation.
         method: its name.
         seconds: wall-clock time of each stage.
+        notes: what is to be known of each image's question, or None; empty where there is nothing.
     """
 
     model_inputs: ModelInputs
@@ -109,6 +110,7 @@ class ReducedInputs:
     media: EarlierMedia
     method: str
     seconds: StageSeconds
+    notes: Sequence[str | None] = ()
 
     @property
     def inputs(self) -> ModelInputs:
@@ -129,7 +131,7 @@ class ReducedInputs:
 
     def report_of(self, selections: Sequence[Selection]) -> Report:
         """The report with other selections: those of a method that chooses inside the language model."""
-        parts = zip(self.items, self.queries, selections, strict=True)
+        parts = zip(self.items, self.queries, selections, self.notes or [None] * len(self.items), strict=True)
         return Report(self.method, tuple(_image_report(*each) for each in parts), self.seconds)
 
     @cached_property
@@ -178,7 +180,7 @@ class ReducedInputs:
         return found
 
 
-def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection) -> ImageReport:
+def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection, note: str | None) -> ImageReport:
     return ImageReport(
         row=item.row,
         query=queries[-1],
@@ -192,4 +194,5 @@ def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection) 
         cached=item.cached,
         medium=item.family.medium,
         frames=item.image.frames,
+        note=note,
     )

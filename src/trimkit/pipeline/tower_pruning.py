@@ -46,6 +46,8 @@ class TowerPruning:
     ) -> list[Tensor]:
         """``[N]`` bool for each image: the patches most relevant to its question, or to any of several.
 
+        All patches of an image without a question.
+
         Raises:
             ConfigError: the budget keeps more tokens than are left.
             UnsupportedError: the scorer looks at pixels.
@@ -54,15 +56,24 @@ class TowerPruning:
             raise UnsupportedError(
                 "tower_keep= reads the tower's own features and this scorer looks at pixels: leave one of them out"
             )
+        every = [torch.ones(len(image), dtype=torch.bool) for image in images]
+        asked = [i for i, each in enumerate(queries) if each[0] is not None]
+        found = self._best([images[i] for i in asked], [queries[i] for i in asked], method, scorer)
+        return [found[asked.index(i)] if i in asked else each for i, each in enumerate(every)] if found else every
+
+    def _best(
+        self, images: Sequence[ImageTokens], queries: Sequence[ImageQueries], method: Method, scorer: Scorer
+    ) -> list[Tensor]:
+        """``alive`` of images with questions; nothing where the method ranks by none."""
         best: Tensor | None = None
         profile = method.profile or scorer.profile
-        for round_ in query_rounds(queries):
+        for round_ in query_rounds(queries) if images else ():
             batch = make_batch(images, relevance_of(images, round_, method, scorer), round_, profile)
             signed = method.signed_relevance(batch)
             if signed is not None:
                 best = signed if best is None else torch.maximum(best, signed)
         if best is None:
-            return [torch.ones(len(image), dtype=torch.bool) for image in images]
+            return []
         return [self._highest(row[: len(image)], image.grid, method) for row, image in zip(best, images, strict=True)]
 
     def _highest(self, relevance: Tensor, grid: tuple[int, int] | None, method: Method) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from trimkit.core.choices import QueryFrom
 from trimkit.errors import InputError
-from trimkit.pipeline.query_reader import QueryReader
+from trimkit.pipeline.query_reader import QueryReader, ReadPrompt
 
 __all__ = ["ConversationReader", "make_reader", "without_answers"]
 
@@ -19,11 +20,9 @@ _NOT_LEARNT = -100
 class ConversationReader(QueryReader):
     """Reads all that both sides say as if it were one question. A system prompt is left out."""
 
-    def turns(self, input_ids: Tensor, image_token_id: int) -> list[str]:
+    def said(self, read: ReadPrompt, image_token_id: int) -> Iterator[str]:
         """One text: every word from the first user turn on, without role marks and special tokens."""
-        text = self.decode(input_ids, image_token_id)
-        starts = self._starts(text)
-        return [self._clean(self.without_marks(text[starts[0][0] if starts else 0 :]))]
+        yield self.everything(read, image_token_id)
 
     def turn_at(self, input_ids: Tensor, image_token_id: int, column: int) -> int:
         """The only one."""
@@ -35,25 +34,42 @@ def make_reader(processor: Any, query_from: QueryFrom) -> QueryReader:
     return QueryReader(processor) if query_from == "question" else ConversationReader(processor)
 
 
-def without_answers(reader: QueryReader, ids: Tensor, labels: Tensor | None, image_token_id: int) -> Tensor:
+def without_answers(
+    reader: QueryReader,
+    ids: Tensor,
+    labels: Tensor | None,
+    image_token_id: int,
+    rows: Collection[int] | None = None,
+) -> Tensor:
     """``ids`` ``[B, L]`` in which nothing that is learnt can be read as a question.
 
     Where the prompt marks the end of a user turn there is nothing to do. Elsewhere the labels tell: what has one is hidden
     under placeholders, which no reader sees.
 
+    Args:
+        reader: reads the questions.
+        ids: ``[B, L]``.
+        labels: ``[B, L]`` or None.
+        image_token_id: the placeholder.
+        rows: those with pictures, of which a question is read; all by default. The others come back as they are.
+
     Raises:
-        InputError: neither marks nor labels tell question and answer apart.
+        InputError: neither marks nor labels tell question and answer apart, in a row that has pictures.
     """
     if labels is None or isinstance(reader, ConversationReader):
         return ids
     learnt = labels.to(ids.device) != _NOT_LEARNT
-    return torch.stack([_shown(reader, *row, image_token_id) for row in zip(ids, learnt, strict=True)])
+    wanted = set(range(len(ids)) if rows is None else rows)
+    shown = [
+        _shown(reader, row, learnt[i], image_token_id) if i in wanted else row for i, row in enumerate(ids.unbind())
+    ]
+    return torch.stack(shown) if shown else ids
 
 
 def _shown(reader: QueryReader, row: Tensor, learnt: Tensor, image_token_id: int) -> Tensor:
     if not learnt.any() or reader.ends_turns(row, image_token_id):
         return row
-    hidden = row.masked_fill(learnt, image_token_id)
+    hidden = reader.hidden(row, learnt, image_token_id)
     if reader.read(hidden, image_token_id):
         return hidden
     if reader.breaks_off(row, image_token_id):

@@ -1,0 +1,1 @@
+"""Chat formats of public models, and the tokenizer that reads them."""
