@@ -28,7 +28,7 @@ _FILE = RESULTS / "architectures.json"
 def main() -> int:
     """Exit code 1 where an architecture fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", help="try these model types, and write nothing")
+    parser.add_argument("--only", nargs="+", help="try these model types, and replace their rows alone")
     only = parser.parse_args().only
     torch.set_num_threads(1)
     logging.set_verbosity_error()
@@ -38,15 +38,17 @@ def main() -> int:
         outcomes.append(try_architecture(kind))
         print(f"{kind:24} {outcomes[-1].result:12} {outcomes[-1].note}", flush=True)
     print(dict(Counter(outcome.result for outcome in outcomes)))
-    if not only:
-        _write([{**asdict(outcome), "model": architectures()[outcome.kind]} for outcome in outcomes])
+    _write([{**asdict(outcome), "model": architectures()[outcome.kind]} for outcome in outcomes])
     return int(any(outcome.result == "failed" for outcome in outcomes))
 
 
 def _write(rows: list[dict[str, Any]]) -> None:
     found = versions()
-    run = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "versions": found, "architectures": rows}
     before = (load("architectures") or {}).get("runs", {})
+    others = before.get(found["transformers"], {"architectures": []})["architectures"]
+    new = {row["kind"] for row in rows}
+    rows = sorted([*rows, *(row for row in others if row["kind"] not in new)], key=lambda row: str(row["kind"]))
+    run = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "versions": found, "architectures": rows}
     runs = {**before, found["transformers"]: run}
     record = {
         "experiment": "architectures",

@@ -113,6 +113,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "text_config.indexer_compress_ratio": 4,
     },
     "step3p7": {"text_config.sliding_window": 512},
+    "vipllava": {"vision_feature_layer": [-2, -1]},
     "unlimited_ocr": {"vision_config.sam_config.downsample_channels": [64, 64]},
 }
 

@@ -49,7 +49,7 @@ class _NotBuiltError(Exception):
 
 def try_architecture(kind: str) -> Outcome:
     """Attach a model of this type, and where it is taken, call it."""
-    problem = ""
+    problem, taken = "", False
     for make in (full_size, tiny_model):
         try:
             model = make(kind)
@@ -57,7 +57,8 @@ def try_architecture(kind: str) -> Outcome:
             problem = _line(error)
             continue
         if (refusal := _refusal(model)) is not None:
-            return Outcome(kind, "failed" if "\n" in refusal else "refused", refusal)
+            return Outcome(kind, "failed" if taken or "\n" in refusal else "refused", refusal)
+        taken = True  # a tiny model of a type that is taken must not be refused
         if make is tiny_model:
             return _tried(kind, model)
     return Outcome(kind, "not built", problem)
