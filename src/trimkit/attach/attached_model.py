@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from trimkit.attach.cache_argument import cache_name, cache_of
 from trimkit.attach.call_inputs import has_ids, refuse_filled_cache
 from trimkit.attach.call_record import CallRecord, CurrentCall
 from trimkit.attach.llm_pruning import Prompts, PrunableDecoder, PrunedCall
@@ -30,6 +31,9 @@ class AttachedModel:
         reducer: made for it.
         query: the question where a call names none; None to read it from the prompt.
         attached: says whether the model is attached now.
+
+    Attributes:
+        cache_name: the argument in which the model takes a cache.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class AttachedModel:
         self.reducer = reducer
         self.query = query
         self.attached = attached
+        self.cache_name = cache_name(model.forward)
         self.current = CurrentCall()
         prunes = self.method.stage == "llm" and not self.method.keeps_all
         self.decoder = PrunableDecoder(model, self.method) if prunes else None
@@ -138,7 +143,7 @@ class AttachedModel:
 
     def pruning_of(self, inputs: ModelInputs) -> contextlib.AbstractContextManager[Any]:
         """The context of a call without pictures, whose cache may come from one inside which tokens were dropped."""
-        return contextlib.nullcontext() if self.decoder is None else self.decoder.of(inputs.get("past_key_values"))
+        return contextlib.nullcontext() if self.decoder is None else self.decoder.of(cache_of(inputs))
 
     def is_image(self, ids: Tensor) -> Tensor:
         """``[B, L]`` bool: where the placeholders of images and videos stand in ``ids``."""

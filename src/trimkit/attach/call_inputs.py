@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from trimkit.attach.cache_argument import cache_of
 from trimkit.errors import InputError, UnsupportedError
 
 __all__ = ["by_name", "has_ids", "is_draft", "refuse_filled_cache", "refuse_paged"]
@@ -46,7 +47,7 @@ def refuse_filled_cache(inputs: dict[str, Any], image_token_id: int, has_images:
     Raises:
         InputError: images, or a mask that is longer than what is cached and given, meet a filled cache.
     """
-    cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
+    cache, ids = cache_of(inputs), inputs.get("input_ids")
     if cache is None or ids is None or cache.get_seq_length() == 0:
         return
     if has_images or bool((ids == image_token_id).any()):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trimkit.attach.attached_model import AttachedModel
+from trimkit.attach.cache_argument import with_cache_named
 from trimkit.attach.call_inputs import by_name
 from trimkit.attach.call_record import CallRecord
 
@@ -36,6 +37,7 @@ class ReducedForward:
 
     def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Call ``stock``; logits have the shortened length, or with ``full_logits`` the given one."""
+        kwargs = with_cache_named(self._attached.cache_name, kwargs)
         if torch.compiler.is_compiling() and not (args or self._prunes) and self.passes(kwargs):
             return stock(**kwargs)  # a decoding step: a compiler finds nothing of ours in its way
         return self._run(self._prepare, self._finish, stock, args, kwargs)
@@ -102,6 +104,7 @@ class BaseForward(ReducedForward):
         return not self._attached.has_pixels(kwargs)
 
     def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs = with_cache_named(self._attached.cache_name, kwargs)
         if not args and self.passes(kwargs) and "query" not in kwargs and not self._on_pruned_layers():
             return stock(**kwargs)  # reduced already, a decoding step, or text alone
         return super().__call__(stock, *args, **kwargs)
