@@ -41,6 +41,15 @@ def test_the_oldest_transformers_is_the_one_that_attach_asks_for() -> None:
     assert f"transformers=={MINIMUM_TRANSFORMERS}" in ranges.requirements("oldest")
 
 
+def test_make_test_lmms_installs_the_pins_of_the_extra() -> None:
+    """Lmms-eval itself goes in on its own there, without its dependencies."""
+    lines = _lines(ROOT / "tests" / "lmms" / "requirements.txt")
+    assert [each for each in PROJECT["optional-dependencies"]["eval"] if not each.startswith("lmms-eval")] == [
+        line for line in lines if ranges.name_of(line) != line
+    ]
+    assert PROJECT["optional-dependencies"]["eval"][0] in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_both_ends_as_requirements() -> None:
     newest, oldest = (list(ranges.requirements(end)) for end in ("newest", "oldest"))
     assert {"transformers", "pydantic", "pytest"} <= set(newest)
