@@ -7,9 +7,11 @@ OUT ?= out
 SAMPLE ?= scene1
 QUESTION ?=
 TRANSFORMERS ?=
+# For test-oldest and test-newest: newer torch wheels pull gigabytes of CUDA packages on a machine without a GPU.
+TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-stock test-trl test-lmms eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test test-slow test-gpu test-newest test-oldest test-stock test-trl test-lmms eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,6 +53,25 @@ $(TRL_STAMP): pyproject.toml constraints.txt tests/trl/requirements.txt
 
 test-trl: $(TRL_STAMP)  ## TRL's own trainers on an attached model, in a .venv-trl of its own
 	$(TRL)/bin/python -m pytest tests/trl -m slow
+
+# No stamp: what is newest changes by the day. The caps of pyproject.toml do not hold here, so that one sees what comes.
+NEWEST := .venv-newest
+OLDEST := .venv-oldest
+
+test-newest:  ## the quick tests on the newest of everything but torch, in .venv-newest; the newest torch, too: TORCH=torch
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m tests.ranges newest > $(NEWEST)/requirements.txt
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager "$(TORCH)" -r $(NEWEST)/requirements.txt
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(NEWEST)/bin/python -m pip list --disable-pip-version-check
+	$(NEWEST)/bin/python -m pytest -n auto --maxprocesses 8
+
+test-oldest:  ## the quick tests on the lowest versions that pyproject.toml allows (torch as pinned), in .venv-oldest
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m tests.ranges oldest > $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" -r $(OLDEST)/requirements.txt -e .
+	$(OLDEST)/bin/python -m pip list --disable-pip-version-check
+	$(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8
 
 LMMS := .venv-lmms
 LMMS_STAMP := $(LMMS)/.installed
@@ -112,5 +133,5 @@ clean:  ## remove caches and build results
 	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean  ## clean, and remove .venv
-	rm -rf $(VENV) $(LMMS) $(TRL)
+distclean: clean  ## clean, and remove every .venv
+	rm -rf $(VENV) $(LMMS) $(TRL) $(NEWEST) $(OLDEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +38,8 @@ TEXT: dict[str, Any] = {
     "eos_token_id": 2,
 }
 GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
+_FORWARD = inspect.signature(LlavaForConditionalGeneration.forward).parameters
+CACHE = "cache" if "cache" in _FORWARD else "past_key_values"  # the stock model's argument, by version of transformers
 
 
 def _vision() -> CLIPVisionConfig:

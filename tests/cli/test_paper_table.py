@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Cli
 from trimkit.cli import eval_paper_table
+from trimkit.eval import lmms
 
 
 def test_without_lmms_eval(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,9 +57,24 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[5:] == ["trim: row 7 of pope is skipped: it is damaged", "mmvet is left out: no key"]
 
 
+@pytest.mark.parametrize("given", [(), ("--json",)])
+def test_a_table_without_a_score_is_an_error(
+    given: tuple[str, ...], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing could be run: no table is printed or written, and the first reason is said."""
+    not_run = [{"task": "pope", "reason": "no data"}, {"task": "mme", "reason": "no data either"}]
+    empty = SimpleNamespace(paper_table=lambda *_, **__: {"columns": [], "arms": [], "not_run": not_run})
+    monkeypatch.setattr(eval_paper_table, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "trimkit.eval.lmms.table", empty)
+    monkeypatch.setattr(lmms, "table", empty, raising=False)
+    outcome = cli("eval", "paper-table", "--model", "demo", *given, "-o", str(tmp_path / "table.json"))
+    assert (outcome.code, outcome.out) == (2, "")
+    said = "trimkit: the table is empty: pope cannot be run (no data), nor can 1 more; name others by --tasks\n"
+    assert outcome.err == said
+    assert not list(tmp_path.iterdir())
+
+
 def test_trimkit_does_not_import_lmms_eval() -> None:
     spec = importlib.util.find_spec("trimkit.eval.lmms.plugin")  # found, not loaded
     assert spec is not None
-    import sys
-
     assert "lmms_eval" not in sys.modules

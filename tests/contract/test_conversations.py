@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 import trimkit
 from tests.contract.families import FAMILIES, FamilyCase
-from tests.tiny import IMAGE_TOKEN, ToyScorer
+from tests.tiny import CACHE, IMAGE_TOKEN, ToyScorer
 
 GENERATE: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [IMAGE_TOKEN]}
 FIRST, SECOND = "question one", "something else"
@@ -92,6 +92,6 @@ def test_with_everything_kept_a_cache_goes_on_as_in_stock(case: FamilyCase) -> N
         third = later(whole, second)
         last = model.generate(**third, **GENERATE, past_key_values=cache)
     stock = DynamicCache(config=model.config.get_text_config())
-    assert torch.equal(model.generate(**inputs, **GENERATE, past_key_values=stock), out)
-    assert torch.equal(model.generate(**given, **GENERATE, past_key_values=stock), second)
+    assert torch.equal(model.generate(**inputs, **GENERATE, **{CACHE: stock}), out)
+    assert torch.equal(model.generate(**given, **GENERATE, **{CACHE: stock}), second)
     assert torch.equal(model.generate(**third, **GENERATE), last)

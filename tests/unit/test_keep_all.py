@@ -31,7 +31,7 @@ def continued(model: Any, batch: dict[str, torch.Tensor]) -> Any:
     first = model.generate(**batch, **DETAILS)
     grown = first.sequences.shape[1] - batch["input_ids"].shape[1]
     mask = torch.nn.functional.pad(batch["attention_mask"], (0, grown), value=1)
-    return model.generate(first.sequences, attention_mask=mask, past_key_values=first.past_key_values, **DETAILS)
+    return model.generate(first.sequences, attention_mask=mask, **{tiny.CACHE: first.past_key_values}, **DETAILS)
 
 
 def from_embeddings(model: Any, batch: dict[str, torch.Tensor]) -> Any:
@@ -71,7 +71,7 @@ def test_forward_on_embeddings_and_on_a_cache_is_stock(
         first = model(**batch, use_cache=True)
         mask = torch.nn.functional.pad(batch["attention_mask"], (0, 1), value=1)
         image = torch.full((2, 1), tiny.IMAGE_TOKEN)  # a placeholder, no longer one of a picture
-        second = model(input_ids=image, past_key_values=first.past_key_values, attention_mask=mask)
+        second = model(input_ids=image, attention_mask=mask, **{tiny.CACHE: first.past_key_values})
         return [first.logits, second.logits, model(inputs_embeds=embeddings, **rest).logits]
 
     with torch.no_grad():

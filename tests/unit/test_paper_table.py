@@ -56,6 +56,22 @@ def test_a_task_that_fails_is_named_and_in_no_mean() -> None:
     assert (nothing["relative_mean"], nothing["image_tokens_kept"], nothing["rows"]) == (None, None, 0)
 
 
+def test_a_task_whose_rows_are_all_skipped_is_left_out() -> None:
+    """Its metrics, of empty answers, are no scores; nor are those of a task without rows."""
+
+    class Skips(FakeArm):
+        def score(self, task: str) -> dict[str, Any]:
+            outcome = super().score(task)
+            return {**outcome, "rows": 1} if task == "one" else {**outcome, "rows": 0, "skipped": []}
+
+    result = run([Skips("none", {"one": 0.8, "two": 0.5})], LOCAL)
+    assert result["columns"] == []
+    assert [each["reason"] for each in result["not_run"]] == [
+        "none of its 1 rows could be run: it is damaged",
+        "none of its 0 rows could be run",
+    ]
+
+
 def test_a_full_model_that_scores_nothing_has_no_share() -> None:
     arms = [FakeArm("none", {"one": 0.0, "two": 0.5}), FakeArm("trim", {"one": 0.4, "two": 0.5})]
     assert run(arms, LOCAL)["arms"][1]["relative"] == {"two": 1.0}

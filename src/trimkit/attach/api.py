@@ -52,7 +52,8 @@ def reduce(
             one model that it is passed to. Weights changed through ``.data`` go unnoticed: call ``clear_cache()`` then.
         turns: what a later question of a conversation sees of an earlier picture: the tokens relevant to it (``refresh``),
             those chosen for the first question about the picture (``first``), or for any question so far (``union``). With a
-            ``past_key_values`` of earlier turns, what is the same at the head of the prompt is not run again.
+            cache of earlier turns (``cache=`` or ``past_key_values=``), what is the same at the head of the prompt is not run
+            again.
         positions: ``contiguous`` numbers the tokens that are left, ``original`` leaves each its place in the full prompt.
             ``auto``: contiguous; original where positions are 3-D (M-RoPE).
         query_from: what is read from a prompt where no ``query`` is given. ``question``: no answer, in training either.

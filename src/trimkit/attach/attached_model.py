@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from trimkit.attach.cache_argument import cache_name, cache_of
 from trimkit.attach.call_inputs import has_ids, refuse_filled_cache
 from trimkit.attach.call_record import CallRecord, CurrentCall
 from trimkit.attach.llm_pruning import Prompts, PrunableDecoder, PrunedCall
@@ -35,6 +36,7 @@ class AttachedModel:
 
     Attributes:
         active: whether the model is attached now.
+        cache_name: the argument in which the model takes a cache.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class AttachedModel:
         self.reducer = reducer
         self.query = query
         self.active = False
+        self.cache_name = cache_name(model.forward)
         self._on_unreduced = on_unreduced
         self.current = CurrentCall()
         prunes = self.method.stage == "llm" and not self.method.keeps_all
@@ -164,7 +167,7 @@ class AttachedModel:
 
     def pruning_of(self, inputs: ModelInputs) -> contextlib.AbstractContextManager[Any]:
         """The context of a call without pictures, whose cache may come from one inside which tokens were dropped."""
-        return contextlib.nullcontext() if self.decoder is None else self.decoder.of(inputs.get("past_key_values"))
+        return contextlib.nullcontext() if self.decoder is None else self.decoder.of(cache_of(inputs))
 
     def is_image(self, ids: Tensor) -> Tensor:
         """``[B, L]`` bool: where the placeholders of images and videos stand in ``ids``."""

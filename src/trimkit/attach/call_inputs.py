@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from trimkit.attach.cache_argument import cache_of
 from trimkit.errors import InputError, UnsupportedError
 
 __all__ = ["by_name", "continues_cache", "has_ids", "is_draft", "refuse_filled_cache", "refuse_paged"]
@@ -25,7 +26,7 @@ def has_ids(inputs: dict[str, Any]) -> bool:
 
 def continues_cache(inputs: dict[str, Any]) -> bool:
     """Whether the call goes on from a filled cache: a decoding step, or a later turn."""
-    cache = inputs.get("past_key_values")
+    cache = cache_of(inputs)
     return cache is not None and int(cache.get_seq_length()) > 0
 
 
@@ -52,7 +53,7 @@ def refuse_filled_cache(inputs: dict[str, Any], image_token_id: int, has_images:
     Raises:
         InputError: images, or a mask that is longer than what is cached and given, meet a filled cache.
     """
-    cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
+    cache, ids = cache_of(inputs), inputs.get("input_ids")
     if cache is None or ids is None or cache.get_seq_length() == 0:
         return
     mask = inputs.get("attention_mask")

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from trimkit.attach.cache_argument import cache_of, cache_of_output
 from trimkit.errors import InputError
 from trimkit.pipeline.media import EarlierMedia
 from trimkit.pipeline.reduced_inputs import ReducedInputs
@@ -113,7 +114,7 @@ class ConversationMemory:
             prompt: the shortened inputs.
             placed, media: as in ``CacheState``.
         """
-        cache = given if given is not None else getattr(out, "past_key_values", None)
+        cache = given if given is not None else cache_of_output(out)
         sequences = _sequences(out)
         ids = prompt["input_ids"]
         if cache is None or sequences is None or not hasattr(cache, "get_seq_length") or len(sequences) != len(ids):
@@ -135,14 +136,14 @@ class ConversationMemory:
             whole = torch.cat([state.ids, prompt["input_ids"]], dim=1)
             after = torch.cat([state.ids, sequences.to(state.ids.device)], dim=1)
             given = {"input_ids": whole, "attention_mask": prompt["attention_mask"]}
-            self.put(after, prompt["past_key_values"], given, state.placed, state.media)
+            self.put(after, cache_of(prompt), given, state.placed, state.media)
 
     def put_text(self, out: Any, prompt: dict[str, Any], placeholders: Sequence[int]) -> None:
         """The same after a call without a picture."""
         ids = prompt.get("input_ids")
         if isinstance(ids, Tensor) and not any(bool((ids == token).any()) for token in placeholders):
             placed = PlaceholderFeatures.none(torch.zeros_like(ids, dtype=torch.bool))
-            self.put(out, prompt.get("past_key_values"), prompt, placed, EarlierMedia())
+            self.put(out, cache_of(prompt), prompt, placed, EarlierMedia())
 
 
 def _sequences(out: Any) -> Any:
@@ -223,7 +224,7 @@ def _rewind(cache: Any, length: int) -> int:
     """Keep the first ``length`` columns, or none where the cache cannot; returns how many are left."""
     if length == int(cache.get_seq_length()):
         return length
-    if length:
+    if length and getattr(cache, "is_croppable", True):  # some that cannot be cut do not say so when they are
         with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
             cache.crop(length - int(cache.get_seq_length()))
             if int(cache.get_seq_length()) == length:

@@ -30,10 +30,12 @@ class ForwardShadows:
         self.owners: list[Any] = [model] if base is model else [model, base]
         self._shadows: list[SharedShadow] = []
         headed = base is model and model.get_output_embeddings() is not None  # Llama 4: no base model inside
-        if headed or base is not model:
-            self._shadows.append(SharedShadow(model, "forward", ReducedForward(attached, full_logits=full_logits)))
         # A base model compiled on its own is reached by the whole model alone.
-        if not (headed or hasattr(base, "_orig_mod")):
+        base_shadowed = not (headed or hasattr(base, "_orig_mod"))
+        if headed or base is not model:
+            forward = ReducedForward(attached, full_logits=full_logits, base_shadowed=base_shadowed)
+            self._shadows.append(SharedShadow(model, "forward", forward))
+        if base_shadowed:
             self._shadows.append(SharedShadow(base, "forward", BaseForward(attached)))
 
     def enter(self) -> None:

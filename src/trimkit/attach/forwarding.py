@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trimkit.attach.attached_model import AttachedModel
+from trimkit.attach.cache_argument import with_cache_named
 from trimkit.attach.call_inputs import by_name, continues_cache
 from trimkit.attach.call_record import CallRecord
 from trimkit.errors import UnsupportedError
@@ -25,18 +26,21 @@ class ReducedForward:
     Args:
         attached: the model and what reduces it.
         full_logits: whether logits get the length of the prompt that was passed.
+        base_shadowed: whether the ``forward`` of the base model is shadowed as well.
     """
 
-    def __init__(self, attached: AttachedModel, *, full_logits: bool) -> None:
+    def __init__(self, attached: AttachedModel, *, full_logits: bool, base_shadowed: bool) -> None:
         from trimkit.attach.compile_boundary import run_forward, run_untraced
 
         self._attached = attached
         self._full_logits = full_logits
+        self._base_shadowed = base_shadowed
         self._prunes = attached.decoder is not None
         self._run = run_untraced if self._prunes else run_forward
 
     def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """Call ``stock``; logits have the shortened length, or with ``full_logits`` the given one."""
+        kwargs = with_cache_named(self._attached.cache_name, kwargs)
         if torch.compiler.is_compiling() and not (args or self._prunes) and self.passes(kwargs):
             return stock(**kwargs)  # a decoding step: a compiler finds nothing of ours in its way
         return self._run(self, stock, args, kwargs)
@@ -60,6 +64,8 @@ class ReducedForward:
         A trainer's fused loss, for example, whose output this one does not know. It calls the base model with pixels, and
         gets hidden states as long as its labels. Accelerate's hooks are no such thing.
         """
+        if not self._base_shadowed:
+            return False
         model = self._attached.model
         own = inspect.ismethod(stock) and stock.__func__ is type(model).forward
         return not own and not hasattr(model, "_hf_hook") and self._attached.has_pixels(inputs)
@@ -116,18 +122,16 @@ class BaseForward(ReducedForward):
     """
 
     def __init__(self, attached: AttachedModel) -> None:
-        super().__init__(attached, full_logits=True)
+        super().__init__(attached, full_logits=True, base_shadowed=False)
 
     def passes(self, kwargs: dict[str, Any]) -> bool:
         return not self._attached.has_pixels(kwargs)
 
     def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs = with_cache_named(self._attached.cache_name, kwargs)
         if not args and self.passes(kwargs) and "query" not in kwargs and not self._on_pruned_layers():
             return stock(**kwargs)  # reduced already, a decoding step, or text alone
         return super().__call__(stock, *args, **kwargs)
-
-    def leaves_to_base(self, stock: Any, inputs: dict[str, Any]) -> bool:
-        return False
 
     def own_call(self, inputs: dict[str, Any]) -> tuple[CallRecord, dict[str, Any]]:
         call = self._attached.current.record

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimkit.attach.attached_model import AttachedModel
+from trimkit.attach.cache_argument import cache_of, with_cache_named
 from trimkit.attach.call_inputs import by_name, has_ids, is_draft, refuse_paged
 from trimkit.attach.call_record import CallRecord
 from trimkit.attach.conversation import (
@@ -45,7 +46,7 @@ class ReducedGenerate:
 
     def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         """What comes back starts with the prompt as it was given."""
-        kwargs = by_name(stock, args, kwargs)
+        kwargs = with_cache_named(self._attached.cache_name, by_name(stock, args, kwargs))
         query = kwargs.pop("query", None)
         if kwargs.get("inputs") is not None and kwargs.get("input_ids") is None:
             kwargs["input_ids"] = kwargs.pop("inputs")
@@ -53,7 +54,7 @@ class ReducedGenerate:
         if is_draft(kwargs):
             call.passes = True
             return self._run(stock, kwargs, call)
-        state = self._memory.take(kwargs.get("past_key_values"))
+        state = self._memory.take(cache_of(kwargs))
         state = state if has_ids(kwargs) else None
         if state is not None and only_new(kwargs):
             return self._continued(stock, kwargs, call, state)
@@ -65,7 +66,7 @@ class ReducedGenerate:
         self, stock: Any, kwargs: dict[str, Any], call: CallRecord, state: CacheState | None, query: Any
     ) -> Any:
         """A call with pictures, of this turn or of earlier ones."""
-        attached, cache = self._attached, kwargs.get("past_key_values")
+        attached, cache = self._attached, cache_of(kwargs)
         refuse_paged(kwargs)
         input_ids: Tensor = kwargs["input_ids"]
         if kwargs.get("attention_mask") is None:
@@ -100,14 +101,14 @@ class ReducedGenerate:
         self._attached.keep_empty(call)
         out = self._run(stock, kwargs, call)
         if self._one_a_row(kwargs) and state is not None:
-            self._memory.put(out, kwargs["past_key_values"], kwargs, state.placed, state.media)
+            self._memory.put(out, cache_of(kwargs), kwargs, state.placed, state.media)
         elif self._one_a_row(kwargs):
             self._memory.put_text(out, kwargs, self._attached.reducer.placeholder_ids())
         return out
 
     def _continued(self, stock: Any, kwargs: dict[str, Any], call: CallRecord, state: CacheState) -> Any:
         """A turn that gives its new words alone, behind what is cached; refused with images, or a mask of another length."""
-        with self._memory.untouched(kwargs["past_key_values"], state):
+        with self._memory.untouched(cache_of(kwargs), state):
             self._attached.keep(None)
             self._attached.refuse_cache(kwargs)
         self._attached.keep_empty(call)

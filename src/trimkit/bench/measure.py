@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trimkit.attach.cache_argument import cache_of_output
 from trimkit.bench import formula
 from trimkit.bench.arms import Arm, Run
 from trimkit.bench.memory import measure_peak
@@ -58,7 +59,7 @@ def count(arm: Arm) -> Counted:
     arm.forget()
     with counter, arm.observed(lambda: float(counter.get_total_flops())) as trace:
         out = arm.call(request, return_dict_in_generate=True)
-    held = [getattr(layer, name, None) for layer in out.past_key_values.layers for name in ("keys", "values")]
+    held = [getattr(layer, name, None) for layer in cache_of_output(out).layers for name in ("keys", "values")]
     kv = sum(part.nbytes for part in held if part is not None)  # a layer without attention has none
     del out, held
     report = arm.report

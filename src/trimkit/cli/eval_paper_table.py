@@ -12,7 +12,7 @@ import typer
 
 from trimkit.cli import _common as common
 from trimkit.cli import _evaluation as evaluation
-from trimkit.errors import ConfigError, InputError, MissingDependencyError
+from trimkit.errors import ConfigError, InputError, MissingDependencyError, ModelError
 from trimkit.io.files import check_writable
 
 NAME = "eval paper-table"
@@ -81,12 +81,28 @@ def command(
             positions=positions,
             say=lambda line: print(line, file=sys.stderr),
         )
+    _refuse_empty(result)
     if target is not None:
         common.write_json(target, result)
     if as_json:
         common.print_json(result)
         return
     show(result)
+
+
+def _refuse_empty(result: dict[str, Any]) -> None:
+    """A table without a score is no result.
+
+    Raises:
+        ModelError: no task could be run.
+    """
+    if result["columns"]:
+        return
+    first, *others = result["not_run"]
+    more = f", nor can {len(others)} more" if others else ""
+    raise ModelError(
+        f"the table is empty: {first['task']} cannot be run ({first['reason']}){more}; name others by --tasks"
+    )
 
 
 def show(result: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from trimkit.errors import ConfigError, TrimkitError
+from trimkit.errors import ConfigError, ModelError, TrimkitError
 from trimkit.eval.journal import Journal
 
 __all__ = ["COLUMNS", "Arm", "Column", "columns_of", "judged_without_key", "run"]
@@ -146,7 +146,19 @@ def _scored(arm: Arm, column: Column, limit: int | None, journal: Journal | None
         held = arm.score(column.task)
         if journal is not None:
             journal.add(place[0], {place[1]: held})
+    _refuse_empty(held)
     return held
+
+
+def _refuse_empty(outcome: Mapping[str, Any]) -> None:
+    """A score of rows that were all skipped says nothing.
+
+    Raises:
+        ModelError: no row of the task was run.
+    """
+    rows, skipped = outcome["rows"], outcome["skipped"]
+    if rows <= len(skipped):
+        raise ModelError(f"none of its {rows} rows could be run" + (f": {skipped[0]['reason']}" if skipped else ""))
 
 
 def _value(column: Column, outcome: Mapping[str, Any]) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimkit.attach.cache_argument import cache_name, cache_of, with_cache
 from trimkit.attach.llm_pruning.layer_layout import Columns, cut_mask, take
 from trimkit.errors import UnsupportedError
 
@@ -35,14 +36,15 @@ class AttentionProbe:
 
     def __init__(self, attention: Any) -> None:
         self._attention = attention
+        self._cache_name = cache_name(attention.forward)
         self._kwargs: dict[str, Any] = {}
         self._recorder: _CacheRecorder | None = None
 
     def record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Take note of a call; returns the keyword arguments to make it with."""
         self._kwargs = {**({"hidden_states": args[0]} if args else {}), **kwargs}
-        self._recorder = _CacheRecorder(kwargs.get("past_key_values"))
-        return {**kwargs, "past_key_values": self._recorder}
+        self._recorder = _CacheRecorder(cache_of(kwargs))
+        return self._with_cache(kwargs, self._recorder)
 
     @torch.no_grad()
     def attention_to(self, columns: Tensor, last: Tensor, length: int) -> Tensor:
@@ -80,10 +82,14 @@ class AttentionProbe:
             units = keys.new_zeros(*keys.shape[:3], width)
             index = part[:, None, None, :].expand(-1, keys.shape[1], -1, -1)
             units[..., : part.shape[1]].scatter_(2, index, 1.0)
-            heads = self._heads({**kwargs, "past_key_values": _FixedCache(keys, units)})
+            heads = self._heads(self._with_cache(kwargs, _FixedCache(keys, units)))
             heads = heads.view(len(columns), -1, width)
             parts.append(heads[..., : part.shape[1]].float().mean(dim=1))
         return torch.cat(parts, dim=1)
+
+    def _with_cache(self, kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
+        """A call's arguments with another cache."""
+        return with_cache(self._cache_name, kwargs, cache)
 
     def _one_row(self, kwargs: dict[str, Any], at: Columns, every: int) -> dict[str, Any]:
         """The arguments of the recorded call for the last tokens alone."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimkit.attach.cache_argument import cache_of
 from trimkit.attach.llm_pruning.attention import REGISTERING, AttentionProbe
 from trimkit.attach.llm_pruning.decoder import PrunableDecoder
 from trimkit.attach.llm_pruning.layer_layout import LayerLayout, Prompts, plan_layers
@@ -111,7 +112,7 @@ class PrunedCall:
             return None
         hidden, args, kwargs = hidden_and_rest(args, kwargs)
         if module is self._decoder.layers[self._decoder.first]:
-            self._pass = self._begin(hidden, kwargs.get("past_key_values"))
+            self._pass = self._begin(hidden, cache_of(kwargs))
             if self._pass is not None:
                 hidden = self._pass.hidden()
         if self._pass is None:
@@ -175,7 +176,7 @@ class PrunedCall:
         if getattr(cache, "is_compileable", False) or any(getattr(layer, "is_sliding", False) for layer in layers):
             raise UnsupportedError(
                 f"method {name!r} needs a cache whose layers differ in length, and {type(cache).__name__}'s do not: leave "
-                "cache_implementation and past_key_values at the default, a DynamicCache"
+                "cache_implementation and the cache (past_key_values) at the default, a DynamicCache"
             )
 
 
