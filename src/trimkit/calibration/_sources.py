@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from trimkit.calibration._measure import Pair
 from trimkit.errors import InputError
 from trimkit.images import load_image
 from trimkit.io.files import user_path
+from trimkit.io.reading import read_text
+from trimkit.io.text import is_text, parse_json
 
 __all__ = ["GENERIC_QUESTIONS", "Sources", "make_pairs", "read_sources"]
 
@@ -134,11 +135,7 @@ def _names(folder: Path, questions: str | Path | None) -> list[str]:
 
 def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     """Questions for every picture, and those of pictures by name."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"cannot read questions {str(path)!r} ({cause}): give a .jsonl, .csv or .txt file") from None
+    text = read_text(path, what="questions", remedy="give a .jsonl, .csv or .txt file")
     read = {".jsonl": _json_rows, ".ndjson": _json_rows, ".csv": _csv_rows}.get(path.suffix.lower(), _plain_rows)
     shared: list[str] = []
     named: dict[str, list[str]] = {}
@@ -148,6 +145,8 @@ def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
             raise InputError(
                 f'{path}, line {line}: no question: write {{"image": "a.png", "question": "What is this?"}}'
             )
+        if not is_text(question):
+            raise InputError(f"{path}, line {line}: the question holds half a character (a lone surrogate): write it out")
         if image is not None and not isinstance(image, str):
             raise InputError(
                 f"{path}, line {line}: image {image!r} is not a name: give the picture's path in the directory"
@@ -169,7 +168,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             row = None
         if not isinstance(row, dict):
