@@ -17,7 +17,7 @@ from trimkit.io.files import user_path
 from trimkit.io.reading import read_text
 from trimkit.io.text import is_text, parse_json
 
-__all__ = ["GENERIC_QUESTIONS", "Sources", "make_pairs", "read_sources"]
+__all__ = ["GENERIC_QUESTIONS", "Sources", "files_of", "make_pairs", "read_sources"]
 
 GENERIC_QUESTIONS = (
     "What is in the picture?",
@@ -121,6 +121,13 @@ def make_pairs(pictures: Mapping[str, Any], questions: Questions | None, per_pic
     return pairs
 
 
+def files_of(images: str | Path) -> list[Path]:
+    """Files that ``read_sources`` may read of a directory of pictures, JSON results that lie among them left out."""
+    folder = user_path(images)
+    names = _names(folder, None) if folder.is_dir() else []
+    return [folder / name for name in names if not name.lower().endswith(".json")]
+
+
 def _names(folder: Path, questions: str | Path | None) -> list[str]:
     """Files below ``folder`` by their relative names, sorted; neither hidden ones nor the questions."""
     own = None if questions is None else user_path(questions).resolve()
@@ -146,7 +153,9 @@ def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
                 f'{path}, line {line}: no question: write {{"image": "a.png", "question": "What is this?"}}'
             )
         if not is_text(question):
-            raise InputError(f"{path}, line {line}: the question holds half a character (a lone surrogate): write it out")
+            raise InputError(
+                f"{path}, line {line}: the question holds half a character (a lone surrogate): write it out"
+            )
         if image is not None and not isinstance(image, str):
             raise InputError(
                 f"{path}, line {line}: image {image!r} is not a name: give the picture's path in the directory"

@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
             finally:
                 streams.flush()  # here a closed pipe, or a full disk behind it, can still be answered
         return result if isinstance(result, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
+    except (streams.Interrupted, KeyboardInterrupt, typer.Abort):
         _complain("interrupted")
         return 130
     except streams.Terminated:
@@ -102,7 +102,10 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Entry point of the ``trimkit`` script."""
     streams.open_missing()
-    code = run(sys.argv[1:])
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # between two of our own handlers
+        code = 130
     streams.leave(code)
 
 
@@ -121,6 +124,9 @@ def _explain(error: Exception) -> int:
         return 2
     if _is_out_of_memory(error):
         _complain("out of memory: use a smaller picture, batch or model")
+        return 2
+    if isinstance(error, OSError):  # a full disk, a directory for temporary files that is gone, ...
+        _complain(f"the system refuses ({error.strerror or error}): check the disk's space and the permissions")
         return 2
     _complain(f"unexpected {type(error).__name__}: {error}; 'trimkit --debug ...' shows where")
     return 1

@@ -11,11 +11,25 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["OutputError", "Terminated", "flush", "leave", "open_missing", "printable", "reader_gone", "terminable"]
+__all__ = [
+    "Interrupted",
+    "OutputError",
+    "Terminated",
+    "flush",
+    "leave",
+    "open_missing",
+    "printable",
+    "reader_gone",
+    "terminable",
+]
 
 
 class Terminated(BaseException):
     """SIGTERM came: raised where the program is, so that all that is open gets closed and half-written things removed."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C came; not a KeyboardInterrupt, for which typer prints an empty line of its own."""
 
 
 class OutputError(Exception):
@@ -51,24 +65,32 @@ def printable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into ``Terminated``; as before afterwards. Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    if before != signal.SIG_DFL:  # whoever runs us has other plans
-        yield
-        return
-    signal.signal(signal.SIGTERM, _terminate)
+    """Turn SIGTERM into ``Terminated`` and SIGINT into ``Interrupted``; as before afterwards.
+
+    Does nothing outside the main thread, and leaves alone what the caller handles in a way of its own.
+    """
+    usual: dict[signal.Signals, tuple[Any, Any]] = {
+        signal.SIGTERM: (signal.SIG_DFL, _terminate),
+        signal.SIGINT: (signal.default_int_handler, _interrupt),
+    }
+    main = threading.current_thread() is threading.main_thread()
+    ours = {number: each for number, each in usual.items() if main and signal.getsignal(number) == each[0]}
     try:
+        for number, (_, handler) in ours.items():
+            signal.signal(number, handler)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, (before, _) in ours.items():
+            signal.signal(number, before)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: a second one must not interrupt the clearing up
     raise Terminated
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
 
 
 def flush() -> None:

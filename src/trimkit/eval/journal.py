@@ -3,8 +3,8 @@
 A file of JSON lines, only ever appended to. Line 1 holds the settings that all rows share; every other line is one row, with
 its task, its id and the hash of the settings. Every line ends in a checksum of itself, so that a damaged one is named and never
 taken for a result; journals of earlier versions, without checksums, are read and written on. A batch is on the disk (fsync)
-before ``add`` returns, and counts whole or not at all, so that the same batches are run after an interruption as would have been
-without it.
+before ``add`` returns, and counts whole or not at all, so that after an interruption the same batches are run as would have
+been without it.
 
     with Journal("run.jsonl", {"model": "demo", "seed": 1}) as journal:
         for batch in batches:

@@ -66,7 +66,9 @@ def check_writable(
             raise InputError(f"{name}: it is not a regular file; choose another place")
         for each in inputs:
             if each is not None and same_file(target, each):
-                raise InputError(f"{name}: the command uses {os.fspath(each)!r}, which is that file; choose another place")
+                raise InputError(
+                    f"{name}: the command uses {os.fspath(each)!r}, which is that file; choose another place"
+                )
         place = Path(os.path.realpath(target))
         if not place.parent.is_dir():
             raise InputError(f"{name}: there is no directory {str(target.parent)!r}; make it first")

@@ -1,4 +1,4 @@
-"""Hidden files and directories that are filled and then renamed: named so that one left by a killed process is known and removed.
+"""Hidden files and directories that are filled, then renamed: one that a killed process left is known by its name, and removed.
 
 A name ends in digits that are computed from the rest, so that nobody else's file has one; and the process that fills it holds a
 lock on it, which the system takes back when that process ends, in whatever way.

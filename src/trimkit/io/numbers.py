@@ -21,7 +21,7 @@ MAX_QUESTIONS = 1_000_000
 """Questions of one evaluation: days of work on any machine."""
 
 MAX_BATCH = 1024
-"""Prompts per generate call of an evaluation. Whole batches are drawn and encoded, so that a larger one only looks like a hang."""
+"""Prompts per generate call of an evaluation. Whole batches are drawn and encoded: a larger one would look like a hang."""
 
 MAX_SEED = 2**63 - 1
 """Largest seed that torch, numpy and the demo world all take."""
@@ -50,7 +50,9 @@ def parse_whole_numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise ConfigError(f"{option} {text!r} is not a whole number: give one, or several with commas between") from None
+        raise ConfigError(
+            f"{option} {text!r} is not a whole number: give one, or several with commas between"
+        ) from None
 
 
 def parse_shares(option: str, text: str) -> tuple[float, ...]:
@@ -70,4 +72,6 @@ def parse_shares(option: str, text: str) -> tuple[float, ...]:
 
 def _shown(value: int) -> str:
     """A number of any length, so that it fits into a line (Python refuses to print very long ones)."""
-    return str(value) if abs(value) < 10**20 else f"of more than {20 if value > 0 else -20} digits".replace("-", "minus ")
+    return (
+        str(value) if abs(value) < 10**20 else f"of more than {20 if value > 0 else -20} digits".replace("-", "minus ")
+    )

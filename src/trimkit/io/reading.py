@@ -12,14 +12,16 @@ from trimkit.errors import InputError
 from trimkit.io.files import user_path
 from trimkit.io.text import parse_json
 
-__all__ = ["MAX_TEXT", "check_checkpoint", "checkpoint_files", "check_regular", "read_bytes", "read_json", "read_text"]
+__all__ = ["MAX_TEXT", "check_checkpoint", "check_regular", "checkpoint_files", "read_bytes", "read_json", "read_text"]
 
 MAX_TEXT = 64 * 2**20
 """Default limit in bytes on a file that is read as a whole."""
 
 # Names of the JSON files that save_pretrained and trimkit write; others in a checkpoint's directory are the user's.
-_CHECKPOINT_JSON = ("config.json", "tokenizer.json", "index.json", "_map.json", "added_tokens.json", "vocab.json")
-_CHECKPOINT_JSON += ("trimkit.json", "chat_template.json")
+_CHECKPOINT_JSON = (
+    *("config.json", "tokenizer.json", "index.json", "_map.json", "added_tokens.json", "vocab.json"),
+    *("trimkit.json", "chat_template.json"),
+)
 _MAX_CHECKPOINT_TEXT = 512 * 2**20  # the largest tokenizer.json there are have some 40 MiB
 
 
@@ -109,7 +111,10 @@ def check_checkpoint(directory: Path) -> None:
                 try:
                     status = os.stat(path)
                 except OSError as error:
-                    if error.errno in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere: it cannot be read, either
+                    if error.errno in (
+                        errno.ENOENT,
+                        errno.ELOOP,
+                    ):  # a link that leads nowhere: it cannot be read, either
                         continue
                     raise
                 try:

@@ -76,7 +76,7 @@ def _whole_number(digits: str) -> int:
 
 
 def json_text(value: Any, encoding: str | None = "utf-8") -> str:
-    """A JSON document with a line end; characters that ``encoding`` does not have are written as ``\\u`` escapes."""
+    """A JSON document with a line end; characters that ``encoding`` does not have are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     try:
         text.encode(encoding or "utf-8")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trimkit.core.geometry import View, grid_view
 from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
+from trimkit.models._clip_tower import check_layers
 
 __all__ = ["AT_ONCE", "Family", "ModelInputs"]
 
@@ -54,8 +55,10 @@ class Family:
 
         Raises:
             UnsupportedError: as it says.
+            ModelError: its config names layers of the vision tower that are not there.
         """
         name = type(model).__name__
+        check_layers(model.config)
         if not hasattr(self.base(model), "get_image_features"):
             raise UnsupportedError(f"{name} has no get_image_features: it is not a vision-language model")
         if "mm_encoder_outputs" not in inspect.signature(type(model).forward).parameters:

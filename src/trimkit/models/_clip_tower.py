@@ -11,7 +11,28 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["go_on", "layer_states"]
+from trimkit.errors import ConfigError, ModelError
+
+__all__ = ["check_layers", "go_on", "layer_states"]
+
+
+def check_layers(config: Any) -> None:
+    """Refuse a model's config that reads hidden states which its vision tower does not have.
+
+    Raises:
+        ModelError: a number is out of range, or is none.
+    """
+    count = getattr(getattr(config, "vision_config", None), "num_hidden_layers", None)
+    for name in ("vision_feature_layer", "vision_feature_layers"):
+        wanted = getattr(config, name, None)
+        if wanted is None or not isinstance(count, int):
+            continue
+        for layer in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+            if not isinstance(layer, int) or not -count - 1 <= layer <= count:
+                raise ModelError(
+                    f"the checkpoint's config says {name} {layer!r}, but its vision tower has {count} layers (numbers "
+                    f"{-count - 1} to {count}): mend its config.json"
+                )
 
 
 def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
@@ -21,6 +42,9 @@ def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[in
         tower: a ``CLIPVisionModel``; anything else, or one that somebody has hooked or wrapped, is called as a whole.
         pixels: ``[B, 3, H, W]``.
         wanted: their numbers, 0 to the number of layers, or negative from the end. No layer behind the last of them is run.
+
+    Raises:
+        ConfigError: the tower has no such layer.
     """
     inner = _stock(tower)
     if inner is None:
@@ -29,7 +53,9 @@ def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[in
     count = len(inner.encoder.layers)
     places = {number: number + count + 1 if number < 0 else number for number in wanted}
     if any(not 0 <= place <= count for place in places.values()):
-        raise IndexError(f"the vision tower has {count} layers: there are no states {sorted(wanted)}")
+        raise ConfigError(
+            f"the vision tower has {count} layers, numbers {-count - 1} to {count}: {sorted(wanted)} are not all there"
+        )
     state = inner.pre_layrnorm(inner.embeddings(pixels))
     held = {0: state} if 0 in places.values() else {}
     for number, layer in enumerate(inner.encoder.layers[: max(places.values())], start=1):

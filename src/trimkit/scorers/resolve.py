@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from trimkit.core.types import EncoderProfile
 from trimkit.errors import ConfigError, ModelError
-from trimkit.io.settings import read_settings
+from trimkit.io.settings import SETTINGS_FILE, clip_inside, read_settings
 from trimkit.scorers.base import Scorer
 from trimkit.scorers.clip_native import ClipNativeScorer
 from trimkit.scorers.external import ExternalScorer
@@ -54,7 +55,11 @@ def resolve_scorer(
         return _scorer(scorer, source, settings, tower)
     if scorer is not None and not isinstance(scorer, (str, Path)):
         raise ConfigError(f"scorer {scorer!r} is not a Scorer, a CLIPModel, a directory or a hub id")
-    source = str(scorer) if scorer is not None else _named_clip(settings, Path(name)) or default_clip or ""
+    source = (
+        str(scorer)
+        if scorer is not None
+        else _named_clip(settings, Path(name), default_clip, directory) or default_clip or ""
+    )
     if not source:
         return None
     device = torch.device("cpu") if model.device.type == "meta" else model.device  # offloaded: weights come when called
@@ -143,13 +148,31 @@ def _load_tokenizer(source: str) -> Any:
         ) from None
 
 
-def _named_clip(settings: dict[str, Any], directory: Path) -> str | None:
-    """The checkpoint that the settings name: a directory relative to the model, or a hub id."""
+def _named_clip(
+    settings: dict[str, Any], directory: Path, default_clip: str | None, exported: Path | None
+) -> str | None:
+    """The CLIP that a checkpoint's settings name: a directory within it, or, on the user's word, a hub id.
+
+    The family's own CLIP needs no word. ``exported`` is given where the user has trusted the checkpoint's code
+    (``trust_remote_code=True``), which says more.
+
+    Raises:
+        ModelError: it lies elsewhere, and nobody but the checkpoint says so.
+    """
     clip = settings.get("clip")
     if clip is None:
         return None
-    local = directory / str(clip)
-    return str(local) if local.is_dir() else str(clip)
+    local = clip_inside(directory, clip)
+    if local is not None:
+        return str(local)
+    is_hub_id = isinstance(clip, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", clip) is not None
+    if clip == default_clip or (is_hub_id and exported is not None and not (directory / clip).exists()):
+        return str(clip)
+    given = "" if not isinstance(clip, str) else f" (for example scorer={clip!r})" if is_hub_id else ""
+    raise ModelError(
+        f"{SETTINGS_FILE} in {str(directory)!r} names {clip!r}, which is no directory within the checkpoint: pass scorer= "
+        f"(or --scorer) to use a CLIP from elsewhere{given}"
+    )
 
 
 def _first_line(error: BaseException) -> str:
