@@ -9,7 +9,7 @@ QUESTION ?=
 TRANSFORMERS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-stock test-lmms eval-lmms lint format types docs matrix bench bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test fuzz test-slow test-gpu test-stock test-lmms eval-lmms lint format types docs matrix bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ test: $(STAMP)  ## the quick tests
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+fuzz: $(STAMP)  ## 2,000 hostile command lines, others each day: COMMANDS=number SEED=number
+	$(BIN)/python -m pytest tests/fuzz -m fuzz -s $(if $(COMMANDS),--fuzz-commands $(COMMANDS)) $(if $(SEED),--fuzz-seed $(SEED))
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -19,7 +19,7 @@ from typing import Any
 from trimkit.errors import ConfigError, ModelError, UnsupportedError
 from trimkit.io.files import user_path, write_atomically
 from trimkit.io.leftovers import locked, sweep, temporary_name
-from trimkit.io.reading import read_bytes, read_text
+from trimkit.io.reading import check_regular, read_bytes, read_text
 from trimkit.io.settings import clip_inside, read_settings, write_settings
 from trimkit.methods import Method, get_method, method_classes
 from trimkit.version import __version__
@@ -269,6 +269,8 @@ def _locked_directory(directory: Path) -> Iterator[None]:
 
 def _copy_tree(source: Path, target: Path) -> None:
     """Copy a checkpoint into an existing directory, as ``cp -r`` does: links as what they lead to, modes within the umask."""
+    if source.is_symlink() and source.parent.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"{str(source)!r} is a link to a directory that it lies in: remove it from the checkpoint")
     for entry in sorted(source.iterdir()):
         copy = target / entry.name
         if any(fnmatch.fnmatch(entry.name, pattern) for pattern in _LEFT_OUT):
@@ -277,7 +279,7 @@ def _copy_tree(source: Path, target: Path) -> None:
             copy.mkdir()
             _copy_tree(entry, copy)
             continue
-        with entry.open("rb") as file:
+        with check_regular(entry).open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777 | 0o200
             handle = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             with os.fdopen(handle, "wb") as out:

@@ -23,8 +23,8 @@ _PR_SET_PDEATHSIG = 1  # of prctl, see linux/prctl.h
 def worker_pool(size: int, start: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
     """``size`` fresh processes, each of which calls ``start(*arguments)`` first.
 
-    Where the block is left by an error or an interrupt, they are killed at once, in the middle of their work. Where this process
-    is killed, they end, too.
+    Where the block is left by an error or an interrupt, they are killed at once, in the middle of their work. Where this
+    process is killed, they end, too.
     """
     before = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")  # threads of torch in the parent do not survive a fork

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,35 +105,29 @@ def check_checkpoint(directory: Path) -> None:
     Raises:
         InputError: there is one, or the directory cannot be read.
     """
-    try:
-        for folder, _, names in os.walk(directory, onerror=_raise):
-            for name in names:
-                path = Path(folder, name)
-                try:
-                    status = os.stat(path)
-                except OSError as error:
-                    if error.errno in (
-                        errno.ENOENT,
-                        errno.ELOOP,
-                    ):  # a link that leads nowhere: it cannot be read, either
-                        continue
-                    raise
-                try:
-                    _check_status(status, _MAX_CHECKPOINT_TEXT if path.suffix in (".json", ".txt", ".jinja") else None)
-                except OSError as error:
-                    raise _unreadable(path, error, remedy="remove it from the checkpoint") from None
-    except OSError as error:
-        raise _unreadable(directory, error) from None
+    for path in _files(directory):
+        try:
+            limit = _MAX_CHECKPOINT_TEXT if path.suffix in (".json", ".txt", ".jinja") else None
+            _check_status(os.stat(path), limit)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere is not read, either
+                raise _unreadable(path, error, remedy="remove it from the checkpoint") from None
 
 
 def checkpoint_files(directory: Path) -> list[Path]:
-    """Files below ``directory`` that a checkpoint is read from; a result that somebody has put beside them is none."""
-    found = [Path(folder, name) for folder, _, names in os.walk(directory) for name in names]
-    return [path for path in found if path.suffix != ".json" or path.name.endswith(_CHECKPOINT_JSON)]
+    """Files that a checkpoint is read from; a result that somebody has put beside them is none."""
+    return [path for path in _files(directory) if path.suffix != ".json" or path.name.endswith(_CHECKPOINT_JSON)]
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _files(directory: Path) -> Iterator[Path]:
+    """Files of a directory and of those in it, hidden ones left out: no checkpoint goes deeper."""
+    try:
+        for folder, names, files in os.walk(directory):
+            deeper = Path(folder) == directory
+            names[:] = [name for name in names if deeper and not name.startswith(".")]
+            yield from (Path(folder, name) for name in files)
+    except OSError as error:
+        raise _unreadable(directory, error) from None
 
 
 def _check_status(status: os.stat_result, limit: int | None) -> None:
