@@ -13,11 +13,36 @@ Words = st.SearchStrategy[str]
 HOSTILE_TEXT = st.one_of(
     st.sampled_from(
         [*("", " ", "\n", "-", "--", "0", "-1", "\udcff", "\ud800x", "a\0b", "x" * 300, "é" * 200, "²", "٣", "\x1b[2J")]
-        + [DEEP, DIGITS, "-" + DIGITS, "9" * 5000, "1e12", "1e400", "NaN", "-inf", "null", "true", "[1", "{}", '"x"', "%s"]
+        + [
+            DEEP,
+            DIGITS,
+            "-" + DIGITS,
+            "9" * 5000,
+            "1e12",
+            "1e400",
+            "NaN",
+            "-inf",
+            "null",
+            "true",
+            "[1",
+            "{}",
+            '"x"',
+            "%s",
+        ]
     ),
     st.text(max_size=20),
 )
-_INPUTS = ["picture.png", "soft.png", "hard.png", "sixteen.png", "nan.tif", "inf.tif", "cut.png", "\udcff.png", "scene1"]
+_INPUTS = [
+    "picture.png",
+    "soft.png",
+    "hard.png",
+    "sixteen.png",
+    "nan.tif",
+    "inf.tif",
+    "cut.png",
+    "\udcff.png",
+    "scene1",
+]
 _ODD = ["pipe", "loop.png", "dangling.png", "/dev/zero", "/dev/null", "/dev/full", "pictures", "sparse.json", "nothing"]
 _ODD += ["~nobody-has-this-name/x.png", "no/such/place.png", "/proc/self/mem", "/", "..", "x" * 300 + ".png"]
 _MODELS = [*["model"] * 20, *["demo"] * 4, "model-layer", "model-layers", "model-token", "model-type", "model-above"]
@@ -33,18 +58,25 @@ def _files(good: Sequence[str], share: int = 14) -> Words:
     return _mostly(good, st.one_of(st.sampled_from([*_INPUTS, *_ODD]), HOSTILE_TEXT), share)
 
 
-_OUTPUTS = [*["out.json", "out.png"] * 6, *("out.json", "out.png", "out.svg", "picture.png", "soft.png", "hard.png", "config.json", "questions.txt")]
+_OUTPUTS = [
+    *["out.json", "out.png"] * 6,
+    *("out.json", "out.png", "out.svg", "picture.png", "soft.png", "hard.png", "config.json", "questions.txt"),
+]
 _OUTPUTS += ["read-only.json", "pictures/one.png", "model/config.json", "journal.jsonl", "linked.json"]
 _COUNTS = st.sampled_from(["0", "-1", "1000000000000", DIGITS, "x", "1e3", "", "²", "1.5"])
 _VALUES: dict[str, Words] = {
     "--model": _mostly(_MODELS, _files(["nothing", "no-such-owner/no-such-model", "./x"], 2), 30),
-    "--method": _mostly([*["random", "none", "uniform", "divprune"] * 3, "trim", "random,none", "dart", "fastv", "focus"]),
+    "--method": _mostly(
+        [*["random", "none", "uniform", "divprune"] * 3, "trim", "random,none", "dart", "fastv", "focus"]
+    ),
     "--config": _files(["config.json"] * 8 + [*CONFIGS]),
     "--budget": _mostly(["3", "0.5", "1.0", "iqr", "top-p:0.9", "16", "9" * 20, "1e-300", "0.2,3"]),
     "--set": st.one_of(
         st.sampled_from(["aggregate=none", "temperature=2", "seed=3", f"seed={DIGITS}", f"seed={DEEP}", "sign=-1", "x"])
     )
-    | st.tuples(st.sampled_from(["budget", "seed", "temperature", "aggregate", "profile", "sign"]), HOSTILE_TEXT).map("=".join),
+    | st.tuples(st.sampled_from(["budget", "seed", "temperature", "aggregate", "profile", "sign"]), HOSTILE_TEXT).map(
+        "=".join
+    ),
     "--max-new-tokens": _mostly(["1", "2"], _COUNTS),
     "--device": _mostly(["cpu", "cpu", "cpu"]),
     "--dtype": _mostly(["auto", "float32"]),
@@ -113,8 +145,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
         False,
     ),
     "bench": (
-        ("--repeats", "--new-tokens", "--budget", "--threads"),
-        ("--model", "--random", "--layers", *_METHOD, "--tower-keep", "--tower-layer", "--batch-size", "--text-tokens")
+        ("--repeats", "--new-tokens", "--budget", "--threads", "--model"),
+        ("--random", "--layers", *_METHOD, "--tower-keep", "--tower-layer", "--batch-size", "--text-tokens")
         + ("--seed", "--plot", "--output", "--device", "--dtype"),
         False,
     ),

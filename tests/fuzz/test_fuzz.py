@@ -60,18 +60,25 @@ def _one_load_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Raise ``HangError`` where the block takes longer; end the process where not even that helps."""
+    """Raise ``HangError`` where the block takes longer; end the process where not even that helps.
+
+    On a machine that others use, a command that works may wait for its turn: it may take so many seconds of its own, and six
+    times as many in all, but one that hardly computes is waiting for what does not come.
+    """
+    started, used = time.monotonic(), time.process_time()
 
     def late(number: int, frame: FrameType | None) -> None:
-        raise HangError(f"longer than {seconds} s")
+        own = time.process_time() - used
+        if not 1 < own < seconds or time.monotonic() - started > 6 * seconds:
+            raise HangError(f"longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
-    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__)
-    signal.alarm(seconds)
+    faulthandler.dump_traceback_later(8 * seconds, exit=True, file=sys.__stderr__)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 2)  # again and again: one may come where nothing can be raised
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
 
@@ -121,6 +128,7 @@ def fuzz(folder: Path, commands: int, seed: int, seconds: int) -> int:
         try:
             codes[check(words, encoding, seconds)] += 1
         except (Exception, HangError) as error:  # gone on after: one run is to find all there is
+            print(words, encoding, error, file=sys.__stderr__)
             faults.append(f"{[word[:80] for word in words]} ({encoding}): {type(error).__name__}: {str(error)[:400]}")
         slowest = max(slowest, time.perf_counter() - started)
         changed = [name for name, content in world.contents(folder).items() if content != before[name]]
@@ -137,7 +145,7 @@ def fuzz(folder: Path, commands: int, seed: int, seconds: int) -> int:
 
 
 def test_a_few_commands(folder: Path) -> None:
-    assert fuzz(folder, SMOKE, 1, 60) >= SMOKE
+    assert fuzz(folder, SMOKE, 1, 20) >= SMOKE
 
 
 @pytest.mark.fuzz
