@@ -10,26 +10,27 @@ from tests.fuzz.world import CONFIGS, DEEP, DIGITS, QUESTIONS
 
 Words = st.SearchStrategy[str]
 
+_WORDS = [
+    "",
+    " ",
+    "\n",
+    "-",
+    "--",
+    "0",
+    "-1",
+    "\udcff",
+    "\ud800x",
+    "a\0b",
+    "x" * 300,
+    "é" * 200,
+    "²",
+    "٣",
+    "\x1b[2J",
+    "%s",
+]
+_WORDS += [DEEP, DIGITS, "-" + DIGITS, "9" * 5000, "1e12", "1e400", "NaN", "-inf", "null", "true", "[1", "{}", '"x"']
 HOSTILE_TEXT = st.one_of(
-    st.sampled_from(
-        [*("", " ", "\n", "-", "--", "0", "-1", "\udcff", "\ud800x", "a\0b", "x" * 300, "é" * 200, "²", "٣", "\x1b[2J")]
-        + [
-            DEEP,
-            DIGITS,
-            "-" + DIGITS,
-            "9" * 5000,
-            "1e12",
-            "1e400",
-            "NaN",
-            "-inf",
-            "null",
-            "true",
-            "[1",
-            "{}",
-            '"x"',
-            "%s",
-        ]
-    ),
+    st.sampled_from(_WORDS),
     st.text(max_size=20),
 )
 _INPUTS = [
@@ -60,7 +61,12 @@ def _files(good: Sequence[str], share: int = 14) -> Words:
 
 _OUTPUTS = [
     *["out.json", "out.png"] * 6,
-    *("out.json", "out.png", "out.svg", "picture.png", "soft.png", "hard.png", "config.json", "questions.txt"),
+    "out.svg",
+    "picture.png",
+    "soft.png",
+    "hard.png",
+    "config.json",
+    "questions.txt",
 ]
 _OUTPUTS += ["read-only.json", "pictures/one.png", "model/config.json", "journal.jsonl", "linked.json"]
 _COUNTS = st.sampled_from(["0", "-1", "1000000000000", DIGITS, "x", "1e3", "", "²", "1.5"])
@@ -114,6 +120,7 @@ _VALUES: dict[str, Words] = {
 }
 _METHOD = ("--method", "--config", "--budget", "--set")
 _LOADED = ("--model", "--device", "--dtype")
+_BENCH = ("--seed", "--plot", "--output", "--device", "--dtype")
 _EVAL = ("--seed", "--positions", "--output")
 
 # Options that are always given, since their defaults are made for hours; then those that may be.
@@ -146,8 +153,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
     ),
     "bench": (
         ("--repeats", "--new-tokens", "--budget", "--threads", "--model"),
-        ("--random", "--layers", *_METHOD, "--tower-keep", "--tower-layer", "--batch-size", "--text-tokens")
-        + ("--seed", "--plot", "--output", "--device", "--dtype"),
+        ("--random", "--layers", *_METHOD, "--tower-keep", "--tower-layer", "--batch-size", "--text-tokens", *_BENCH),
         False,
     ),
 }

@@ -1,4 +1,4 @@
-"""Run drawn command lines in this process: exit code 0, 2 or 130, one line where refused, in time, with all inputs as they were."""
+"""Drawn command lines, run in this process: exit code 0, 2 or 130, one line where refused, in time, and inputs as they were."""
 
 from __future__ import annotations
 

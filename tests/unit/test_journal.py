@@ -156,8 +156,7 @@ def test_every_flipped_byte_is_found(path: Path) -> None:
             try:
                 with Journal(path, CONFIG) as journal:
                     found = {row: journal.get("task", row) for row in rows}
-            except (ConfigError, InputError) as error:
-                assert "\n" not in str(error)
+            except (ConfigError, InputError):
                 continue
             assert all(value in (None, rows[row]) for row, value in found.items()), place
             asked_again += 1
@@ -190,10 +189,10 @@ def test_a_journal_without_checksums_is_read_and_written_on(path: Path) -> None:
     assert held(path) == [0, 1, 2, 3]
     whole = path.read_bytes()
     path.write_bytes(whole.replace("é3".encode(), "é4".encode()))
-    with pytest.raises(InputError, match="line 5 .* is damaged"):
+    with pytest.raises(InputError, match=r"line 5 .* is damaged"):
         Journal(path, CONFIG)
     path.write_bytes(whole.replace(b'"sum"', b'"sun"'))
-    with pytest.raises(InputError, match="line 5 .* is damaged"):
+    with pytest.raises(InputError, match=r"line 5 .* is damaged"):
         Journal(path, CONFIG)
 
 
@@ -226,9 +225,10 @@ def test_a_file_system_that_is_full(tmp_path: Path) -> None:
         (place / "ballast").write_bytes(b"x" * 40_000)
         path, row, done = place / "run.jsonl", {"answer": "x" * 1000}, 0
         with Journal(path, CONFIG) as journal:
-            with pytest.raises(InputError, match=r"cannot write the journal .*No space left on device.*free space"):
-                for done in range(100):
+            with pytest.raises(InputError, match=r"cannot write the journal .*No space left on device.*free space"):  # noqa: PT012
+                while True:
                     journal.add("task", {2 * done: row, 2 * done + 1: row})
+                    done += 1
             assert 0 < done < 20
             assert journal.get("task", 2 * done) is None
             (place / "ballast").unlink()
