@@ -228,6 +228,10 @@ def _cases(small: Path) -> Iterator[tuple[type[trimkit.TrimkitError], str, Any]]
     yield trimkit.ConfigError, "needs a directory", lambda: trimkit.export(model, method="random")
     yield trimkit.ConfigError, "packaged model", lambda: trimkit.export("demo", method="random")
     yield trimkit.ConfigError, "no scorer directory", lambda: trimkit.export(small, new, method="random", scorer="./no")
+    (small.parent / "loop").symlink_to("loop")
+    yield trimkit.ConfigError, "loop of links", lambda: trimkit.export(small, small.parent / "loop", method="random")
+    for scorer in ("", small.parent, "/"):
+        yield trimkit.ConfigError, "no config.json", lambda scorer=scorer: trimkit.export(small, new, scorer=scorer)
     yield trimkit.ModelError, "no processor", lambda: trimkit.export(small, new, method="trim")
     yield trimkit.ModelError, "no model directory", lambda: trimkit.export("/no/such/place", new, method="random")
     yield trimkit.UnsupportedError, "not a vision-language", lambda: trimkit.export(demo_model_path() / "clip", new)

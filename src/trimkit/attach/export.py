@@ -175,6 +175,8 @@ def _requirements(path: Path) -> str:
 def _placed_scorer(directory: Path, scorer: str | Path) -> str:
     """What ``clip`` is to say: a hub id, or the name of a directory within the checkpoint."""
     source = user_path(scorer)
+    if not str(scorer).strip() or (source.is_dir() and not (source / "config.json").is_file()):
+        raise ConfigError(f"scorer directory {str(scorer)!r} has no config.json: give a CLIP or SigLIP, or a hub id")
     if not source.is_dir():
         if isinstance(scorer, Path) or str(scorer).count("/") != 1 or str(scorer)[0] in "./~":
             raise ConfigError(f"there is no scorer directory {str(scorer)!r}: give one, or a hub id")
@@ -227,7 +229,10 @@ def _new_directory(path: str | Path | None, what: str) -> Path:
     """
     if path is None or not str(path).strip():
         raise ConfigError(f"{what} needs a directory to be written to: give one")
-    target = user_path(path).resolve()
+    try:
+        target = user_path(path).resolve()
+    except RuntimeError:
+        raise ConfigError(f"{str(path)!r} is a loop of links: choose a new or an empty directory") from None
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{str(path)!r} is there already: choose a new or an empty directory")
     return target

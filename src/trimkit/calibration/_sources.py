@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ GENERIC_QUESTIONS = (
     "What is in the background?",
 )
 """Asked where the user has no questions. They name little, so they tell less about relevance than real ones."""
+
+_MOST_FILES = 500_000
+_MOST_SKIPPED = 1000  # for every picture that can be read
 
 Questions = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -84,6 +88,11 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
             pictures[name] = load_image(folder / name)
         except InputError as error:
             skipped.append((name, str(error)))
+            if len(skipped) > _MOST_SKIPPED * (len(pictures) + 1):
+                raise InputError(
+                    f"only {len(pictures)} of the first {len(skipped) + len(pictures)} files in {str(images)!r} can be read as "
+                    "pictures: give a directory of pictures"
+                ) from None
     if not pictures:
         raise InputError(
             f"there is no picture that can be read in {str(images)!r}: give PNG, JPEG, WebP, GIF or TIFF files"
@@ -131,13 +140,13 @@ def files_of(images: str | Path) -> list[Path]:
 def _names(folder: Path, questions: str | Path | None) -> list[str]:
     """Files below ``folder`` by their relative names, sorted; neither hidden ones nor the questions."""
     own = None if questions is None else user_path(questions).resolve()
-    found = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if not hidden and path.is_file() and path.resolve() != own:
-            found.append(relative.as_posix())
-    return found
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+        if len(found) > _MOST_FILES:
+            raise InputError(f"{str(folder)!r} holds more than {_MOST_FILES} files: give a directory of pictures")
+    return [path.relative_to(folder).as_posix() for path in sorted(found) if path.is_file() and path.resolve() != own]
 
 
 def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
