@@ -84,6 +84,8 @@ def run(arguments: Sequence[str]) -> int:
                 result = app(args=given or ["--help"], prog_name="trimkit", standalone_mode=False)
             finally:
                 streams.flush()  # here a closed pipe, or a full disk behind it, can still be answered
+        if result == 130:  # typer has met an interrupt, and says nothing
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except (streams.Interrupted, KeyboardInterrupt, typer.Abort):
         _complain("interrupted")

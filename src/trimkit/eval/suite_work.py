@@ -63,9 +63,13 @@ _asker: _Asker | None = None
 def _start(plan: Plan) -> None:
     """Set up a worker process. What can fail is left to the first job, whose error reaches the caller."""
     import torch
+    from transformers import utils
 
     global _plan
     torch.set_num_threads(1)
+    logging: Any = utils.logging  # typed only in part
+    logging.disable_progress_bar()  # one a worker; and their locks outlive a worker that is killed
+    logging.set_verbosity_error()
     _plan = plan
 
 
