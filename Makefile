@@ -11,7 +11,7 @@ TRANSFORMERS ?=
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-newest test-oldest test-stock test-trl test-lmms eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-lmms eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test: $(STAMP)  ## the quick tests
 
 test-slow: $(STAMP) test-trl  ## the tests that take minutes, those with TRL included
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+fuzz: $(STAMP)  ## 2,000 hostile command lines, others each day: COMMANDS=number SEED=number
+	$(BIN)/python -m pytest tests/fuzz -m fuzz -s $(if $(COMMANDS),--fuzz-commands $(COMMANDS)) $(if $(SEED),--fuzz-seed $(SEED))
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -16,6 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path(__file__).parent / "golden" / "vectors",
         help="directory with manifest.json and <case>.safetensors of the released TRIM",
     )
+    parser.addoption("--fuzz-commands", type=int, default=2000, help="how many command lines make fuzz runs")
+    parser.addoption("--fuzz-seed", type=int, help="of these; by default the number of the day")
     parser.addoption("--matrix", type=Path, help="write what the contract tests found, by family, to this JSON file")
 
 

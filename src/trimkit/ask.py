@@ -11,6 +11,7 @@ from typing import Any
 from trimkit.attach import Attachment, reduce
 from trimkit.core.types import Report
 from trimkit.errors import InputError
+from trimkit.io.text import is_text
 from trimkit.methods import Method, get_method
 from trimkit.models import family_of
 from trimkit.pipeline.model_store import scorer_of
@@ -112,13 +113,15 @@ def compare(
 
 
 def check_question(question: str) -> None:
-    """Refuse a question with nothing in it.
+    """Refuse a question with nothing in it, or that is no text.
 
     Raises:
-        InputError: it is empty or blank.
+        InputError: it is empty or blank, or holds undecodable bytes or lone surrogates.
     """
     if not question.strip():
         raise InputError("the question is empty: ask something about the picture")
+    if not is_text(question):
+        raise InputError("the question is not UTF-8 text (it holds bytes that are no letters): write it in UTF-8")
 
 
 def build_inputs(

@@ -6,19 +6,21 @@ exported checkpoint holds under the same name. Commands that reduce take such a 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trimkit.errors import ConfigError
+from trimkit.errors import ConfigError, InputError
 from trimkit.io.files import user_path, write_atomically
+from trimkit.io.reading import read_json
+from trimkit.io.text import json_text
 from trimkit.methods import Method, get_method
 
 __all__ = ["Config", "Reduction", "configured", "load_config", "read_config", "save_config"]
 
 VERSION = 1
+_MAX_BYTES = 16 * 2**20
 
 
 class Reduction(BaseModel):
@@ -64,14 +66,10 @@ def read_config(path: str | Path) -> Config:
     Raises:
         ConfigError: it cannot be read, is of another version, or names a method or option that is not there.
     """
-    found = user_path(path)
     try:
-        content = json.loads(found.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"cannot read config {str(path)!r} ({cause}): give a file that trimkit calibrate wrote"
-        ) from None
+        content = read_json(path, _MAX_BYTES, what="config", remedy="give a file that trimkit calibrate wrote")
+    except InputError as error:
+        raise ConfigError(str(error)) from None
     version = content.get("version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > VERSION:
         raise ConfigError(f"config {str(path)!r} has version {version}, this trimkit reads {VERSION}: update trimkit")
@@ -125,7 +123,7 @@ def save_config(path: str | Path, config: Config) -> Path:
         InputError: the directory or the disk refuses.
     """
     target = user_path(path)
-    text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    text = json_text(config.model_dump(mode="json"))
     write_atomically(target, lambda file: file.write(text.encode()))
     return target
 

@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from trimkit.errors import ConfigError, ModelError, TrimkitError, UnsupportedError
+from trimkit.errors import ConfigError, InputError, ModelError, TrimkitError, UnsupportedError
 from trimkit.io.files import user_path
 from trimkit.io.progress import without_progress_bars
+from trimkit.io.reading import check_checkpoint
 
 __all__ = ["DTYPES", "find_checkpoint", "load_checkpoint", "load_model", "pick_device"]
 
@@ -114,6 +115,10 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"model directory {name!r} has no config.json: {remedy}")
+        try:
+            check_checkpoint(path)
+        except InputError as error:
+            raise ModelError(f"model directory {name!r}: {error}") from None
         return str(path), {}
     if path.exists():
         raise ModelError(f"model {name!r} is a file: {remedy}")

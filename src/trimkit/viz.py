@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,16 +114,18 @@ def answer_overlay(
     return overlay(image, reduced.report.images[0], processor, question=question, lines=lines, title=title)
 
 
-def check_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
+def check_output(
+    path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> tuple[Path, str]:
     """Where and in which format a picture is to be written; looks before anything slow is done.
 
     Raises:
-        InputError: the extension names no picture format, or the place cannot be written.
+        InputError: the extension names no picture format, the place cannot be written, or it is one of ``inputs``.
     """
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(Path(path).suffix.lower())
     if kind is None:
         raise InputError(f"cannot write {os.fspath(path)!r}: the name must end in .png, .jpg or .webp")
-    return check_writable(path), kind
+    return check_writable(path, inputs), kind
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:

@@ -102,3 +102,14 @@ def test_questions_take_turns() -> None:
     generic = make_pairs(pictures, None, 2)
     assert {pair.question for pair in generic} == set(GENERIC_QUESTIONS)
     assert len(make_pairs(pictures, ["A"], 3)) == 3
+
+
+def test_directories_that_hold_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text("no picture")
+    monkeypatch.setattr("trimkit.calibration._sources._MOST_SKIPPED", 20)
+    with pytest.raises(InputError, match=r"only 0 of the first 21 files .* give a directory of pictures"):
+        read_sources(tmp_path)
+    monkeypatch.setattr("trimkit.calibration._sources._MOST_FILES", 30)
+    with pytest.raises(InputError, match="more than 30 files"):
+        read_sources(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import sys
 import threading
@@ -227,6 +228,10 @@ def _cases(small: Path) -> Iterator[tuple[type[trimkit.TrimkitError], str, Any]]
     yield trimkit.ConfigError, "needs a directory", lambda: trimkit.export(model, method="random")
     yield trimkit.ConfigError, "packaged model", lambda: trimkit.export("demo", method="random")
     yield trimkit.ConfigError, "no scorer directory", lambda: trimkit.export(small, new, method="random", scorer="./no")
+    (small.parent / "loop").symlink_to("loop")
+    yield trimkit.ConfigError, "loop of links", lambda: trimkit.export(small, small.parent / "loop", method="random")
+    for scorer in ("", small.parent, "/"):
+        yield trimkit.ConfigError, "no config.json", lambda scorer=scorer: trimkit.export(small, new, scorer=scorer)
     yield trimkit.ModelError, "no processor", lambda: trimkit.export(small, new, method="trim")
     yield trimkit.ModelError, "no model directory", lambda: trimkit.export("/no/such/place", new, method="random")
     yield trimkit.UnsupportedError, "not a vision-language", lambda: trimkit.export(demo_model_path() / "clip", new)
@@ -275,3 +280,77 @@ def test_at_run_time(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trimkit.attach.exported", None)
     with pytest.raises(ImportError, match=r"with the package trimkit: install it$"):
         plain.generate(**batch, **GREEDY)
+
+
+def test_foreign_code_and_requirements_stay(small: Path) -> None:
+    trimkit.export(small, method="random", budget=5)
+    folder = small / "custom_generate"
+    (folder / "requirements.txt").write_text("# mine\nnumpy>=1\ntrimkit>=0.0.1\ntrimkit-extras\n")
+    (folder / "helper.py").write_text("mine = True\n")
+    trimkit.export(small, method="random", budget=6)
+    wanted = f"# mine\nnumpy>=1\ntrimkit-extras\ntrimkit>={trimkit.__version__}\n"
+    assert (folder / "requirements.txt").read_text() == wanted
+    assert (folder / "helper.py").read_text() == "mine = True\n"
+    new = trimkit.export(small, small.parent / "copy", method="random", budget=7)
+    assert (new / "custom_generate" / "requirements.txt").read_text() == wanted
+    changed = (folder / "generate.py").read_text() + "# and a line of mine\n"
+    (folder / "generate.py").write_text(changed)
+    settings = (small / "trimkit.json").read_text()
+    with pytest.raises(trimkit.ConfigError, match="is not trimkit's: move it away first"):
+        trimkit.export(small, method="random", budget=8)
+    assert (folder / "generate.py").read_text() == changed
+    assert (small / "trimkit.json").read_text() == settings
+
+
+def test_files_of_a_hub_cache_are_not_written_through(small: Path) -> None:
+    """There a file is a link to one that other revisions share."""
+    trimkit.export(small, method="random", budget=5)
+    blobs = small.parent / "blobs"
+    blobs.mkdir()
+    shared = {
+        name: blobs / str(number) for number, name in enumerate(["trimkit.json", "custom_generate/requirements.txt"])
+    }
+    for name, blob in shared.items():
+        (small / name).rename(blob)
+        (small / name).symlink_to(blob)
+    before = {blob: blob.read_bytes() for blob in shared.values()}
+    trimkit.export(small, method="random", budget=6)
+    assert {blob: blob.read_bytes() for blob in shared.values()} == before
+    assert json.loads((small / "trimkit.json").read_text())["reduce"]["budget"] == 6
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_what_is_exported_has_the_modes_that_the_umask_leaves(small: Path, umask: int) -> None:
+    (small / "config.json").chmod(0o644)
+    (small / "model.safetensors").chmod(0o600)
+    before = os.umask(umask)
+    try:
+        new = trimkit.export(small, small.parent / "new", method="random", budget=5)
+        saved = trimkit.export(tiny.llava(), small.parent / "saved", method="random", budget=5)
+    finally:
+        os.umask(before)
+    for folder in (new, new / "custom_generate", saved, saved / "custom_generate"):
+        assert folder.stat().st_mode & 0o777 == 0o777 & ~umask, folder
+    for name in ("config.json", "trimkit.json", "custom_generate/generate.py"):
+        assert (new / name).stat().st_mode & 0o777 == 0o666 & ~umask & 0o644, name
+    assert (new / "model.safetensors").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_next_export_sweeps_what_a_killed_one_left(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trimkit.io import leftovers
+
+    monkeypatch.setattr(leftovers, "_SETTLED", 0.0)
+    left, mine = small.parent / leftovers.temporary_name(), small.parent / ".trimkit-mine"
+    for folder in (left, mine):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    trimkit.export(small, small.parent / "new", method="random", budget=5)
+    assert not left.exists()
+    assert mine.exists()
+
+
+def test_a_checkpoint_that_contains_itself(small: Path) -> None:
+    (small / "again").symlink_to(".")
+    with pytest.raises(trimkit.ConfigError, match="a link to a directory that it lies in"):
+        trimkit.export(small, small.parent / "new", method="random", budget=5)
+    assert not (small.parent / "new").exists()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -182,3 +185,81 @@ def test_pillows_global_state_is_left_alone(tmp_path: Path) -> None:
                 load_image(_bad(kind, folder))
     assert not caught
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["a.tif", "memory"])
+def test_values_that_are_no_numbers_are_refused(value: float, name: str, tmp_path: Path) -> None:
+    values = np.linspace(0, 100, 300, dtype=np.float32)[None, :].repeat(300, axis=0)
+    values[290, 7] = value
+    picture = Image.fromarray(values)
+    picture.save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"infinite or not numbers: save it with finite values") as caught:
+        load_image(tmp_path / name if name == "a.tif" else picture)
+    assert "\n" not in str(caught.value)
+
+
+MODES = ["L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F", "1"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_large_pictures_are_read_reduced_and_in_bands(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With small limits: the bands give what the whole gives, halved."""
+    photo = _photo(101, 77)
+    if mode == "I;16":
+        source = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    elif mode in ("I", "F"):
+        source = photo.convert("L").convert(mode)
+    else:
+        source = photo.convert("RGBA").convert(mode) if mode == "LA" else photo.convert(mode)
+    whole = load_image(source)
+    monkeypatch.setattr("trimkit.images._BAND", 8)
+    monkeypatch.setattr("trimkit.images._ENOUGH_PIXELS", 101 * 77 - 1)
+    assert np.array_equal(np.asarray(load_image(source)), np.asarray(whole)), "bands at full size"
+    monkeypatch.setattr("trimkit.images._ENOUGH_PIXELS", 101 * 77 // 4)
+    halved = load_image(source)
+    assert halved.size == (51, 39)
+    assert np.abs(np.asarray(halved).astype(int) - np.asarray(whole.reduce(2)).astype(int)).max() <= 1
+    assert source.size == (101, 77)
+
+
+def test_a_large_jpeg_is_decoded_at_half_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimkit.images._ENOUGH_PIXELS", 400 * 300 // 4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    _photo(400, 300).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    image = load_image(tmp_path / "a.jpg")
+    assert image.size == (150, 200)
+    upright = _photo(400, 300).transpose(Image.Transpose.ROTATE_270).reduce(2)
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(upright).astype(int)).max() <= 12
+    with Image.open(tmp_path / "a.jpg") as mine:
+        assert load_image(mine).size == (150, 200)
+        assert mine.size == (400, 300), "the picture handed in stays as it is"
+
+
+def test_a_picture_at_the_limit_takes_megabytes(tmp_path: Path) -> None:
+    """16 bits, 100 million pixels: 2.6 GB when it is converted as a whole."""
+    path = tmp_path / "large.tif"
+    ramp = (np.arange(10_000) * 65535 // 9_999).astype(np.uint16)
+    Image.fromarray(np.broadcast_to(ramp, (10_000, 10_000))).save(path)
+    code = (
+        "import resource, sys; from trimkit.images import load_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "image = load_image(sys.argv[1])\n"
+        "print(*image.size, *image.getpixel((0, 0)), *image.getpixel((4999, 9)),\n"
+        "      (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    *seen, mebibytes = map(int, done.stdout.split())
+    assert seen == [5000, 5000, 0, 0, 0, 255, 255, 255]
+    assert mebibytes < 700
+
+
+def test_files_that_never_end(tmp_path: Path) -> None:
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(2**41)
+    for name in ("zero.png", "pipe.png", "sparse.png"):
+        with pytest.raises(InputError):
+            load_image(tmp_path / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,100 @@ def test_a_full_disk_is_one_line_and_the_batch_can_be_added_again(path: Path, mo
         assert journal.get("task", 1) is None
         journal.add("task", {1: {"answer": "a"}, 2: {"answer": "b"}})
     assert held(path) == [0, 1, 2]
+
+
+def test_every_flipped_byte_is_found(path: Path) -> None:
+    """It is named, or, at the very end, its batch is asked again; no row ever comes back with another value."""
+    fill(path, [0, 1], [2])
+    whole = path.read_bytes()
+    rows = {0: {"answer": "é0"}, 1: {"answer": "é1"}, 2: {"answer": "é2"}}
+    asked_again = 0
+    for place in range(len(whole)):
+        for bit in (1, 16, 128) if place % 5 == 0 else (1,):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            try:
+                with Journal(path, CONFIG) as journal:
+                    found = {row: journal.get("task", row) for row in rows}
+            except (ConfigError, InputError):
+                continue
+            assert all(value in (None, rows[row]) for row, value in found.items()), place
+            asked_again += 1
+    assert asked_again < 10
+
+
+def test_a_damaged_line_can_be_deleted(path: Path) -> None:
+    fill(path, [0, 1], [2], [3])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[2].replace("é1".encode(), "é7".encode()), *lines[3:]]))
+    with pytest.raises(InputError, match=r"line 3 .* is damaged: delete that line to have its question asked again"):
+        Journal(path, CONFIG)
+    path.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    assert held(path) == [0, 2, 3]
+    fill(path, [1])
+    assert held(path) == [0, 1, 2, 3]
+
+
+def test_a_journal_without_checksums_is_read_and_written_on(path: Path) -> None:
+    fill(path, [0, 1], [2])
+    old = []
+    for raw in path.read_text().splitlines():
+        line = json.loads(raw)
+        old.append(
+            json.dumps({key: value for key, value in line.items() if key not in ("sum", "sums")}, ensure_ascii=False)
+        )
+    path.write_text("\n".join(old) + "\n")
+    assert held(path) == [0, 1, 2]
+    fill(path, [3])
+    assert held(path) == [0, 1, 2, 3]
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace("é3".encode(), "é4".encode()))
+    with pytest.raises(InputError, match=r"line 5 .* is damaged"):
+        Journal(path, CONFIG)
+    path.write_bytes(whole.replace(b'"sum"', b'"sun"'))
+    with pytest.raises(InputError, match=r"line 5 .* is damaged"):
+        Journal(path, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "device", ["/dev/null", "/dev/zero", "/dev/full", "pipe", "loop", "dangling", "hard-photo", "read-only"]
+)
+def test_what_is_no_regular_file_is_no_journal(device: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "photo").write_bytes(b"photo" * 100)
+    os.link(tmp_path / "photo", tmp_path / "hard-photo")
+    (tmp_path / "read-only").touch(mode=0o444)
+    with pytest.raises(InputError, match="journal") as caught:
+        Journal(tmp_path / device, CONFIG)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "photo").read_bytes() == b"photo" * 100
+
+
+def test_a_file_system_that_is_full(tmp_path: Path) -> None:
+    """A real one: what does not fit does not count, and after something is removed the run goes on."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        (place / "ballast").write_bytes(b"x" * 40_000)
+        path, row, done = place / "run.jsonl", {"answer": "x" * 1000}, 0
+        with Journal(path, CONFIG) as journal:
+            with pytest.raises(InputError, match=r"cannot write the journal .*No space left on device.*free space"):  # noqa: PT012
+                while True:
+                    journal.add("task", {2 * done: row, 2 * done + 1: row})
+                    done += 1
+            assert 0 < done < 20
+            assert journal.get("task", 2 * done) is None
+            (place / "ballast").unlink()
+            journal.add("task", {2 * done: row, 2 * done + 1: row})
+        assert held(path) == list(range(2 * done + 2))
+        (place / "ballast").write_bytes(b"x" * (os.statvfs(place).f_bavail * os.statvfs(place).f_bsize))
+        with pytest.raises(InputError, match="No space left on device"):
+            Journal(place / "new.jsonl", CONFIG)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

@@ -7,21 +7,27 @@ transformers calls ``custom_generate/generate.py`` of a checkpoint in place of i
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import hashlib
+import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trimkit.errors import ConfigError, ModelError, UnsupportedError
 from trimkit.io.files import user_path, write_atomically
-from trimkit.io.settings import read_settings, write_settings
+from trimkit.io.leftovers import locked, sweep, temporary_name
+from trimkit.io.reading import check_regular, read_bytes, read_text
+from trimkit.io.settings import clip_inside, read_settings, write_settings
 from trimkit.methods import Method, get_method, method_classes
 from trimkit.version import __version__
 
 __all__ = ["export"]
 
 _FOLDER = "custom_generate"
+_LEFT_OUT = (".git", ".cache", ".trimkit-*")
 _MARK = "Written by trimkit"
 _CODE = f'''"""{_MARK} export: generate with fewer image tokens, as "reduce" in trimkit.json beside config.json says."""
 
@@ -34,6 +40,8 @@ def generate(inputs=None, generation_config=None, *, model, **kwargs):
         raise ImportError("this checkpoint reduces its image tokens with the package trimkit: install it") from None
     return reduced(model, inputs, generation_config, **kwargs)
 '''
+# SHA-256 of what earlier versions wrote there, which is replaced; anything else is somebody's own code.
+_EARLIER = frozenset({"14aa740bbc9fc7c2a1d29670d9ca59a821e83ce3edfc5f5af4714a8aca27b90a"})
 
 
 def export(
@@ -97,8 +105,7 @@ def _export_checkpoint(name: str, path: str | Path | None, reduction: dict[str, 
         raise ConfigError(f"{str(path)!r} is inside the checkpoint: choose a directory beside it, or none")
     _check_foreign(source)
     with _built(target) as temporary:
-        ignored = shutil.ignore_patterns(".git", ".cache", ".trimkit-*")
-        shutil.copytree(source, temporary, ignore=ignored, dirs_exist_ok=True)
+        _copy_tree(source, temporary)
         _write(temporary, reduction, scorer)
     return target
 
@@ -124,9 +131,10 @@ def _save_model(model: Any, processor: Any, target: Path, reduction: dict[str, A
 def _carry_settings(origin: Path, target: Path) -> None:
     """The encoder's profile, and its CLIP where that lies beside it, from where the model was loaded."""
     settings = read_settings(origin)
-    clip = settings.get("clip")
-    if isinstance(clip, str) and (origin / clip).is_dir():
-        shutil.copytree(origin / clip, target / "clip")
+    clip = clip_inside(origin, settings.get("clip"))
+    if clip is not None:
+        (target / "clip").mkdir()
+        _copy_tree(clip, target / "clip")
         settings["clip"] = "clip"
     if settings:
         write_settings(target, settings)
@@ -140,8 +148,8 @@ def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None
         settings["clip"] = _placed_scorer(directory, scorer)
     _check_readable(directory, reduction)
     write_settings(directory, {**settings, "reduce": reduction})
-    files = {"generate.py": _CODE, "requirements.txt": f"trimkit>={__version__}\n"}
     folder = directory / _FOLDER
+    files = {"generate.py": _CODE, "requirements.txt": _requirements(folder / "requirements.txt")}
     if folder.exists():
         for name, text in files.items():
             _write_text(folder / name, text)
@@ -152,12 +160,23 @@ def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None
 
 
 def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    # In a hub cache the file is a link to one that other revisions share: the link is replaced.
+    write_atomically(path, lambda file: file.write(text.encode()), follow=False)
+
+
+def _requirements(path: Path) -> str:
+    """What the file is to say: this version of trimkit, and every other line that is there already, as it is."""
+    ours = f"trimkit>={__version__}"
+    lines = read_text(path, what="requirements").splitlines() if path.is_file() else []
+    others = [line for line in lines if not re.match(r"\s*trimkit\s*($|[\[<>=!~;@,#])", line)]
+    return "\n".join([*others, ours]) + "\n"
 
 
 def _placed_scorer(directory: Path, scorer: str | Path) -> str:
     """What ``clip`` is to say: a hub id, or the name of a directory within the checkpoint."""
     source = user_path(scorer)
+    if not str(scorer).strip() or (source.is_dir() and not (source / "config.json").is_file()):
+        raise ConfigError(f"scorer directory {str(scorer)!r} has no config.json: give a CLIP or SigLIP, or a hub id")
     if not source.is_dir():
         if isinstance(scorer, Path) or str(scorer).count("/") != 1 or str(scorer)[0] in "./~":
             raise ConfigError(f"there is no scorer directory {str(scorer)!r}: give one, or a hub id")
@@ -168,19 +187,22 @@ def _placed_scorer(directory: Path, scorer: str | Path) -> str:
     if target.exists():
         raise ConfigError(f"{target} is there already: remove it, or leave scorer out to keep it in use")
     with _built(target) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        _copy_tree(source, temporary)
     return "clip"
 
 
 def _check_foreign(directory: Path) -> None:
-    """Refuse to touch a ``custom_generate`` of somebody else's.
+    """Refuse to touch a ``custom_generate`` of somebody else's, one that was written by trimkit and changed since included.
 
     Raises:
         ConfigError: there is one.
     """
     folder = directory / _FOLDER
+    if not os.path.lexists(folder):
+        return
     code = folder / "generate.py"
-    if folder.exists() and not (code.is_file() and _MARK in code.read_text(encoding="utf-8", errors="replace")):
+    content = read_bytes(code) if code.is_file() else b""
+    if content != _CODE.encode() and hashlib.sha256(content).hexdigest() not in _EARLIER:
         raise ConfigError(f"{folder} is not trimkit's: move it away first, a checkpoint has one custom generate")
 
 
@@ -207,7 +229,10 @@ def _new_directory(path: str | Path | None, what: str) -> Path:
     """
     if path is None or not str(path).strip():
         raise ConfigError(f"{what} needs a directory to be written to: give one")
-    target = user_path(path).resolve()
+    try:
+        target = user_path(path).resolve()
+    except RuntimeError:
+        raise ConfigError(f"{str(path)!r} is a loop of links: choose a new or an empty directory") from None
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{str(path)!r} is there already: choose a new or an empty directory")
     return target
@@ -215,15 +240,52 @@ def _new_directory(path: str | Path | None, what: str) -> Path:
 
 @contextlib.contextmanager
 def _built(target: Path) -> Iterator[Path]:
-    """A directory beside ``target`` to fill; it gets that name at the end, or goes where something fails."""
+    """A directory beside ``target`` to fill; it gets that name at the end, or goes where something fails.
+
+    What is left where this process is killed, the next one that writes here removes.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".trimkit-", dir=target.parent))
+    sweep(target.parent)
+    temporary = target.parent / temporary_name()
+    temporary.mkdir()  # with the mode that the umask leaves
     try:
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        if target.exists():
-            target.rmdir()  # empty, or this fails
-        temporary.rename(target)
+        with _locked_directory(temporary):
+            yield temporary
+            if target.exists():
+                target.rmdir()  # empty, or this fails
+            temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def _locked_directory(directory: Path) -> Iterator[None]:
+    if os.name != "posix":  # others open no directories, and have nothing to sweep
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with locked(handle):
+            yield
+    finally:
+        os.close(handle)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy a checkpoint into an existing directory, as ``cp -r`` does: links as what they lead to, modes within the umask."""
+    if source.is_symlink() and source.parent.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"{str(source)!r} is a link to a directory that it lies in: remove it from the checkpoint")
+    for entry in sorted(source.iterdir()):
+        copy = target / entry.name
+        if any(fnmatch.fnmatch(entry.name, pattern) for pattern in _LEFT_OUT):
+            continue
+        if entry.is_dir():
+            copy.mkdir()
+            _copy_tree(entry, copy)
+            continue
+        with check_regular(entry).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777 | 0o200
+            handle = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with os.fdopen(handle, "wb") as out:
+                shutil.copyfileobj(file, out, 2**22)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ _COLOURS = ("#c44e18", "#1f6fa8", "#4a7d2c", "#7c3f98", "#a8801f", "#2a8a86", "#
 _PARTS = (("end_to_end_s", "end to end"), ("prefill_s", "prefill of the language model"))
 
 
-def check_plot(path: str) -> Path:
+def check_plot(path: str, inputs: Iterable[str | Path | None] = ()) -> Path:
     """Where a plot is to go, looked at before anything slow is done.
 
     Raises:
-        InputError: the name ends in neither .png nor .svg, or the place cannot be written.
+        InputError: the name ends in neither .png nor .svg, the place cannot be written, or it is one of ``inputs``.
     """
     if Path(path).suffix.lower() not in (".png", ".svg"):
         raise InputError(f"cannot write {path!r}: the name of a plot must end in .png or .svg")
-    return check_writable(path)
+    return check_writable(path, inputs)
 
 
 def draw(found: dict[str, Any], target: Path) -> None:

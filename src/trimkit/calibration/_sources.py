@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from trimkit.calibration._measure import Pair
 from trimkit.errors import InputError
 from trimkit.images import load_image
 from trimkit.io.files import user_path
+from trimkit.io.reading import read_text
+from trimkit.io.text import is_text, parse_json
 
-__all__ = ["GENERIC_QUESTIONS", "Sources", "make_pairs", "read_sources"]
+__all__ = ["GENERIC_QUESTIONS", "Sources", "files_of", "make_pairs", "read_sources"]
 
 GENERIC_QUESTIONS = (
     "What is in the picture?",
@@ -27,6 +29,9 @@ GENERIC_QUESTIONS = (
     "What is in the background?",
 )
 """Asked where the user has no questions. They name little, so they tell less about relevance than real ones."""
+
+_MOST_FILES = 500_000
+_MOST_SKIPPED = 1000  # for every picture that can be read
 
 Questions = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -83,6 +88,11 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
             pictures[name] = load_image(folder / name)
         except InputError as error:
             skipped.append((name, str(error)))
+            if len(skipped) > _MOST_SKIPPED * (len(pictures) + 1):
+                raise InputError(
+                    f"only {len(pictures)} of the first {len(skipped) + len(pictures)} files in {str(images)!r} can be read as "
+                    "pictures: give a directory of pictures"
+                ) from None
     if not pictures:
         raise InputError(
             f"there is no picture that can be read in {str(images)!r}: give PNG, JPEG, WebP, GIF or TIFF files"
@@ -120,25 +130,28 @@ def make_pairs(pictures: Mapping[str, Any], questions: Questions | None, per_pic
     return pairs
 
 
+def files_of(images: str | Path) -> list[Path]:
+    """Files that ``read_sources`` may read of a directory of pictures, JSON results that lie among them left out."""
+    folder = user_path(images)
+    names = _names(folder, None) if folder.is_dir() else []
+    return [folder / name for name in names if not name.lower().endswith(".json")]
+
+
 def _names(folder: Path, questions: str | Path | None) -> list[str]:
     """Files below ``folder`` by their relative names, sorted; neither hidden ones nor the questions."""
     own = None if questions is None else user_path(questions).resolve()
-    found = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if not hidden and path.is_file() and path.resolve() != own:
-            found.append(relative.as_posix())
-    return found
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+        if len(found) > _MOST_FILES:
+            raise InputError(f"{str(folder)!r} holds more than {_MOST_FILES} files: give a directory of pictures")
+    return [path.relative_to(folder).as_posix() for path in sorted(found) if path.is_file() and path.resolve() != own]
 
 
 def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     """Questions for every picture, and those of pictures by name."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"cannot read questions {str(path)!r} ({cause}): give a .jsonl, .csv or .txt file") from None
+    text = read_text(path, what="questions", remedy="give a .jsonl, .csv or .txt file")
     read = {".jsonl": _json_rows, ".ndjson": _json_rows, ".csv": _csv_rows}.get(path.suffix.lower(), _plain_rows)
     shared: list[str] = []
     named: dict[str, list[str]] = {}
@@ -147,6 +160,10 @@ def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
         if not (isinstance(question, str) and question.strip()):
             raise InputError(
                 f'{path}, line {line}: no question: write {{"image": "a.png", "question": "What is this?"}}'
+            )
+        if not is_text(question):
+            raise InputError(
+                f"{path}, line {line}: the question holds half a character (a lone surrogate): write it out"
             )
         if image is not None and not isinstance(image, str):
             raise InputError(
@@ -169,7 +186,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             row = None
         if not isinstance(row, dict):

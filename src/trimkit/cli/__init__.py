@@ -6,6 +6,7 @@ A module of this package without a leading underscore is a command: ``NAME`` ("a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import pkgutil
@@ -16,8 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
+from trimkit.cli import _streams as streams
 from trimkit.errors import TrimkitError
-from trimkit.io.text import one_line
+from trimkit.io.text import one_line, shorten
 
 __all__ = ["app", "main", "run"]
 
@@ -70,28 +72,43 @@ app = _build()
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line and return its exit code: 0, 1 for a defect, 2 for an error of use, 130 when interrupted."""
+    """Run the command line and return its exit code.
+
+    0; 2 for an error of use; 130 when interrupted; 143 when terminated; 1 for a defect.
+    """
     given = list(arguments)
     debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
     try:
-        result = app(args=given or ["--help"], prog_name="trimkit", standalone_mode=False)
-        sys.stdout.flush()  # here a closed pipe can still be answered
-    except KeyboardInterrupt:
+        with streams.printable(), streams.terminable():
+            try:
+                result = app(args=given or ["--help"], prog_name="trimkit", standalone_mode=False)
+            finally:
+                streams.flush()  # here a closed pipe, or a full disk behind it, can still be answered
+        if result == 130:  # typer has met an interrupt, and says nothing
+            raise KeyboardInterrupt
+        return result if isinstance(result, int) else 0
+    except (streams.Interrupted, KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
         return 130
-    except typer.Abort:
-        return 130
+    except streams.Terminated:
+        _complain("terminated")
+        return 143
     except BrokenPipeError:
-        return _close_stdout()
+        return streams.reader_gone()
     except Exception as error:
         if debug:
             traceback.print_exc()
         return _explain(error)
-    return result if isinstance(result, int) else 0
 
 
 def main() -> None:
     """Entry point of the ``trimkit`` script."""
-    sys.exit(run(sys.argv[1:]))
+    streams.open_missing()
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # between two of our own handlers
+        code = 130
+    streams.leave(code)
 
 
 def _explain(error: Exception) -> int:
@@ -104,20 +121,27 @@ def _explain(error: Exception) -> int:
     if isinstance(error, TrimkitError):
         _complain(str(error))
         return 2
-    if isinstance(error, MemoryError):
+    if isinstance(error, streams.OutputError):
+        _complain(f"cannot print the result ({error}): free space there, or send it elsewhere")
+        return 2
+    if _is_out_of_memory(error):
         _complain("out of memory: use a smaller picture, batch or model")
-        return 1
+        return 2
+    if isinstance(error, OSError):  # a full disk, a directory for temporary files that is gone, ...
+        _complain(f"the system refuses ({error.strerror or error}): check the disk's space and the permissions")
+        return 2
     _complain(f"unexpected {type(error).__name__}: {error}; 'trimkit --debug ...' shows where")
     return 1
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's, the CUDA allocator's, and the CPU allocator's, which torch raises as a RuntimeError."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError) or "CUDA out of memory" in text or "DefaultCPUAllocator: can't allocate" in text
+    )
+
+
 def _complain(message: str) -> None:
-    print(f"trimkit: {one_line(message)}", file=sys.stderr)
-
-
-def _close_stdout() -> int:
-    """The reader of a pipe went away (``trimkit ... | head``): end quietly."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may be there to read it
+        print(f"trimkit: {one_line(shorten(message))}", file=sys.stderr, flush=True)

@@ -14,8 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from trimkit.errors import ConfigError, InputError
-from trimkit.io.files import write_atomically
+from trimkit.io.files import check_writable, user_path, write_atomically
+from trimkit.io.numbers import MAX_NEW_TOKENS
 from trimkit.io.progress import without_progress_bars
+from trimkit.io.reading import checkpoint_files
+from trimkit.io.text import is_text, json_text, parse_json
 
 __all__ = [
     "BudgetOption",
@@ -29,14 +32,18 @@ __all__ = [
     "ModelOption",
     "SetOption",
     "TowerLayerOption",
+    "check_output",
     "load",
+    "model_files",
     "pick_method",
     "pick_methods",
     "pick_picture",
+    "picture_file",
     "print_json",
     "progress",
     "quiet",
     "read_settings",
+    "read_value",
     "write_json",
 ]
 
@@ -76,7 +83,9 @@ DeviceOption = Annotated[str, typer.Option("--device", help="'cpu', 'auto' (a GP
 DtypeOption = Annotated[
     str, typer.Option("--dtype", help="'auto' (the checkpoint's), 'float32', 'float16' or 'bfloat16'.")
 ]
-MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of the reply.")]
+MaxNewTokensOption = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, max=MAX_NEW_TOKENS, help="Length limit of the reply.")
+]
 TowerLayerOption = Annotated[
     int | None,
     typer.Option(
@@ -117,11 +126,49 @@ def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not (key and equals):
             raise ConfigError(f"--set {setting!r} is not OPTION=VALUE: give for example --set aggregate=none")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
+        options[key] = read_value(f"--set {key}", value)
     return options
+
+
+def read_value(option: str, text: str) -> Any:
+    """``text`` as JSON where it is that, else as it is.
+
+    Raises:
+        ConfigError: it is JSON that is nested too deep or holds too large a number; or it is no text.
+    """
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError:
+        pass
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}: give a plain value") from None
+    if not is_text(text):
+        raise ConfigError(f"{option}: {text!r} is not UTF-8 text: give a plain value")
+    return text
+
+
+def check_output(path: str | None, *used: Any, model: str | None = None) -> Path | None:
+    """Where a result is to go, checked before the work; None where it goes to no file.
+
+    Args:
+        path: as the user gave it.
+        used: files that the command reads or writes otherwise; None is skipped.
+        model: the checkpoint that the command loads, none of whose files is to be written over.
+
+    Raises:
+        InputError: as ``trimkit.io.files.check_writable``.
+    """
+    return None if path is None else check_writable(path, [*used, *model_files(model)])
+
+
+def model_files(model: str | None) -> list[Path]:
+    """Files of a checkpoint that is a directory here."""
+    from trimkit.demo import demo_model_path
+
+    if model is None:
+        return []
+    folder = demo_model_path() if model == "demo" else user_path(model)
+    return checkpoint_files(folder) if folder.is_dir() else []
 
 
 def pick_picture(image: str | None, question: str | None) -> tuple[Any, str]:
@@ -137,8 +184,24 @@ def pick_picture(image: str | None, question: str | None) -> tuple[Any, str]:
     if sample is None and question is None:
         raise InputError("there is no question: write it after the picture, in quotes")
     text = sample.question if question is None and sample is not None else str(question)
+    text = _decoded(text)
     check_question(text)
     return load_image(str(image) if sample is None else sample.path), text
+
+
+def picture_file(image: str | None) -> str | Path | None:
+    """The file that ``pick_picture`` reads; None where it would refuse."""
+    sample = _pick_sample(image)
+    return image if sample is None else Path(sample.path)
+
+
+def _decoded(text: str) -> str:
+    """An argument whose UTF-8 bytes Python did not decode, because the locale says ASCII; others as they are."""
+    if is_text(text):
+        return text
+    with contextlib.suppress(UnicodeError):
+        return os.fsencode(text).decode()
+    return text
 
 
 def _pick_sample(image: str | None) -> Any:
@@ -192,9 +255,8 @@ def quiet() -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    """One JSON document on stdout, in letters that it has."""
+    sys.stdout.write(json_text(value, getattr(sys.stdout, "encoding", None)))
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -203,7 +265,7 @@ def write_json(target: Path, value: Any) -> None:
     Raises:
         InputError: the disk refuses.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = json_text(value)
     write_atomically(target, lambda file: file.write(text.encode()))
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimkit.cli import _common as common
-from trimkit.io.files import check_writable
 
 if TYPE_CHECKING:
     from trimkit.eval.journal import Journal
@@ -70,12 +69,11 @@ def measure(
     model: str,
     device: str,
     dtype: str,
-    output: str | None,
+    target: Path | None,
     as_json: bool,
     show: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Run every arm on one loaded model; print one JSON object (a list for several arms), or ``show`` each."""
-    target: Path | None = None if output is None else check_writable(output)
+    """Run every arm on one loaded model; write and print one JSON object (a list for several arms), or ``show`` each."""
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
         results = []

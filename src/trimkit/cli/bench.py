@@ -10,7 +10,7 @@ import typer
 
 from trimkit.cli import _common as common
 from trimkit.errors import ConfigError
-from trimkit.io.files import check_writable
+from trimkit.io.numbers import parse_shares, parse_whole_numbers
 
 NAME = "bench"
 
@@ -105,7 +105,7 @@ def command(
         "layers": layers,
         "methods": None if method is None else tuple(_words(method)),
         "budgets": None if budget is None else tuple(_words(budget)),
-        "new_tokens": None if new_tokens is None else _numbers("--new-tokens", new_tokens),
+        "new_tokens": None if new_tokens is None else parse_whole_numbers("--new-tokens", new_tokens),
         "repeats": repeats,
     }
     fields = preset(named, device, own_methods=config is not None)
@@ -116,16 +116,16 @@ def command(
         **{**fields, **{name: value for name, value in given.items() if value is not None}},
         config=config,
         options=common.read_settings(settings),
-        tower_keeps=(None,) if tower_keep is None else _shares("--tower-keep", tower_keep),
+        tower_keeps=(None,) if tower_keep is None else _shares(tower_keep),
         tower_layer=tower_layer,
-        batch_sizes=_numbers("--batch-size", batch_size),
+        batch_sizes=parse_whole_numbers("--batch-size", batch_size),
         questions=questions,
         text_tokens=text_tokens,
         seed=seed,
         threads=threads,
     )
-    target = None if output is None else check_writable(output)
-    picture = None if plot is None else check_plot(plot)
+    target = common.check_output(output, config, model=model or "demo")
+    picture = None if plot is None else check_plot(plot, [config, target, *common.model_files(model or "demo")])
     total = wanted.repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
     with common.quiet(), common.progress("rounds", total) as advance:
         found = bench(wanted, advance=advance, warn=_warn)
@@ -155,21 +155,8 @@ def _words(given: str) -> list[str]:
     return [word.strip() for word in given.split(",")]
 
 
-def _numbers(option: str, given: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in _words(given))
-    except ValueError:
-        raise ConfigError(
-            f"{option} {given!r} is not a whole number: give one, or several with commas between"
-        ) from None
-
-
-def _shares(option: str, given: str) -> tuple[float | None, ...]:
-    try:
-        shares = [float(word) for word in _words(given)]
-    except ValueError:
-        raise ConfigError(f"{option} {given!r} is not a share: give for example 0.5, or 1.0,0.5") from None
-    return tuple(None if share == 1.0 else share for share in shares)
+def _shares(given: str) -> tuple[float | None, ...]:
+    return tuple(None if share == 1.0 else share for share in parse_shares("--tower-keep", given))
 
 
 def _warn(line: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimkit.cli import _common as common
-from trimkit.io.files import check_writable
+from trimkit.io.numbers import MAX_BATCH, MAX_QUESTIONS, MAX_SEED
 from trimkit.io.text import one_line
 
 if TYPE_CHECKING:
@@ -35,11 +35,19 @@ def command(
         float, typer.Option("--agreement", help="Share of answers that are to stay the same; picks the budget.")
     ] = 0.95,
     knee: Annotated[bool, typer.Option("--knee", help="Pick the budget at the curve's knee instead.")] = False,
-    max_images: Annotated[int, typer.Option("--max-images", min=1, help="Pictures used, drawn by the seed.")] = 64,
-    per_image: Annotated[int, typer.Option("--per-image", min=1, help="Questions of each picture, at most.")] = 2,
+    max_images: Annotated[
+        int, typer.Option("--max-images", min=1, max=MAX_QUESTIONS, help="Pictures used, drawn by the seed.")
+    ] = 64,
+    per_image: Annotated[
+        int, typer.Option("--per-image", min=1, max=MAX_QUESTIONS, help="Questions of each picture, at most.")
+    ] = 2,
     max_new_tokens: common.MaxNewTokensOption = 8,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts per generate call.")] = 8,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw of pictures and of the intervals.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, max=MAX_BATCH, help="Prompts per generate call.")
+    ] = 8,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=MAX_SEED, help="Of the draw of pictures and of the intervals.")
+    ] = 0,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
     output: Annotated[str | None, typer.Option("--output", "-o", help="Save the config to this file.")] = None,
@@ -50,11 +58,11 @@ def command(
     Needs your pictures, better with your questions, and no labels: what is chosen stays nearest to what the model says with
     all its image tokens. Every other command with a --method takes the config with --config.
     """
-    from trimkit.calibration import calibrate, count_passes, read_sources
+    from trimkit.calibration import calibrate, count_passes, files_of, read_sources
     from trimkit.config import save_config
 
     chosen = common.pick_method(method, None, settings)
-    target = None if output is None else check_writable(output)
+    target = common.check_output(output, questions, *files_of(images), model=model)
     sources = read_sources(images, questions, limit=max_images, seed=seed)
     started = time.perf_counter()
     with common.quiet():

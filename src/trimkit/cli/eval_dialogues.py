@@ -44,6 +44,7 @@ def command(
     methods = common.pick_methods(method, budget, settings, config)
     policies = [policy.strip() for policy in turns.split(",")]
     check_arguments(seed, n, batch_size, positions, policies)
+    target = common.check_output(output, config, model=model)
     arms: list[dict[str, Any]] = [
         {"method": each, "turns": policy, "seed": seed, "batch_size": batch_size, "positions": positions}
         for each in methods
@@ -56,7 +57,7 @@ def command(
         model=model,
         device=device,
         dtype=dtype,
-        output=output,
+        target=target,
         as_json=as_json,
         show=_print,
     )

@@ -12,8 +12,7 @@ import typer
 
 from trimkit.cli import _common as common
 from trimkit.cli import _evaluation as evaluation
-from trimkit.errors import ConfigError, InputError, MissingDependencyError, ModelError
-from trimkit.io.files import check_writable
+from trimkit.errors import InputError, MissingDependencyError, ModelError
 
 NAME = "eval paper-table"
 
@@ -54,14 +53,16 @@ def command(
     if find_spec("lmms_eval") is None:
         raise MissingDependencyError("lmms-eval is not installed: pip install 'trimkit[eval]'")
     from trimkit.eval import paper_table
+    from trimkit.eval.journal import check_journal
+    from trimkit.eval.tally import check_arguments
 
     methods = common.pick_methods(method, budget, settings, config)
     columns = paper_table.columns_of(None if tasks is None else tasks.split(","))
-    if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size} holds nothing: give 1 or more")
+    check_arguments(0, 1, batch_size, positions)
     if include_path is not None and not Path(include_path).is_dir():
         raise InputError(f"--include-path {include_path!r} is not a directory: give one with task files")
-    target = None if output is None else check_writable(output)
+    target = common.check_output(output, config, resume, *_task_files(include_path), model=model)
+    check_journal(resume, [config, *common.model_files(model)])
     with (
         common.quiet(),
         contextlib.redirect_stdout(sys.stderr),
@@ -103,6 +104,10 @@ def _refuse_empty(result: dict[str, Any]) -> None:
     raise ModelError(
         f"the table is empty: {first['task']} cannot be run ({first['reason']}){more}; name others by --tasks"
     )
+
+
+def _task_files(include_path: str | None) -> list[Path]:
+    return [] if include_path is None else [path for path in Path(include_path).rglob("*") if path.is_file()]
 
 
 def show(result: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ def command(
     several.
     """
     from trimkit.eval import scenes
+    from trimkit.eval.journal import check_journal
     from trimkit.eval.tally import check_arguments
     from trimkit.pipeline.tower_pruning import refuse_unranked
 
@@ -50,6 +51,8 @@ def command(
         refuse_unranked(each)
     tower = {"tower_keep": tower_keep, "tower_layer": tower_layer}
     shared = {"seed": seed, "batch_size": batch_size, "positions": positions, **tower}
+    target = common.check_output(output, config, resume, model=model)
+    check_journal(resume, [config, *common.model_files(model)])
     with evaluation.journal(resume, model=model, n=n, device=device, dtype=dtype, **shared) as journal:
         evaluation.measure(
             scenes.evaluate,
@@ -58,7 +61,7 @@ def command(
             model=model,
             device=device,
             dtype=dtype,
-            output=output,
+            target=target,
             as_json=as_json,
             show=evaluation.print_shares,
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +11,6 @@ import typer
 from trimkit.cli import _common as common
 from trimkit.cli import _evaluation as evaluation
 from trimkit.errors import ConfigError
-from trimkit.io.files import check_writable
 
 NAME = "eval suite"
 
@@ -73,6 +70,7 @@ def command(
     every other one at the same number of tokens.
     """
     from trimkit.eval import suite, suite_results
+    from trimkit.eval.journal import check_journal
 
     grids = [_parse_grid(text) for text in grid or ()]
     if grids and config is not None:
@@ -82,9 +80,9 @@ def command(
     plan.check()
     if ours != _OURS and all(arm.method.name != ours for arm in arms):
         raise ConfigError(f"--ours {ours!r} is none of the methods that are run: add it to --method")
-    target = None if output is None else check_writable(output)
+    target = common.check_output(output, config, journal, model=model)
+    book = check_journal(journal, [config, *common.model_files(model)])
     with common.quiet(), common.progress("suite", n) as advance:
-        book = None if journal is None else Path(journal)
         outcomes = suite.run(plan, journal=book, workers=workers, advance=advance)
     named = ours if any(arm.method.name == ours for arm in arms) else None
     result = suite_results.summarise(outcomes, ours=named, grid=grids)
@@ -140,17 +138,10 @@ def _parse_grid(text: str) -> dict[str, Any]:
         if not (option and equals and values) or option in found:
             found = {}
             break
-        found[option] = [_value(value) for value in values.split("|")]
+        found[option] = [common.read_value("--grid", value) for value in values.split("|")]
     if not found:
         raise ConfigError(f"--grid {text!r} is not 'METHOD OPTION=V1|V2 ...': give for example 'trim sign=1|-1'")
     return found
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def command(
 
     chosen = common.pick_method(method, budget, settings, config)
     picture, text = common.pick_picture(image, question)
-    viz.check_output(output)
+    viz.check_output(output, [config, common.picture_file(image), *common.model_files(model)])
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
         reduced, full = compare(loaded, processor, picture, text, method=chosen, max_new_tokens=max_new_tokens)

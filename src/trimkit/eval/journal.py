@@ -1,8 +1,10 @@
 """A journal of finished rows: an evaluation that was killed goes on where it was, without a row lost or counted twice.
 
 A file of JSON lines, only ever appended to. Line 1 holds the settings that all rows share; every other line is one row, with
-its task, its id and the hash of the settings. A batch is on the disk (fsync) before ``add`` returns, and counts whole or not at
-all, so that the same batches are run after an interruption as would have been without it.
+its task, its id and the hash of the settings. Every line ends in a checksum of itself, so that a damaged one is named and never
+taken for a result; journals of earlier versions, without checksums, are read and written on. A batch is on the disk (fsync)
+before ``add`` returns, and counts whole or not at all, so that after an interruption the same batches are run as would have
+been without it.
 
     with Journal("run.jsonl", {"model": "demo", "seed": 1}) as journal:
         for batch in batches:
@@ -15,23 +17,48 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from trimkit.errors import ConfigError, InputError
-from trimkit.io.files import user_path
+from trimkit.io.files import check_writable, user_path
+from trimkit.io.reading import check_regular
+from trimkit.io.text import parse_json
 
-__all__ = ["Journal", "fingerprint"]
+__all__ = ["Journal", "check_journal", "fingerprint"]
 
 _FORMAT = "trimkit-journal-1"
 _BEGINS = b'{"journal": "trimkit-journal-'
+_SUM = re.compile(rb', "sum": "([0-9a-f]{8})"}\n')
+_SUM_BYTES = len(', "sum": "00000000"}\n')
+_ROW_KEYS = {"task", "id", "config", "row", "more"}
+_MAX_BYTES = 8 * 2**30
 
 
 def fingerprint(settings: Any) -> str:
     """Twelve hex digits that tell JSON-like settings apart; the order of keys does not count."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_journal(
+    path: str | os.PathLike[str] | None, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> Path | None:
+    """Where a journal is or is to be, looked at before anything slow is done; None where there is to be none.
+
+    Raises:
+        InputError: it cannot be written there, is no regular file, or is one of ``inputs``, by whatever links.
+    """
+    if path is None:
+        return None
+    target = user_path(path)
+    try:
+        return check_writable(target, inputs, append=True)
+    except InputError as error:
+        raise InputError(str(error).replace("cannot write", "cannot write the journal", 1)) from None
 
 
 class Journal:
@@ -48,10 +75,13 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
-        self.path = user_path(path)
+        self.path = check_journal(path) or user_path(path)
         self.config: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))
         self._hash = fingerprint(self.config)
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}
+        self._has_sums = True  # an earlier version's has not
+        if self.path.exists():
+            check_regular(self.path, _MAX_BYTES)
         try:
             self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 (held open, and locked, until close)
         except OSError as error:
@@ -119,12 +149,14 @@ class Journal:
     def _load(self) -> None:
         """Read what is whole, and cut off what the last interruption left half written."""
         self._file.seek(0)
+        start = self._file.read(len(_BEGINS))
+        if not _BEGINS.startswith(start):
+            raise self._no_journal()  # somebody's file, which may be one line of gigabytes
+        self._file.seek(0)
         good, pending, position = 0, [], 0
         for number, raw in enumerate(self._file, start=1):
             position += len(raw)
             if not raw.endswith(b"\n"):  # torn: the write did not get to its end
-                if number == 1 and not (raw.startswith(_BEGINS) or _BEGINS.startswith(raw)):
-                    raise self._no_journal()  # somebody's file: it must not be cut off
                 break
             line = self._parse(raw, number)
             if number == 1:
@@ -142,17 +174,35 @@ class Journal:
                 pending, good = [], position
         self._file.truncate(good)
         if good == 0:
-            self._append([{"journal": _FORMAT, "config": self._hash, "settings": self.config}])
+            self._has_sums = True
+            self._append([{"journal": _FORMAT, "sums": "crc32", "config": self._hash, "settings": self.config}])
             _sync_directory(self.path.parent)
 
     def _parse(self, raw: bytes, number: int) -> dict[str, Any]:
         try:
-            line = json.loads(raw)
+            line = parse_json(raw.decode())
         except ValueError:
             line = None
-        if not isinstance(line, dict):
-            raise InputError(f"line {number} of {str(self.path)!r} is damaged, or it is no journal: give another file")
+        if number == 1:
+            self._has_sums = _SUM.fullmatch(raw[-_SUM_BYTES:]) is not None or b'"sums"' in raw
+        if not isinstance(line, dict) or not self._is_whole(line, raw, number):
+            raise self._damaged(number)
         return line
+
+    def _is_whole(self, line: dict[str, Any], raw: bytes, number: int) -> bool:
+        """Whether a line is what was written: by its checksum, or, of an earlier version's, by its keys."""
+        said = _SUM.fullmatch(raw[-_SUM_BYTES:])
+        if said is not None:
+            return said[1] == _checksum(raw[:-_SUM_BYTES])
+        return not self._has_sums and (number == 1 or set(line) <= _ROW_KEYS)
+
+    def _damaged(self, number: int) -> InputError:
+        if number == 1:
+            return InputError(f"line 1 of {str(self.path)!r} is damaged, or it is no journal: give another file")
+        return InputError(
+            f"line {number} of {str(self.path)!r} is damaged: delete that line to have its question asked again, or give "
+            "another file"
+        )
 
     def _check_head(self, line: dict[str, Any]) -> None:
         settings = line.get("settings")
@@ -178,7 +228,7 @@ class Journal:
         return (task, row_id), row
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
-        left = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        left = b"".join(_written(line) for line in lines)
         end = self._file.seek(0, os.SEEK_END)
         file = self._file.fileno()  # past the buffer, which would keep what the disk refused and write it later
         try:
@@ -190,6 +240,19 @@ class Journal:
             raise InputError(
                 f"cannot write the journal {str(self.path)!r} ({error.strerror}): free space, then go on"
             ) from None
+
+
+def _written(line: dict[str, Any]) -> bytes:
+    """One line with its checksum as its last key."""
+    try:
+        body = json.dumps(line, ensure_ascii=False).encode()[:-1]
+    except UnicodeEncodeError:  # lone surrogates
+        body = json.dumps(line).encode()[:-1]
+    return body + b', "sum": "' + _checksum(body) + b'"}\n'
+
+
+def _checksum(body: bytes) -> bytes:
+    return f"{zlib.crc32(body):08x}".encode()
 
 
 def _sync_directory(directory: Path) -> None:

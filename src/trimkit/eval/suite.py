@@ -18,6 +18,7 @@ from trimkit.eval.identity import weights_identity
 from trimkit.eval.journal import Journal
 from trimkit.eval.suite_plan import Arm, Plan
 from trimkit.eval.suite_work import Job, Rows, answered
+from trimkit.io.numbers import MAX_WORKERS, check_whole
 
 __all__ = ["Arm", "Outcomes", "Plan", "run"]
 
@@ -65,6 +66,7 @@ def run(
     plan.check()
     if workers < 1:
         raise ConfigError(f"workers {workers} work on nothing: give 1 or more")
+    check_whole("workers", workers, 1, MAX_WORKERS)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "journal.jsonl" if journal is None else journal
         weights = "" if journal is None else _weights(plan)  # a journal that is thrown away meets no other training

@@ -13,6 +13,7 @@ from trimkit.eval.identity import method_identity
 from trimkit.eval.shifts import check_shift
 from trimkit.eval.tally import check_arguments
 from trimkit.io.provenance import versions
+from trimkit.io.text import is_text
 from trimkit.methods import Method
 
 __all__ = ["Arm", "Plan"]
@@ -75,6 +76,8 @@ class Plan:
         check_shift(self.shift)
         if self.query is not None and not self.query.strip():
             raise ConfigError("query '' says nothing: give what patches are to be compared with, or leave it out")
+        if self.query is not None and not is_text(self.query):
+            raise ConfigError("the query is not UTF-8 text (it holds bytes that are no letters): write it in UTF-8")
         if not self.arms:
             raise ConfigError("there is nothing to compare: give at least one method")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from trimkit.errors import TrimkitError
 from trimkit.eval.shifts import apply_shift
 from trimkit.eval.suite_plan import Plan
 from trimkit.eval.tally import NEW_TOKENS
+from trimkit.eval.worker_processes import interrupts_held_back, worker_pool
 from trimkit.pipeline.encoding import shared_encoder
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.pipeline.model_store import scorer_of
@@ -45,17 +45,16 @@ def answered(plan: Plan, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Jo
             if asker is not None:
                 yield job, asker.answer(job)
         return
-    spawn = multiprocessing.get_context("spawn")  # threads of torch in the parent do not survive a fork
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn, initializer=_start, initargs=(plan,))
-    try:
-        for done in as_completed([pool.submit(_work, job) for job in jobs]):
-            yield done.result()
-    except BrokenProcessPool:
-        raise TrimkitError(
-            "a worker was killed, perhaps for memory: run again with fewer --workers; with the same --journal it goes on"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with worker_pool(min(workers, len(jobs)), _start, plan) as pool:
+        try:
+            with interrupts_held_back():  # workers inherit that: they end by the parent's hand
+                waiting = [pool.submit(_work, job) for job in jobs]
+            for done in as_completed(waiting):
+                yield done.result()
+        except BrokenProcessPool:
+            raise TrimkitError(
+                "a worker was killed, perhaps for memory: run again with fewer --workers; with the same --journal it goes on"
+            ) from None
 
 
 _plan: Plan | None = None  # of a worker process, which has one plan all its life
@@ -65,9 +64,13 @@ _asker: _Asker | None = None
 def _start(plan: Plan) -> None:
     """Set up a worker process. What can fail is left to the first job, whose error reaches the caller."""
     import torch
+    from transformers import utils
 
     global _plan
     torch.set_num_threads(1)
+    logging: Any = utils.logging  # typed only in part
+    logging.disable_progress_bar()  # one a worker; and their locks outlive a worker that is killed
+    logging.set_verbosity_error()
     _plan = plan
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from trimkit.core.choices import Positions, TurnPolicy, check_choice
 from trimkit.errors import ConfigError
+from trimkit.io.numbers import MAX_BATCH, MAX_QUESTIONS, MAX_SEED, check_whole
 
 __all__ = ["NEW_TOKENS", "check_arguments", "summary", "whole", "wilson"]
 
@@ -16,10 +17,10 @@ _Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 
 def check_arguments(seed: int, n: int, batch_size: int = 1, positions: str = "auto", turns: Sequence[str] = ()) -> None:
-    """Refuse what names no questions.
+    """Refuse what names no questions, or more than anybody could wait for.
 
     Raises:
-        ConfigError: a negative seed, less than one question or row, or an unknown choice.
+        ConfigError: a negative seed, less than one question or row, a number over its limit, or an unknown choice.
     """
     if seed < 0:
         raise ConfigError(f"seed {seed} is negative: give 0 or more")
@@ -27,6 +28,9 @@ def check_arguments(seed: int, n: int, batch_size: int = 1, positions: str = "au
         raise ConfigError(f"n {n} asks nothing: give 1 or more questions")
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} holds nothing: give 1 or more")
+    check_whole("seed", seed, 0, MAX_SEED)
+    check_whole("n", n, 1, MAX_QUESTIONS)
+    check_whole("batch size", batch_size, 1, MAX_BATCH)
     check_choice("positions", positions, Positions)
     for policy in turns:
         check_choice("turns", policy, TurnPolicy)

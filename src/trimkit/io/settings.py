@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from trimkit.errors import ConfigError
+from trimkit.errors import ConfigError, InputError
 from trimkit.io.files import user_path, write_atomically
+from trimkit.io.reading import read_json
+from trimkit.io.text import json_text
 
-__all__ = ["SETTINGS_FILE", "load_settings", "read_settings", "write_settings"]
+__all__ = ["SETTINGS_FILE", "clip_inside", "load_settings", "read_settings", "write_settings"]
 
 SETTINGS_FILE = "trimkit.json"
+_MAX_BYTES = 2**20
 _KEYS = ("clip", "sign", "normalize", "temperature", "reduce")
 
 
@@ -40,12 +42,12 @@ def read_settings(directory: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or says something that is not known.
     """
     path = directory / SETTINGS_FILE
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {str(error).strip().splitlines()[0]}") from None
+        settings = read_json(path, _MAX_BYTES, remedy="mend it, or remove it")
+    except InputError as error:
+        raise ConfigError(str(error)) from None
     known = ", ".join(_KEYS)
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} is not a JSON object: expected keys {known}")
@@ -58,11 +60,24 @@ def read_settings(directory: Path) -> dict[str, Any]:
     return settings
 
 
+def clip_inside(directory: Path, clip: object) -> Path | None:
+    """The directory of the CLIP that settings name, where it really lies within the checkpoint; None where it does not.
+
+    A name such as ``../clip``, an absolute path, a link that leads out of the checkpoint and a hub id all lie outside.
+    """
+    if not isinstance(clip, str) or not clip or "\0" in clip:
+        return None
+    found = directory / clip
+    inside = found.resolve().is_relative_to(directory.resolve()) and found.resolve() != directory.resolve()
+    return found if inside and found.is_dir() else None
+
+
 def write_settings(directory: Path, settings: dict[str, Any]) -> None:
     """Write the file, whole or not at all.
 
     Raises:
         InputError: the directory or the disk refuses.
     """
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(directory / SETTINGS_FILE, lambda file: file.write(text.encode()))
+    text = json_text(settings)
+    # In a hub cache the file is a link to one that other revisions share: the link is replaced.
+    write_atomically(directory / SETTINGS_FILE, lambda file: file.write(text.encode()), follow=False)

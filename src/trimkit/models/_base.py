@@ -61,6 +61,7 @@ class Family:
 
         Raises:
             UnsupportedError: as it says.
+            UnsupportedError: as it says, or its config names layers of the vision tower that are not there.
         """
         name = type(model).__name__
         if not hasattr(self.base(model), "get_image_features"):

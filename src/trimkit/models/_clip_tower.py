@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from trimkit.errors import ConfigError
+
 __all__ = ["go_on", "layer_states"]
 
 
@@ -21,6 +23,9 @@ def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[in
         tower: a ``CLIPVisionModel``; anything else, or one that somebody has hooked or wrapped, is called as a whole.
         pixels: ``[B, 3, H, W]``.
         wanted: their numbers, 0 to the number of layers, or negative from the end. No layer behind the last of them is run.
+
+    Raises:
+        ConfigError: the tower has no such layer.
     """
     inner = _stock(tower)
     if inner is None:
@@ -29,7 +34,9 @@ def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[in
     count = len(inner.encoder.layers)
     places = {number: number + count + 1 if number < 0 else number for number in wanted}
     if any(not 0 <= place <= count for place in places.values()):
-        raise IndexError(f"the vision tower has {count} layers: there are no states {sorted(wanted)}")
+        raise ConfigError(
+            f"the vision tower has {count} layers, numbers {-count - 1} to {count}: {sorted(wanted)} are not all there"
+        )
     state = inner.pre_layrnorm(inner.embeddings(pixels))
     held = {0: state} if 0 in places.values() else {}
     for number, layer in enumerate(inner.encoder.layers[: max(places.values())], start=1):

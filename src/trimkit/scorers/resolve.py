@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from torch import nn
 
 from trimkit.core.recent import Recent
 from trimkit.core.types import EncoderProfile
-from trimkit.errors import ConfigError
+from trimkit.errors import ConfigError, ModelError
 from trimkit.io.files import user_path
-from trimkit.io.settings import load_settings, read_settings
+from trimkit.io.settings import SETTINGS_FILE, clip_inside, load_settings, read_settings
 from trimkit.scorers._shared import Shared
 from trimkit.scorers._shelf import class_for, named_class
 from trimkit.scorers.base import EncoderScorer, Scorer
@@ -51,7 +52,7 @@ def load_scorer(
         ConfigError: no source is named, or a ``trimkit.json`` cannot be read.
     """
     settings = {} if directory is None else load_settings(directory)
-    named = str(source) if source is not None else _named_clip(settings, user_path(directory or ""))
+    named = str(source) if source is not None else _named_clip(settings, user_path(directory or ""), None, None)
     if not named:
         raise ConfigError("no scorer is named: pass a CLIP checkpoint, or a directory whose trimkit.json names one")
     place = torch.empty(0, device=device).device  # with its number
@@ -88,7 +89,8 @@ def resolve_scorer(
         return _around(scorer, tower, settings)
     if scorer is not None and not isinstance(scorer, (str, Path)):
         raise ConfigError(f"scorer {scorer!r} is not a Scorer, a CLIPModel, a directory or a hub id")
-    source = str(scorer) if scorer is not None else _named_clip(settings, Path(name)) or default_clip or ""
+    named = _named_clip(settings, Path(name), default_clip, directory) if scorer is None else str(scorer)
+    source = named or default_clip or ""
     return _load(source, tower, settings, *placement(model)) if source else None
 
 
@@ -135,10 +137,29 @@ def _profile(kind: type[EncoderScorer], source: str, settings: dict[str, Any]) -
     return EncoderProfile(**said) if said else None
 
 
-def _named_clip(settings: dict[str, Any], directory: Path) -> str | None:
-    """The checkpoint that the settings name: a directory relative to the model, or a hub id."""
+def _named_clip(
+    settings: dict[str, Any], directory: Path, default_clip: str | None, exported: Path | None
+) -> str | None:
+    """The CLIP that a checkpoint's settings name: a directory within it, or, on the user's word, a hub id.
+
+    The family's own CLIP needs no word. ``exported`` is given where the user has trusted the checkpoint's code
+    (``trust_remote_code=True``), which says more.
+
+    Raises:
+        ModelError: it lies elsewhere, and nobody but the checkpoint says so.
+    """
     clip = settings.get("clip")
     if clip is None:
         return None
-    local = directory / str(clip)
-    return str(local) if local.is_dir() else str(clip)
+    local = clip_inside(directory, clip)
+    if local is not None:
+        return str(local)
+    is_hub_id = isinstance(clip, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", clip) is not None
+    trusted = is_hub_id and exported is not None and not (directory / clip).exists()
+    if clip == default_clip or trusted or (isinstance(clip, str) and named_class(clip) is not None):
+        return str(clip)
+    given = "" if not isinstance(clip, str) else f" (for example scorer={clip!r})" if is_hub_id else ""
+    raise ModelError(
+        f"{SETTINGS_FILE} in {str(directory)!r} names {clip!r}, which is no directory within the checkpoint: pass scorer= "
+        f"(or --scorer) to use a CLIP from elsewhere{given}"
+    )
