@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trimkit.errors import ConfigError
 from trimkit.io.files import user_path, write_atomically
+from trimkit.io.validation import first_fault
 from trimkit.methods import Method, get_method
 
 __all__ = ["Config", "Reduction", "configured", "load_config", "read_config", "save_config"]
@@ -131,10 +132,9 @@ def save_config(path: str | Path, config: Config) -> Path:
 
 
 def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+    where, message, kind = first_fault(error)
+    if kind == "extra_forbidden":
         return f"unknown key {where!r}: it takes {', '.join(Config.model_fields)}"
     if not where:
         return 'not a JSON object: write for example {"version": 1, "reduce": {"method": "trim", "budget": 0.2}}'
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {message}"
