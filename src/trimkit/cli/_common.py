@@ -1,10 +1,9 @@
-"""What commands share: option declarations, reading of pictures and methods, quiet loading, printing JSON."""
+"""What commands share: option declarations, reading of methods, quiet loading, printing JSON."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trimkit.errors import ConfigError, InputError
+from trimkit.errors import ConfigError
 from trimkit.io.files import write_atomically
 
 __all__ = [
@@ -26,12 +25,12 @@ __all__ = [
     "MethodOption",
     "MethodsOption",
     "ModelOption",
+    "ScorerOption",
     "SetOption",
     "TowerLayerOption",
     "load",
     "pick_method",
     "pick_methods",
-    "pick_picture",
     "print_json",
     "progress",
     "quiet",
@@ -75,6 +74,14 @@ DeviceOption = Annotated[str, typer.Option("--device", help="'cpu', 'auto' (a GP
 DtypeOption = Annotated[
     str, typer.Option("--dtype", help="'auto' (the checkpoint's), 'float32', 'float16' or 'bfloat16'.")
 ]
+ScorerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scorer",
+        help="Where relevance to the question comes from: a CLIP or SigLIP, directory or hub id.",
+        show_default="the checkpoint's own",
+    ),
+]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Length limit of the reply.")]
 TowerLayerOption = Annotated[
     int | None,
@@ -85,24 +92,37 @@ TowerLayerOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def pick_method(name: str | None, budget: str | None, settings: Sequence[str] | None, config: str | None = None) -> Any:
+def pick_method(
+    name: str | None,
+    budget: str | None,
+    settings: Sequence[str] | None,
+    config: str | None = None,
+    model: str | None = None,
+) -> Any:
     """Build the method before anything slow happens; see ``trimkit.config.configured``.
+
+    An exported ``model`` is reduced as its own settings say, where nothing else is given.
 
     Raises:
         ConfigError: unknown name, bad budget, a setting that the method does not have, or a config that cannot be read.
     """
-    from trimkit.config import configured
+    from trimkit.config import configured, exported_reduction
 
     given = {} if budget is None else {"budget": budget}
-    return configured(config, name, **{**given, **read_settings(settings)})
+    own = None if model is None or config is not None else exported_reduction(model)
+    return configured(config, name, own, **{**given, **read_settings(settings)})
 
 
 def pick_methods(
-    names: str | None, budget: str | None, settings: Sequence[str] | None, config: str | None = None
+    names: str | None,
+    budget: str | None,
+    settings: Sequence[str] | None,
+    config: str | None = None,
+    model: str | None = None,
 ) -> list[Any]:
     """``pick_method`` for names with commas between."""
     wanted = [None] if names is None else [name.strip() for name in names.split(",")]
-    return [pick_method(name, budget, settings, config) for name in wanted]
+    return [pick_method(name, budget, settings, config, model) for name in wanted]
 
 
 def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
@@ -121,40 +141,6 @@ def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
         except ValueError:
             options[key] = value
     return options
-
-
-def pick_picture(image: str | None, question: str | None) -> tuple[Any, str]:
-    """The picture, and the question checked: a file's, a packaged sample's by name, or the first sample's.
-
-    Raises:
-        InputError: neither a file nor a sample, a bad picture, or no question.
-    """
-    from trimkit.ask import check_question
-    from trimkit.images import load_image
-
-    sample = _pick_sample(image)
-    if sample is None and question is None:
-        raise InputError("there is no question: write it after the picture, in quotes")
-    text = sample.question if question is None and sample is not None else str(question)
-    check_question(text)
-    return load_image(str(image) if sample is None else sample.path), text
-
-
-def _pick_sample(image: str | None) -> Any:
-    """The packaged sample that ``image`` names (None: the first), or None where it is a path."""
-    from trimkit.demo import sample_images
-
-    if image is not None and not image.startswith("sample:") and (not image or os.path.lexists(image)):
-        return None
-    samples = sample_images()
-    if image is None:
-        return next(iter(samples.values()))
-    name = image.removeprefix("sample:")
-    if name in samples:
-        return samples[name]
-    if image.startswith("sample:"):
-        raise InputError(f"there is no sample {name!r}: the packaged ones are {', '.join(samples)}")
-    return None
 
 
 def load(model: str, device: str, dtype: str) -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ from trimkit.pipeline.media import (
     split_frames,
     with_views,
 )
+from trimkit.pipeline.report_pictures import ReportPictures
 from trimkit.pipeline.selecting import no_scorer, relevance_of, select_everything, select_tokens
 from trimkit.pipeline.stage_clock import StageClock
 from trimkit.pipeline.tower_pruning import only_alive, tower_pruning
@@ -113,6 +114,11 @@ class Chooser:
         if self.method.share == "frame" and not self.method.keeps_all:
             media = [split_frames(each) for each in media]
         return media
+
+    def renderer(self, media: Sequence[EncodedMedia]) -> ReportPictures:
+        """What draws the report of a call with these media."""
+        by_frame = self.method.share == "frame" and not self.method.keeps_all
+        return ReportPictures(self._model, self._processor, media, by_frame=by_frame)
 
     def queries(
         self,

@@ -152,6 +152,7 @@ class InputReducer:
             media=EarlierMedia.of(media, chosen.items, queries),
             method=self.method.name,
             seconds=clock.seconds,
+            renderer=self.chooser.renderer(media),
         )
 
     def choose(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trimkit.core.prompt_layout import PromptLayout
-from trimkit.core.types import ImageReport, ImageTokens, Report, Selection, StageSeconds
+from trimkit.core.types import ImageReport, ImageTokens, Report, ReportRenderer, Selection, StageSeconds
 from trimkit.models import ModelInputs
 from trimkit.pipeline.media import EarlierMedia, ImageQueries, MediaItem
 from trimkit.pipeline.padding import plain_positions
@@ -71,6 +71,7 @@ class ReducedInputs:
         media: all pictures of the prompts, for a later turn of the conversation.
         method: its name.
         seconds: wall-clock time of each stage.
+        renderer: draws the report.
     """
 
     inputs: ModelInputs
@@ -84,6 +85,7 @@ class ReducedInputs:
     media: EarlierMedia
     method: str
     seconds: StageSeconds
+    renderer: ReportRenderer | None = None
 
     @cached_property
     def report(self) -> Report:
@@ -93,7 +95,7 @@ class ReducedInputs:
     def report_of(self, selections: Sequence[Selection]) -> Report:
         """The report with other selections: those of a method that chooses inside the language model."""
         parts = zip(self.items, self.queries, selections, strict=True)
-        return Report(self.method, tuple(_image_report(*each) for each in parts), self.seconds)
+        return Report(self.method, tuple(_image_report(*each) for each in parts), self.seconds, renderer=self.renderer)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -155,4 +157,11 @@ def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection) 
         cached=item.cached,
         medium=item.family.medium,
         frames=item.image.frames,
+        groups=None if selection.mixing is None else _groups(selection.mixing),
     )
+
+
+def _groups(mixing: Tensor) -> Tensor:
+    """``[N]`` int64: the kept token that takes most of each token, -1 where none takes anything."""
+    most, group = mixing.abs().max(dim=0)
+    return group.masked_fill(most == 0, -1)
