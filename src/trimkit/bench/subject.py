@@ -84,14 +84,14 @@ class Checkpoint:
         TrimkitError: whatever ``trimkit.loading.load_model`` raises.
     """
 
-    def __init__(self, name: str, device: str, dtype: str) -> None:
+    def __init__(self, name: str, device: str, dtype: str, scorer: str | None = None) -> None:
         from trimkit.demo import sample_images
         from trimkit.loading import load_model
         from trimkit.scorers.resolve import resolve_scorer
 
         self.model, self.processor = load_model(name, device=device, dtype=dtype)
         family = family_of(self.model)
-        self.scorer = resolve_scorer(None, self.model, family.default_clip(self.model), family.tower(self.model))
+        self.scorer = resolve_scorer(scorer, self.model, family.default_clip(self.model), family.tower(self.model))
         self._samples = list(sample_images().values())
 
     def request(self, batch: int, picture: int, question: int, new_tokens: int) -> Request:

@@ -22,8 +22,8 @@ WordsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[PICTURE...] [QUESTION]",
-        help="Pictures: files, http(s) addresses, packaged samples by name; a directory of frames, a GIF or an animated WebP is a "
-        "video. Last the question, in quotes.",
+        help="Pictures: files, http(s) addresses, packaged samples by name; a directory of frames, a GIF or an animated WebP "
+        "is a video. Last the question, in quotes.",
         show_default="a sample and its own question",
     ),
 ]

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +32,6 @@ __all__ = [
     "pick_method",
     "pick_methods",
     "print_json",
-    "progress",
     "quiet",
     "read_settings",
     "write_json",
@@ -189,15 +188,3 @@ def write_json(target: Path, value: Any) -> None:
     """
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_atomically(target, lambda file: file.write(text.encode()))
-
-
-@contextlib.contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where that is a terminal; yields what to call with the steps done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda steps: bar.advance(task, steps)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimkit.cli import _common as common
+from trimkit.cli._progress import progress
 from trimkit.io.files import check_writable
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def measure(
     *,
     n: int,
     model: str,
+    scorer: str | None,
     device: str,
     dtype: str,
     output: str | None,
@@ -78,10 +80,13 @@ def measure(
     target: Path | None = None if output is None else check_writable(output)
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
+        found = _scorer(loaded, scorer, [arm["method"] for arm in arms])
         results = []
         for arm in arms:
-            with common.progress(f"{arm['method'].name}", n) as advance:
-                results.append({**evaluate(loaded, processor, n=n, advance=advance, **arm), "model": model})
+            with progress(f"{arm['method'].name}", n) as advance:
+                results.append(
+                    {**evaluate(loaded, processor, n=n, scorer=found, advance=advance, **arm), "model": model}
+                )
     whole = results[0] if len(results) == 1 else results
     if target is not None:
         common.write_json(target, whole)
@@ -90,6 +95,15 @@ def measure(
         return
     for result in results:
         show(result)
+
+
+def _scorer(model: Any, scorer: str | None, methods: list[Any]) -> Any:
+    """One for all methods, where one was named and any of them reads the question."""
+    from trimkit.ask import find_scorer
+
+    if scorer is None or not any(method.needs_relevance for method in methods):
+        return None
+    return find_scorer(model, scorer)
 
 
 def print_shares(result: dict[str, Any]) -> None:

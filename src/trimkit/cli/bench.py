@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trimkit.cli import _common as common
+from trimkit.cli._progress import progress
 from trimkit.errors import ConfigError
 from trimkit.io.files import check_writable
 
@@ -28,6 +29,7 @@ def command(
         str | None,
         typer.Option("--model", help="'demo', a directory, or a hub id OWNER/NAME.", show_default="demo"),
     ] = None,
+    scorer: common.ScorerOption = None,
     random: Annotated[
         str | None,
         typer.Option(
@@ -95,7 +97,7 @@ def command(
     """
     from trimkit.bench.plot import check_plot, draw
     from trimkit.bench.presets import PAPER, preset
-    from trimkit.bench.run import Settings, bench
+    from trimkit.bench.run import Settings, bench, steps_of
     from trimkit.bench.table import lines
 
     given = {
@@ -113,6 +115,7 @@ def command(
         raise ConfigError(f"preset {named!r} brings its own model: leave --model out")
     wanted = Settings(
         model=model,
+        scorer=scorer,
         **{**fields, **{name: value for name, value in given.items() if value is not None}},
         config=config,
         options=common.read_settings(settings),
@@ -126,8 +129,7 @@ def command(
     )
     target = None if output is None else check_writable(output)
     picture = None if plot is None else check_plot(plot)
-    total = wanted.repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
-    with common.quiet(), common.progress("rounds", total) as advance:
+    with common.quiet(), progress("bench", steps_of(wanted), "loading or building the model, first run") as advance:
         found = bench(wanted, advance=advance, warn=_warn)
     if target is not None:
         common.write_json(target, found)

@@ -27,6 +27,7 @@ def evaluate(
     turns: TurnPolicy = "refresh",
     positions: Positions = "auto",
     batch_size: int = 16,
+    scorer: Any = None,
     advance: Callable[[int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def evaluate(
     Args:
         model, processor: as ``trimkit.loading.load_model`` gives them.
         seed, n: which dialogues, how many.
-        method, turns, positions, options: as ``trimkit.reduce`` takes them.
+        method, turns, positions, scorer, options: as ``trimkit.reduce`` takes them.
         batch_size: dialogues per ``generate`` call.
         advance: called with the number of dialogues done after each batch.
 
@@ -54,7 +55,8 @@ def evaluate(
     check_arguments(seed, n, batch_size, positions, [turns])
     chosen = get_method(method, **options)
     tally = _Tally()
-    with reduce(model, processor, method=chosen, cache_images=batch_size, turns=turns, positions=positions) as trim:
+    how: dict[str, Any] = {"method": chosen, "scorer": scorer, "turns": turns, "positions": positions}
+    with reduce(model, processor, **how, cache_images=batch_size) as trim:
         for start in range(0, n, batch_size):
             items = [sample_dialogue(seed, index, TURNS) for index in range(start, min(start + batch_size, n))]
             _hold(trim, processor, items, tally)

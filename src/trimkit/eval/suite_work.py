@@ -128,7 +128,9 @@ class _Asker:
         if not any(arm.method.needs_relevance for arm in self._plan.arms):
             return None
         family = family_of(self._model)
-        return resolve_scorer(None, self._model, family.default_clip(self._model), family.tower(self._model))
+        return resolve_scorer(
+            self._plan.scorer, self._model, family.default_clip(self._model), family.tower(self._model)
+        )
 
 
 def _rows(trim: Attachment, hits: Sequence[int], replies: Sequence[str]) -> list[dict[str, Any]]:

@@ -43,7 +43,9 @@ def fetch(url: str, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECONDS
     except InputError:
         raise
     except urllib.error.HTTPError as error:
-        raise InputError(f"{shown} answers {error.code} {error.reason}: check the address") from None
+        error.close()
+        reason = " ".join(str(error.reason).split())[:120]
+        raise InputError(f"{shown} answers {error.code} {reason}: check the address") from None
     except (
         OSError,
         HTTPException,
@@ -73,7 +75,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = _REDIRECTS
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        _check_scheme(newurl)
+        try:
+            _check_scheme(newurl)
+        except InputError:
+            fp.close()
+            raise
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -94,21 +94,23 @@ def summary(report: Report) -> str:
 
 def panels_of(report: ImageReport, scene: Scene | None, side: int, name: str = "") -> Panels:
     """The two panels of one scene; None where it is not known which token looks where."""
-    before = f"{name}: " if name else ""
     if scene is None:
         blank = Image.new("RGB", (side, side // 3), (236, 236, 232))
         return Panels(
             _note(blank, "no pixels of it were given in this call, or where its tokens look is not known"),
             _note(blank, f"{report.tokens_after} of {report.tokens_before} tokens are kept"),
-            f"{before}not drawn",
+            f"{name or report.medium}: not drawn",
             "",
         )
     fitted = scene.fitted(side)
     left = paint_kept(fitted, report) if len(scene.tokens) else fitted.picture
     values, title = _ranking(report)
+    kept = f"{name}: {report.tokens_after} of {report.tokens_before} tokens" if name else _kept_title(report, scene)
     if values is None or not len(scene.tokens):
-        return Panels(left, _note(fitted.picture, title), before + _kept_title(report, scene), "")
-    return Panels(left, paint_values(fitted, values), before + _kept_title(report, scene), title, heat_span(values))
+        return Panels(left, _note(fitted.picture, title), kept, "")
+    return Panels(
+        left, paint_values(fitted, values), kept, title.partition(";")[0] if name else title, heat_span(values)
+    )
 
 
 def sheet_of(
@@ -142,7 +144,7 @@ def sheet_of(
 
 def _paste_row(sheet: Image.Image, row: Panels, y: int, width: int) -> None:
     font, second = Font(16), MARGIN + (width + MARGIN) // 2
-    room = row.left.width
+    room = (width - MARGIN) // 2
     font.draw(sheet, (MARGIN, y + 12), wrap(row.left_title, font, room, 1)[0], SOFT)
     font.draw(sheet, (second, y + 12), wrap(row.right_title, font, room, 1)[0], SOFT)
     sheet.paste(row.left, (MARGIN, y + _HEADER))
@@ -157,8 +159,8 @@ def _paste_row(sheet: Image.Image, row: Panels, y: int, width: int) -> None:
     sheet.paste(bar, (second, top))
     low, high = (f"{value:.3g}" for value in row.span)
     font = Font(13)
-    font.draw(sheet, (second, top + 12), f"{low} or less", SOFT)
-    end = f"{high} or more"
+    start, end = (f"{low} or less", f"{high} or more") if row.right.width > 200 else (low, high)
+    font.draw(sheet, (second, top + 12), start, SOFT)
     font.draw(sheet, (second + row.right.width - font.getlength(end), top + 12), end, SOFT)
 
 
