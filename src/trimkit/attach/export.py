@@ -17,6 +17,8 @@ from trimkit.errors import ConfigError, ModelError, UnsupportedError
 from trimkit.io.files import user_path, write_atomically
 from trimkit.io.settings import read_settings, write_settings
 from trimkit.methods import Method, get_method, method_classes
+from trimkit.models import families
+from trimkit.pipeline.selecting import no_scorer
 from trimkit.version import __version__
 
 __all__ = ["export"]
@@ -61,7 +63,8 @@ def export(
         The directory.
 
     Raises:
-        UnknownNameError, ConfigError: method, options or ``path``; or another ``custom_generate`` is there already.
+        UnknownNameError, ConfigError: method, options or ``path``; another ``custom_generate`` is there already; or the method
+            needs a scorer and none is known.
         ModelError: there is no such checkpoint, or it has no processor that could read the question.
         InputError: a file in the directory cannot be written.
         UnsupportedError: it is not a vision-language model, or a PEFT model.
@@ -139,6 +142,7 @@ def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None
     if scorer is not None:
         settings["clip"] = _placed_scorer(directory, scorer)
     _check_readable(directory, reduction)
+    _check_scorer(directory, reduction, settings)
     write_settings(directory, {**settings, "reduce": reduction})
     files = {"generate.py": _CODE, "requirements.txt": f"trimkit>={__version__}\n"}
     folder = directory / _FOLDER
@@ -197,6 +201,26 @@ def _check_readable(directory: Path, reduction: dict[str, Any]) -> None:
         raise ModelError(
             f"method {method.name!r} reads the question and the checkpoint has no processor: add its files or pass processor="
         )
+
+
+def _check_scorer(directory: Path, reduction: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose first ``generate`` would find no scorer.
+
+    Raises:
+        ConfigError: the method reads the question, and neither the settings nor the model's family name a scorer.
+    """
+    from types import SimpleNamespace
+
+    from transformers import AutoConfig
+
+    method = get_method(**reduction)
+    if not method.needs_relevance or settings.get("clip"):
+        return
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    known = dict(families())
+    family = known.get(config.model_type) or known["*"]
+    if family.default_clip(SimpleNamespace(config=config)) is None:
+        raise no_scorer(method)
 
 
 def _new_directory(path: str | Path | None, what: str) -> Path:
