@@ -157,11 +157,13 @@ def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection) 
         cached=item.cached,
         medium=item.family.medium,
         frames=item.image.frames,
-        groups=None if selection.mixing is None else _groups(selection.mixing),
+        groups=None if selection.mixing is None else _groups(selection.mixing, selection.indices),
     )
 
 
-def _groups(mixing: Tensor) -> Tensor:
-    """``[N]`` int64: the kept token that takes most of each token, -1 where none takes anything."""
-    most, group = mixing.abs().max(dim=0)
-    return group.masked_fill(most == 0, -1)
+def _groups(mixing: Tensor, indices: Tensor) -> Tensor:
+    """``[N]`` int64: the kept token that takes most of each token, -1 where none takes anything; at ``indices`` its own."""
+    most, group = mixing.detach().abs().max(dim=0)
+    found = group.masked_fill(most == 0, -1)
+    found[indices] = torch.arange(len(indices), device=found.device)
+    return found
