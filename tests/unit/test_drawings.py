@@ -131,6 +131,7 @@ def test_a_map_has_a_bar_with_its_numbers(demo: tuple[Any, Any]) -> None:
         ({"method": "trim", "budget": 1.0}, "every token is kept: nothing had to be ranked"),
         ({"method": "none"}, "every token is kept: nothing had to be ranked"),
         ({"method": "trim", "budget": 50}, "relevance to the question"),
+        ({"method": "avg-pool", "budget": 36}, "this method does not read the question"),
         ({"method": "l2-norm", "budget": 50}, "the method's score; it does not read the question"),
     ],
 )

@@ -105,7 +105,9 @@ def panels_of(report: ImageReport, scene: Scene | None, side: int, name: str = "
     fitted = scene.fitted(side)
     left = paint_kept(fitted, report) if len(scene.tokens) else fitted.picture
     values, title = _ranking(report)
-    kept = f"{name}: {report.tokens_after} of {report.tokens_before} tokens" if name else _kept_title(report, scene)
+    merged = ", merged by tint" if report.groups is not None else ""
+    short = f"{name}: {report.tokens_after} of {report.tokens_before} tokens{merged}"
+    kept = short if name else _kept_title(report, scene)
     if values is None or not len(scene.tokens):
         return Panels(left, _note(fitted.picture, title), kept, "")
     return Panels(
@@ -214,9 +216,14 @@ def _ranking(report: ImageReport) -> tuple[Any, str]:
         return report.relevance.detach().double().cpu().numpy(), "relevance to the question"
     if report.keeps_all:
         return None, "every token is kept: nothing had to be ranked"
-    if report.scores is not None:
+    if report.scores is not None and _differ(report.scores):
         return report.scores.detach().double().cpu().numpy(), "the method's score; it does not read the question"
     return None, "this method does not read the question"
+
+
+def _differ(scores: Any) -> bool:
+    """Whether they rank anything: a method that pools gives every patch the same."""
+    return bool((scores != scores.flatten()[0]).any()) if scores.numel() else False
 
 
 def _parts(views: Sequence[View]) -> list[Scene | None]:
