@@ -25,6 +25,12 @@ class Outcome:
 Cli = Callable[..., Outcome]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a short command is slow, and says how far it is: tests of what else it prints wait longer."""
+    monkeypatch.setattr("trimkit.cli._progress._FIRST", 3600.0)
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     def call(*arguments: str) -> Outcome:

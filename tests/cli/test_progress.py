@@ -12,7 +12,7 @@ from trimkit.cli import _progress
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_progress, "_FIRST", 0.05)
     monkeypatch.setattr(_progress, "_LATER", (0.05,))
 

@@ -109,13 +109,15 @@ def bench(
     settings: Settings,
     *,
     advance: Advance = None,
+    expect: Callable[[int], None] | None = None,
     warn: Callable[[str], None] = lambda line: print(f"trimkit: {line}", file=sys.stderr),
 ) -> dict[str, Any]:
     """Measure; all that can be refused is refused before a model is built.
 
     Args:
         settings: what to measure.
-        advance: called with the calls done, as ``steps_of`` counts them.
+        advance: called with the steps done, as ``steps_of`` counts them.
+        expect: called once, before the model is built, with how many there will be.
         warn: gets one line where a setting makes all times slow.
 
     Returns:
@@ -127,6 +129,8 @@ def bench(
     device = pick_device(settings.device)
     shape = None if settings.random is None else shape_of(settings.random, settings.layers)
     methods = _methods(settings, shape)
+    if expect is not None:
+        expect(steps_of(settings))
     with _threads(settings.threads):
         subject = _checkpoint(settings, device) if shape is None else _random(settings, shape, device, warn)
         cells = itertools.product(settings.batch_sizes, settings.new_tokens)

@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["progress"]
+__all__ = ["Steps", "progress"]
 
 _FIRST = 10.0  # seconds of silence before the first line; shorter commands print none
 _LATER = (20.0, 30.0, 60.0)  # between lines after that, the last again and again
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int, first: str = "") -> Iterator[Callable[[int], None]]:
+def progress(title: str, total: int, first: str = "") -> Iterator[Steps]:
     """Yields what to call with the steps done, of ``total``; ``first`` is what goes on before any step is done.
 
     On a terminal a bar. Elsewhere lines such as ``trimkit: suite: 120 of 2004 (6%) after 30 s, about 8 min left``, from a
@@ -28,11 +28,22 @@ def progress(title: str, total: int, first: str = "") -> Iterator[Callable[[int]
     console = Console(stderr=True)
     if not console.is_terminal:
         with _Lines(title, total, first) as lines:
-            yield lines.advance
+            yield Steps(lines.advance, lines.expect)
         return
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda steps: bar.advance(task, steps)
+        yield Steps(lambda steps: bar.advance(task, steps), lambda total: bar.update(task, total=total))
+
+
+class Steps:
+    """Called with the steps done; ``expect`` says how many there will be, where that is known later."""
+
+    def __init__(self, advance: Callable[[int], None], expect: Callable[[int], None]) -> None:
+        self._advance = advance
+        self.expect = expect
+
+    def __call__(self, steps: int) -> None:
+        self._advance(steps)
 
 
 class _Lines:
@@ -45,6 +56,10 @@ class _Lines:
         self._moved = self._started
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimkit-progress", daemon=True)
+
+    def expect(self, total: int) -> None:
+        """There will be so many."""
+        self._total = total
 
     def advance(self, steps: int) -> None:
         """So many more are done."""
@@ -70,7 +85,8 @@ class _Lines:
     def line(self) -> str:
         """How far it is, and what is left if steps go on to take as long as they did."""
         done, spent = self._done, time.monotonic() - self._started
-        so_far = f"{self._title}: {done} of {self._total} ({done / max(self._total, 1):.0%}) after {_words(spent)}"
+        of = f"{done} of {self._total} ({done / self._total:.0%})" if self._total else "nothing done"
+        so_far = f"{self._title}: {of} after {_words(spent)}"
         if not done:
             return f"{so_far}{f' ({self._first})' if self._first else ''}; how long it takes is known after the first"
         left = (self._moved - self._started) * (self._total - done) / done

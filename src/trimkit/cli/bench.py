@@ -97,7 +97,7 @@ def command(
     """
     from trimkit.bench.plot import check_plot, draw
     from trimkit.bench.presets import PAPER, preset
-    from trimkit.bench.run import Settings, bench, steps_of
+    from trimkit.bench.run import Settings, bench
     from trimkit.bench.table import lines
 
     given = {
@@ -129,8 +129,8 @@ def command(
     )
     target = None if output is None else check_writable(output)
     picture = None if plot is None else check_plot(plot)
-    with common.quiet(), progress("bench", steps_of(wanted), "loading or building the model, first run") as advance:
-        found = bench(wanted, advance=advance, warn=_warn)
+    with common.quiet(), progress("bench", 0, "loading or building the model, first run") as advance:
+        found = bench(wanted, advance=advance, expect=advance.expect, warn=_warn)
     if target is not None:
         common.write_json(target, found)
     if picture is not None:
