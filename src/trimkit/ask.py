@@ -1,4 +1,4 @@
-"""Ask one question about one picture: with reduced image tokens, or reduced and full side by side, fairly timed."""
+"""Ask one question about pictures: with reduced image tokens, or reduced and full side by side, fairly timed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from trimkit.methods import Method, get_method
 from trimkit.models import family_of
 from trimkit.pipeline.model_store import scorer_of
 
-__all__ = ["Answer", "ask", "build_chat_inputs", "build_inputs", "check_question", "compare", "decode"]
+__all__ = [
+    "Answer",
+    "ask",
+    "build_chat_inputs",
+    "build_inputs",
+    "check_question",
+    "compare",
+    "decode",
+    "seen_boxes",
+]
 
 _REPEATS = 5
 _REPEAT_SECONDS = 10.0  # slower pairs of runs are timed once after the warm-up: a repeat costs more than it tells
@@ -56,6 +65,7 @@ def ask(
     question: str,
     *,
     method: str | Method = "trim",
+    scorer: Any = None,
     max_new_tokens: int = 32,
     **options: Any,
 ) -> Answer:
@@ -63,9 +73,9 @@ def ask(
 
     Args:
         model, processor: as ``trimkit.loading.load_model`` gives them.
-        image: a PIL image, for example from ``trimkit.images.load_image``.
+        image: a PIL image, for example from ``trimkit.images.load_image``, or a list of them: all go into one prompt.
         question: what to ask; it is also what relevance is measured against.
-        method, options: as ``trimkit.reduce`` takes them.
+        method, scorer, options: as ``trimkit.reduce`` takes them.
         max_new_tokens: length limit of the reply.
 
     Returns:
@@ -75,7 +85,7 @@ def ask(
         InputError: the question is empty or too long for the model.
         TrimkitError: whatever ``trimkit.reduce`` raises.
     """
-    attachment = _attachment(model, processor, question, get_method(method, **options))
+    attachment = _attachment(model, processor, question, get_method(method, **options), scorer)
     inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
     return _reduced(attachment, processor, inputs, max_new_tokens)
 
@@ -87,6 +97,7 @@ def compare(
     question: str,
     *,
     method: str | Method = "trim",
+    scorer: Any = None,
     max_new_tokens: int = 32,
     **options: Any,
 ) -> tuple[Answer, Answer]:
@@ -98,7 +109,7 @@ def compare(
     Returns:
         The reduced and the full answer.
     """
-    attachment = _attachment(model, processor, question, get_method(method, **options))
+    attachment = _attachment(model, processor, question, get_method(method, **options), scorer)
     inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
     arms: tuple[Callable[[], Answer], ...] = (
         lambda: _reduced(attachment, processor, inputs, max_new_tokens),
@@ -127,7 +138,9 @@ def check_question(question: str) -> None:
 def build_inputs(
     model: Any, processor: Any, images: Sequence[Any], questions: Sequence[str], *, max_new_tokens: int = 32
 ) -> Any:
-    """Model inputs of B one-picture, one-question conversations, left-padded, on the model's device.
+    """Model inputs of B conversations of one question each, left-padded, on the model's device.
+
+    An entry of ``images`` is a picture, or a list of the pictures of its conversation.
 
     Uses the processor's chat template; without one, LLaVA-1.5's ``USER: ... ASSISTANT:`` form.
 
@@ -140,16 +153,16 @@ def build_inputs(
 def build_chat_inputs(
     model: Any, processor: Any, images: Sequence[Any], chats: Sequence[Sequence[str]], *, max_new_tokens: int = 32
 ) -> Any:
-    """``build_inputs`` for B conversations about one picture each: question, answer, question, ... in turn, a question last."""
+    """``build_inputs`` for B conversations about their pictures: question, answer, question, ... in turn, a question last."""
     token = getattr(processor, "image_token", None)
     for question in (question for chat in chats for question in chat[::2]):
         check_question(question)
         if token and token in question:
             raise InputError(f"the question holds the image placeholder {token!r}: leave it out, it is added for you")
-    prompts = [_prompt(processor, chat) for chat in chats]
-    inputs = processor(
-        images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt", verbose=False
-    )
+    groups = [list(each) if isinstance(each, (list, tuple)) else [each] for each in images]
+    prompts = [_prompt(processor, chat, len(group)) for chat, group in zip(chats, groups, strict=True)]
+    flat = [picture for group in groups for picture in group]
+    inputs = processor(images=flat, text=prompts, padding=True, padding_side="left", return_tensors="pt", verbose=False)
     _check_length(model, inputs, max_new_tokens)
     return inputs.to(model.device, model.dtype)
 
@@ -160,15 +173,40 @@ def decode(processor: Any, inputs: Any, sequences: Any) -> list[str]:
     return [reply.strip() for reply in replies]
 
 
-def _prompt(processor: Any, chat: Sequence[str]) -> str:
+def seen_boxes(model: Any, processor: Any, images: Sequence[Any], report: Report) -> list[Any]:
+    """Which part of every picture the model's processor left, as shares ``(left, top, right, bottom)`` of its sides.
+
+    The processor is run on pictures of the same sizes whose colors are coordinates. None where that does not tell.
+
+    Args:
+        model, processor: as for ``ask``.
+        images: the PIL images of the call, in order.
+        report: the call's.
+    """
+    from trimkit.pipeline.report_pictures import rgb_views
+    from trimkit.viz.crops import MAX_PIXELS, coordinates, seen_box
+
+    sizes = [image.size for image in images]
+    if len(report.images) != len(sizes) or any(width * height > MAX_PIXELS for width, height in sizes):
+        return [None] * len(sizes)
+    stand_ins = [coordinates(*size) for size in sizes]
+    inputs = processor(
+        images=stand_ins, text=[_prompt(processor, ["?"], len(sizes))], return_tensors="pt", verbose=False
+    )
+    views = rgb_views(model, processor, dict(inputs), report.images)
+    return [seen_box(each, size) for each, size in zip(views, sizes, strict=True)]
+
+
+def _prompt(processor: Any, chat: Sequence[str], pictures: int = 1) -> str:
     if getattr(processor, "chat_template", None):
         roles = ("user", "assistant")
         turns = [{"role": roles[i % 2], "content": [{"type": "text", "text": text}]} for i, text in enumerate(chat)]
-        turns[0]["content"] = [{"type": "image"}, {"type": "text", "text": chat[0]}]
+        turns[0]["content"] = [*[{"type": "image"}] * pictures, {"type": "text", "text": chat[0]}]
         return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    image, *later = chat
+    first, *later = chat
     said = "".join(f" {text} USER: {later[i + 1]} ASSISTANT:" for i, text in enumerate(later) if i % 2 == 0)
-    return f"USER: {getattr(processor, 'image_token', '<image>')}\n{image} ASSISTANT:{said}"
+    marks = f"{getattr(processor, 'image_token', '<image>')}\n" * pictures
+    return f"USER: {marks}{first} ASSISTANT:{said}"
 
 
 def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
@@ -179,6 +217,11 @@ def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
     pictures = int((inputs["input_ids"] == image_token).sum(dim=1).max())
     text = inputs["input_ids"].shape[1] - pictures
     room = limit - pictures - max_new_tokens
+    if room < 8:
+        raise InputError(
+            f"the pictures take {pictures} image tokens, and with {max_new_tokens} new ones this model has room for {limit}: "
+            "give fewer or smaller pictures"
+        )
     if text > room:
         raise InputError(
             f"the question takes {text} tokens, but beside {pictures} image tokens and {max_new_tokens} new ones this "
@@ -186,10 +229,10 @@ def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
         )
 
 
-def _attachment(model: Any, processor: Any, question: str, method: Method) -> Attachment:
+def _attachment(model: Any, processor: Any, question: str, method: Method, scorer: Any) -> Attachment:
     """A detached attachment whose scorer is loaded already, so that loading is not timed; no images are cached."""
-    scorer = scorer_of(model) if method.needs_relevance else None
-    return reduce(model, processor, method=method, scorer=scorer, query=question, cache_images=0)
+    found = scorer_of(model, scorer) if method.needs_relevance else None
+    return reduce(model, processor, method=method, scorer=found, query=question, cache_images=0)
 
 
 def _reduced(attachment: Attachment, processor: Any, inputs: Any, max_new_tokens: int) -> Answer:

@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trimkit.errors import ConfigError, InputError
 from trimkit.io.files import user_path, write_atomically
 from trimkit.io.reading import read_json
+from trimkit.io.settings import SETTINGS_FILE, read_settings
 from trimkit.io.text import json_text
+from trimkit.io.validation import first_fault
 from trimkit.methods import Method, get_method
 
-__all__ = ["Config", "Reduction", "configured", "load_config", "read_config", "save_config"]
+__all__ = ["Config", "Reduction", "configured", "exported_reduction", "load_config", "read_config", "save_config"]
 
 VERSION = 1
 _MAX_BYTES = 16 * 2**20
@@ -96,8 +98,30 @@ def load_config(path: str | Path) -> dict[str, Any]:
     return {"method": reduction.method, **reduction.options}
 
 
-def configured(path: str | Path | None, method: str | Method | None = None, /, **options: Any) -> Method:
-    """The method of a config file, or ``trim``; what is given beside the file wins over it.
+def exported_reduction(model: str | Path) -> Reduction | None:
+    """How the checkpoint directory ``model`` reduces, as ``trimkit export`` wrote; None where it does not say.
+
+    Raises:
+        ConfigError: its ``trimkit.json`` cannot be read, or names a method or option that is not there.
+    """
+    directory = user_path(model)
+    said = read_settings(directory).get("reduce") if str(model).strip() and directory.is_dir() else None
+    if said is None:
+        return None
+    try:
+        reduction = Reduction.model_validate(said)
+        reduction.build()
+    except ValidationError as error:
+        raise ConfigError(f"{directory / SETTINGS_FILE}: {_one_line(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{directory / SETTINGS_FILE}: {error}") from None
+    return reduction
+
+
+def configured(
+    path: str | Path | None, method: str | Method | None = None, own: Reduction | None = None, /, **options: Any
+) -> Method:
+    """The method of a config file, else of ``own``, else ``trim``; what is given beside them wins.
 
     Another method than the config's takes over the budget and the encoder's profile, so that the two compare at equal tokens.
     One that is built already needs no file.
@@ -109,11 +133,11 @@ def configured(path: str | Path | None, method: str | Method | None = None, /, *
         raise ConfigError("'method' is no option of a method: name it apart (--method)")
     if isinstance(method, Method):
         return get_method(method, **options)
-    said: dict[str, Any] = {"method": "trim"} if path is None else load_config(path)
-    own = said.pop("method")
-    if method not in (None, own):
+    known = read_config(path).reduce if path is not None else own or Reduction(method="trim")
+    said = known.options
+    if method not in (None, known.method):
         said = {key: said[key] for key in ("budget", "profile") if key in said}
-    return get_method(method or own, **{**said, **options})
+    return get_method(method or known.method, **{**said, **options})
 
 
 def save_config(path: str | Path, config: Config) -> Path:
@@ -129,10 +153,9 @@ def save_config(path: str | Path, config: Config) -> Path:
 
 
 def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+    where, message, kind = first_fault(error)
+    if kind == "extra_forbidden":
         return f"unknown key {where!r}: it takes {', '.join(Config.model_fields)}"
     if not where:
         return 'not a JSON object: write for example {"version": 1, "reduce": {"method": "trim", "budget": 0.2}}'
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {message}"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Generic, TypeVar
 
@@ -26,7 +27,8 @@ class Registry(Generic[T]):
         kind: what an entry is called in messages, for example ``method``.
         package: import path whose modules are all imported; each offers what ``collect`` finds in it.
         collect: yields ``(name, entry)`` pairs of a module.
-        group: entry point group of outside entries; each loads to a module.
+        group: entry point group of outside entries; each loads to a module. One that cannot be used is named in a warning and
+            skipped: what is packaged works whatever else is installed.
     """
 
     def __init__(
@@ -69,20 +71,33 @@ class Registry(Generic[T]):
         if self._entries is None:
             entries: dict[str, T] = {}
             for module in self._modules():
-                for name, entry in self._collect(module):
-                    if name in entries and entries[name] is not entry:
-                        raise ConfigError(
-                            f"{self._kind} {name!r} is defined twice, the second time in {module.__name__}: rename one"
-                        )
-                    entries[name] = entry
+                self._add(entries, module)
+            for point in () if self._group is None else entry_points(group=self._group):
+                added = dict(entries)
+                try:
+                    self._add(added, point.load())
+                except (Exception, SystemExit) as error:  # outside code fails in ways of its own
+                    warnings.warn(self._skipped(point, error), stacklevel=2)
+                    continue
+                entries = added
             self._entries = entries
         return self._entries
+
+    def _add(self, entries: dict[str, T], module: ModuleType) -> None:
+        for name, entry in self._collect(module):
+            if name in entries and entries[name] is not entry:
+                raise ConfigError(
+                    f"{self._kind} {name!r} is defined twice, the second time in {module.__name__}: rename one"
+                )
+            entries[name] = entry
+
+    def _skipped(self, point: EntryPoint, error: BaseException) -> str:
+        owner = f" of {point.dist.name}" if point.dist is not None else ""
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return f"plugin {point.name!r}{owner} ({point.value}) is skipped, it cannot be used ({cause}): mend or uninstall it"
 
     def _modules(self) -> Iterator[ModuleType]:
         package = importlib.import_module(self._package)
         for info in pkgutil.iter_modules(package.__path__):
             if not info.name.startswith("_"):
                 yield importlib.import_module(f"{self._package}.{info.name}")
-        if self._group is not None:
-            for point in entry_points(group=self._group):
-                yield point.load()

@@ -25,6 +25,12 @@ class Outcome:
 Cli = Callable[..., Outcome]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a short command is slow, and says how far it is: tests of what else it prints wait longer."""
+    monkeypatch.setattr("trimkit.cli._progress._FIRST", 3600.0)
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     def call(*arguments: str) -> Outcome:
@@ -92,3 +98,39 @@ def broken_copy(no_text_tower: Path, tmp_path: Path) -> Callable[[str], Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def llava_next_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete LLaVA-NeXT of random weights, whose tower has no text half: relevance needs a scorer."""
+    import transformers
+    from transformers import (
+        AutoProcessor,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextProcessor,
+    )
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "llava-next"
+    tokenizer = AutoProcessor.from_pretrained(demo_model_path()).tokenizer
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    pinpoints = [[56, 112], [112, 56], [112, 112]]
+    config = LlavaNextConfig(
+        vision_config={"model_type": "clip_vision_model", "image_size": 56, "patch_size": 14, **tower},
+        text_config={"model_type": "llama", "vocab_size": 1024, "max_position_embeddings": 2048, **tower},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    torch.manual_seed(0)
+    LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    # Without torchvision; older transformers have one class alone.
+    reader = getattr(transformers, "LlavaNextImageProcessorPil", None) or transformers.LlavaNextImageProcessor
+    size = {"crop_size": {"height": 56, "width": 56}, "size": {"shortest_edge": 56}}
+    LlavaNextProcessor(
+        reader(image_grid_pinpoints=pinpoints, **size),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    return folder

@@ -40,7 +40,8 @@ def test_saves_a_config_that_the_library_and_ask_take(cli: Cli, checkpoint: str,
     (folder / "bad.png").write_bytes(b"no picture")
     questions, target = tmp_path / "questions.txt", tmp_path / "calibrated.json"
     questions.write_text("\n".join(QUESTIONS))
-    outcome = calibrate(cli, checkpoint, folder, "--questions", str(questions), "-o", str(target), "--json")
+    few = ("--force",)  # two pictures decide nothing
+    outcome = calibrate(cli, checkpoint, folder, "--questions", str(questions), "-o", str(target), "--json", *few)
     assert (outcome.code, outcome.err) == (0, "")
     said = json.loads(outcome.out)
     assert set(said) == {
@@ -229,3 +230,34 @@ def test_a_model_without_a_text_tower(cli: Cli, no_text_tower: Path, tmp_path: P
         cli("calibrate", "--images", str(write_spots(tmp_path, 1)), "--model", str(no_text_tower)),
         "needs a text scorer",
     )
+
+
+def test_too_few_pictures_are_saved_only_when_forced(
+    cli: Cli, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, target = write_spots(tmp_path / "pictures", 6), tmp_path / "config.json"
+    with monkeypatch.context() as patch:
+        patch.setattr("trimkit.cli._common.load", lambda *_: pytest.fail("loaded before it is refused"))
+        refused = calibrate(cli, checkpoint, folder, "-o", str(target))
+    assert_one_line(refused, "6 pictures decide nothing", "8 or more", "--force")
+    assert not target.exists()
+
+
+def test_pictures_that_cannot_be_asked_do_not_count(
+    cli: Cli, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight are read, and one is left after the model refused the others: nothing is saved of that either."""
+    from trimkit import calibration
+
+    really = calibration.calibrate
+
+    def of_one(model: Any, processor: Any, pictures: dict[str, Any], *more: Any, **options: Any) -> Any:
+        return really(model, processor, dict(list(pictures.items())[:1]), *more, **options)
+
+    monkeypatch.setattr(calibration, "calibrate", of_one)
+    folder, target = write_spots(tmp_path / "pictures", 8), tmp_path / "config.json"
+    quick = ("--method", "random", "--per-image", "1", "-o", str(target))
+    assert_one_line(calibrate(cli, checkpoint, folder, *quick), "1 pictures decide nothing")
+    assert not target.exists()
+    assert calibrate(cli, checkpoint, folder, *quick, "--force").code == 0
+    assert target.exists()

@@ -34,7 +34,7 @@ def test_json(cli: Cli, tmp_path: Path) -> None:
 
 def test_into_the_checkpoint_itself(cli: Cli, broken_copy: Callable[[str], Path]) -> None:
     folder = broken_copy("whole")
-    assert cli("export", str(folder), "--method", "random").code == 0
+    assert cli("export", str(folder), "--method", "random", "--budget", "9").code == 0
     assert (folder / "custom_generate" / "generate.py").is_file()
 
 

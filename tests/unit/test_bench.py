@@ -16,7 +16,7 @@ from PIL import Image
 from trimkit import loading
 from trimkit.bench import machine, measure, memory, plot, run, stats
 from trimkit.bench.build import build_llava
-from trimkit.bench.run import Settings, bench
+from trimkit.bench.run import Settings, bench, steps_of
 from trimkit.bench.shapes import SHAPES
 from trimkit.bench.table import lines
 from trimkit.errors import ConfigError, InputError, TrimkitError
@@ -42,7 +42,8 @@ def found() -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "_PEAK_RUNS", 1)
         result = bench(settings, advance=done.append)
-    assert done == [1] * 4
+    assert sum(done) == steps_of(settings)
+    assert len(done) == 2 * (3 + 3 * (2 + 1)), "a step for each arm's count, warm-up and turn, in both cells"
     return result
 
 

@@ -74,3 +74,21 @@ def test_bad_options_are_one_line(name: str, options: dict[str, object], words: 
         get_method(name, **options)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": "hot"}, "method 'trim', option 'temperature': 'hot' should be 'auto' or a valid number"),
+        ({"temperature": [1]}, "method 'trim', option 'temperature': [1] should be 'auto' or a valid number"),
+        ({"normalize": "x"}, "method 'trim', option 'normalize': 'x' should be 'auto' or a valid boolean"),
+        ({"profile": {"normalize": 3, "temperature": "x"}}, "method 'trim', option 'profile"),
+    ],
+)
+def test_alternatives_of_an_option_are_one_message(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        get_method("trim", **options)
+    said = str(caught.value)
+    assert said.startswith(message)
+    assert "literal[" not in said
+    assert "\n" not in said

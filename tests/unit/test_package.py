@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -9,19 +10,53 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
+
 import trimkit
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_all_is_the_namespace() -> None:
+    machinery = {"TYPE_CHECKING", "Any", "ModuleType", "annotations"}
     public = {
         name
-        for name, value in vars(trimkit).items()
-        if not name.startswith("_") and name != "annotations" and not isinstance(value, types.ModuleType)
+        for name in dir(trimkit)
+        if not name.startswith("_")
+        and name not in machinery
+        and not isinstance(getattr(trimkit, name), types.ModuleType)
     }
     assert public == set(trimkit.__all__)
     assert list(trimkit.__all__) == sorted(trimkit.__all__)
+
+
+def test_names_are_imported_on_first_use_from_where_type_checkers_see_them() -> None:
+    tree = ast.parse(Path(trimkit.__file__).read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: node.module for node in checked.body for alias in node.names}  # type: ignore[attr-defined]
+    assert seen == trimkit._HOME_OF
+    assert set(seen) == set(trimkit.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = trimkit.nothing
+
+
+def test_attach_is_the_function_whatever_is_imported_first() -> None:
+    code = """
+import trimkit.attach.api
+import trimkit
+from trimkit.attach.api import attach
+from trimkit import attach as public
+assert trimkit.attach is attach is public, trimkit.attach
+assert trimkit.reduce is trimkit.attach.__globals__["reduce"]
+from trimkit import *
+assert export.__name__ == "export"
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_importing_loads_no_torch() -> None:
+    code = "import sys, trimkit; sys.exit([name for name in ('torch', 'transformers') if name in sys.modules] or 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_public_names_are_documented() -> None:

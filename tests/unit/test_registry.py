@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,37 @@ def test_families_are_found_by_model_type() -> None:
     assert type(family_of(tiny.llava())).__name__ == "Llava"
     assert type(family_of(tiny.llava_next())).__name__ == "LlavaNext"
     assert type(family_of(tiny.qwen2_5_vl())).__name__ == "QwenVL"
+
+
+def _plugin(name: str, value: str) -> metadata.EntryPoint:
+    return metadata.EntryPoint(name=name, value=value, group="trimkit.methods")
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("raise RuntimeError('no licence\\nserver')", "RuntimeError: no licence server"),
+        ("import a_module_that_is_not_there", "No module named 'a_module_that_is_not_there'"),
+        ("import sys; sys.exit('bye')", "SystemExit: bye"),
+        (SOURCE.format(name="trim"), "'trim' is defined twice"),
+    ],
+)
+def test_a_broken_plugin_is_named_and_skipped(
+    source: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text(source)
+    (tmp_path / "good_plugin.py").write_text(SOURCE.format(name="plugged"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    points = [_plugin("theirs", "broken_plugin"), _plugin("good", "good_plugin")]
+    monkeypatch.setattr("trimkit.registry.entry_points", lambda group: points if group == "trimkit.methods" else [])
+    monkeypatch.setattr(methods._registry, "_entries", None)
+    try:
+        with pytest.warns(UserWarning, match="plugin 'theirs'.*broken_plugin.*is skipped") as caught:
+            names = [name for name, _ in methods.method_classes()]
+        assert cause in str(caught[0].message)
+        assert "\n" not in str(caught[0].message)
+        assert {"trim", "plugged"} <= set(names)
+        assert type(trimkit.get_method("trim")).__module__ == "trimkit.methods.trim"
+    finally:
+        for module in ("broken_plugin", "good_plugin"):
+            sys.modules.pop(module, None)

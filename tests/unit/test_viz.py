@@ -13,6 +13,7 @@ from trimkit import viz
 from trimkit.core.types import ImageReport
 from trimkit.demo import demo_model_path
 from trimkit.errors import InputError
+from trimkit.viz.lettering import Font, wrap
 
 GRID = (24, 24)
 HEADER, MARGIN = 36, 20
@@ -107,14 +108,14 @@ def test_notes_stand_in_for_what_there_is_not(processor: object) -> None:
 
 
 def test_long_questions_wrap_and_end_in_an_ellipsis() -> None:
-    font = viz._font(24)
-    lines = viz._wrap("how many dogs are there " * 100, font, 500, 4)
+    font = Font(24)
+    lines = wrap("how many dogs are there " * 100, font, 500, 4)
     assert len(lines) == 4
     assert all(font.getlength(line) <= 500 for line in lines)
     assert lines[-1].endswith("…")
-    assert viz._wrap("x" * 3000, font, 500, 2)[-1].endswith("…")
-    assert viz._wrap("short", font, 500, 4) == ["short"]
-    assert " ".join(viz._wrap("how many dogs are there in it", font, 200, 9)) == "how many dogs are there in it"
+    assert wrap("x" * 3000, font, 500, 2)[-1].endswith("…")
+    assert wrap("short", font, 500, 4) == ["short"]
+    assert " ".join(wrap("how many dogs are there in it", font, 200, 9)) == "how many dogs are there in it"
 
 
 def test_the_sheet_grows_with_its_caption(processor: object) -> None:

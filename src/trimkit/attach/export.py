@@ -6,28 +6,25 @@ transformers calls ``custom_generate/generate.py`` of a checkpoint in place of i
 
 from __future__ import annotations
 
-import contextlib
-import fnmatch
 import hashlib
 import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trimkit.attach.export_files import built, copy_tree, new_directory
 from trimkit.errors import ConfigError, ModelError, UnsupportedError
 from trimkit.io.files import user_path, write_atomically
-from trimkit.io.leftovers import locked, sweep, temporary_name
-from trimkit.io.reading import check_regular, read_bytes, read_text
+from trimkit.io.reading import read_bytes, read_text
 from trimkit.io.settings import clip_inside, read_settings, write_settings
 from trimkit.methods import Method, get_method, method_classes
+from trimkit.models import families
+from trimkit.pipeline.selecting import no_scorer
 from trimkit.version import __version__
 
 __all__ = ["export"]
 
 _FOLDER = "custom_generate"
-_LEFT_OUT = (".git", ".cache", ".trimkit-*")
 _MARK = "Written by trimkit"
 _CODE = f'''"""{_MARK} export: generate with fewer image tokens, as "reduce" in trimkit.json beside config.json says."""
 
@@ -69,7 +66,8 @@ def export(
         The directory.
 
     Raises:
-        UnknownNameError, ConfigError: method, options or ``path``; or another ``custom_generate`` is there already.
+        UnknownNameError, ConfigError: method, options or ``path``; another ``custom_generate`` is there already; or the method
+            needs a scorer and none is known.
         ModelError: there is no such checkpoint, or it has no processor that could read the question.
         InputError: a file in the directory cannot be written.
         UnsupportedError: it is not a vision-language model, or a PEFT model.
@@ -80,7 +78,7 @@ def export(
     reduction = {"method": chosen.name, **chosen.model_dump(mode="json")}
     try:
         if not isinstance(model, (str, Path)):
-            return _save_model(model, processor, _new_directory(path, "a model"), reduction, scorer)
+            return _save_model(model, processor, new_directory(path, "a model"), reduction, scorer)
         return _export_checkpoint(str(model), path, reduction, scorer)
     except OSError as error:
         raise ConfigError(
@@ -94,18 +92,18 @@ def _export_checkpoint(name: str, path: str | Path | None, reduction: dict[str, 
     source = find_checkpoint(name)
     if source is None:
         loaded, processor = load_model(name)
-        return _save_model(loaded, processor, _new_directory(path, f"hub model {name!r}"), reduction, scorer)
+        return _save_model(loaded, processor, new_directory(path, f"hub model {name!r}"), reduction, scorer)
     if path is None and name == "demo":
         raise ConfigError("the packaged model stays as it is: name a directory to write to")
     if path is None:
         _write(source, reduction, scorer)
         return source
-    target = _new_directory(path, name)
+    target = new_directory(path, name)
     if target.is_relative_to(source.resolve()):
         raise ConfigError(f"{str(path)!r} is inside the checkpoint: choose a directory beside it, or none")
     _check_foreign(source)
-    with _built(target) as temporary:
-        _copy_tree(source, temporary)
+    with built(target) as temporary:
+        copy_tree(source, temporary)
         _write(temporary, reduction, scorer)
     return target
 
@@ -118,7 +116,7 @@ def _save_model(model: Any, processor: Any, target: Path, reduction: dict[str, A
             f"{type(model).__name__} is not a transformers model: pass one loaded by from_pretrained"
         )
     origin = str(getattr(model.config, "_name_or_path", "") or "")
-    with _built(target) as temporary:
+    with built(target) as temporary:
         model.save_pretrained(temporary)
         if processor is not None:
             processor.save_pretrained(temporary)
@@ -134,7 +132,7 @@ def _carry_settings(origin: Path, target: Path) -> None:
     clip = clip_inside(origin, settings.get("clip"))
     if clip is not None:
         (target / "clip").mkdir()
-        _copy_tree(clip, target / "clip")
+        copy_tree(clip, target / "clip")
         settings["clip"] = "clip"
     if settings:
         write_settings(target, settings)
@@ -147,6 +145,7 @@ def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None
     if scorer is not None:
         settings["clip"] = _placed_scorer(directory, scorer)
     _check_readable(directory, reduction)
+    _check_scorer(directory, reduction, settings)
     write_settings(directory, {**settings, "reduce": reduction})
     folder = directory / _FOLDER
     files = {"generate.py": _CODE, "requirements.txt": _requirements(folder / "requirements.txt")}
@@ -154,7 +153,7 @@ def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None
         for name, text in files.items():
             _write_text(folder / name, text)
         return
-    with _built(folder) as temporary:
+    with built(folder) as temporary:
         for name, text in files.items():
             _write_text(temporary / name, text)
 
@@ -186,8 +185,8 @@ def _placed_scorer(directory: Path, scorer: str | Path) -> str:
     target = directory / "clip"
     if target.exists():
         raise ConfigError(f"{target} is there already: remove it, or leave scorer out to keep it in use")
-    with _built(target) as temporary:
-        _copy_tree(source, temporary)
+    with built(target) as temporary:
+        copy_tree(source, temporary)
     return "clip"
 
 
@@ -221,71 +220,21 @@ def _check_readable(directory: Path, reduction: dict[str, Any]) -> None:
         )
 
 
-def _new_directory(path: str | Path | None, what: str) -> Path:
-    """Where to write, resolved.
+def _check_scorer(directory: Path, reduction: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose first ``generate`` would find no scorer.
 
     Raises:
-        ConfigError: none is given, or something is there.
+        ConfigError: the method reads the question, and neither the settings nor the model's family name a scorer.
     """
-    if path is None or not str(path).strip():
-        raise ConfigError(f"{what} needs a directory to be written to: give one")
-    try:
-        target = user_path(path).resolve()
-    except RuntimeError:
-        raise ConfigError(f"{str(path)!r} is a loop of links: choose a new or an empty directory") from None
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{str(path)!r} is there already: choose a new or an empty directory")
-    return target
+    from types import SimpleNamespace
 
+    from transformers import AutoConfig
 
-@contextlib.contextmanager
-def _built(target: Path) -> Iterator[Path]:
-    """A directory beside ``target`` to fill; it gets that name at the end, or goes where something fails.
-
-    What is left where this process is killed, the next one that writes here removes.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target.parent)
-    temporary = target.parent / temporary_name()
-    temporary.mkdir()  # with the mode that the umask leaves
-    try:
-        with _locked_directory(temporary):
-            yield temporary
-            if target.exists():
-                target.rmdir()  # empty, or this fails
-            temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-@contextlib.contextmanager
-def _locked_directory(directory: Path) -> Iterator[None]:
-    if os.name != "posix":  # others open no directories, and have nothing to sweep
-        yield
+    method = get_method(**reduction)
+    if not method.needs_relevance or settings.get("clip"):
         return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        with locked(handle):
-            yield
-    finally:
-        os.close(handle)
-
-
-def _copy_tree(source: Path, target: Path) -> None:
-    """Copy a checkpoint into an existing directory, as ``cp -r`` does: links as what they lead to, modes within the umask."""
-    if source.is_symlink() and source.parent.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"{str(source)!r} is a link to a directory that it lies in: remove it from the checkpoint")
-    for entry in sorted(source.iterdir()):
-        copy = target / entry.name
-        if any(fnmatch.fnmatch(entry.name, pattern) for pattern in _LEFT_OUT):
-            continue
-        if entry.is_dir():
-            copy.mkdir()
-            _copy_tree(entry, copy)
-            continue
-        with check_regular(entry).open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777 | 0o200
-            handle = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with os.fdopen(handle, "wb") as out:
-                shutil.copyfileobj(file, out, 2**22)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    known = dict(families())
+    family = known.get(config.model_type) or known["*"]
+    if family.default_clip(SimpleNamespace(config=config)) is None:
+        raise no_scorer(method)

@@ -15,9 +15,12 @@ from trimkit.bench.memory import measure_peak
 from trimkit.bench.stats import orders
 from trimkit.models import family_of
 
-__all__ = ["Counted", "Round", "count", "rounds"]
+__all__ = ["Advance", "Counted", "Round", "calls_of", "count", "rounds"]
 
 _PEAK_RUNS = 2
+_COUNT_STEPS = 1 + _PEAK_RUNS
+
+Advance = Callable[[int], None] | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,12 @@ class Round:
     later: list[Run] = field(default_factory=list)
 
 
-def count(arm: Arm) -> Counted:
+def calls_of(arms: int, repeats: int, questions: int) -> int:
+    """Steps that ``count`` and ``rounds`` report: so many ``generate`` calls, roughly, that each arm is run for."""
+    return arms * (_COUNT_STEPS + (repeats + 1) * questions)
+
+
+def count(arm: Arm, advance: Advance = None) -> Counted:
     """Run a few times, not by the clock; this also warms up."""
     request = arm.request()
     counter = _counter()
@@ -76,13 +84,16 @@ def count(arm: Arm) -> Counted:
         new_tokens=arm.new_tokens,
     )
     peak, how = _peak(arm, request)
+    if advance is not None:
+        advance(_COUNT_STEPS)
     return Counted(given / arm.batch, int(counter.get_total_flops()), int(trace.passes[0].whole), kv, work, peak, how)
 
 
-def rounds(
-    arms: list[Arm], repeats: int, questions: int, advance: Callable[[int], None] | None = None
-) -> list[list[Round]]:
-    """Every arm's turns, arm by arm; in each round all arms run, another one first each time."""
+def rounds(arms: list[Arm], repeats: int, questions: int, advance: Advance = None) -> list[list[Round]]:
+    """Every arm's turns, arm by arm; in each round all arms run, another one first each time.
+
+    ``advance`` is called with ``questions`` after each arm's turn, the warm-up's included.
+    """
     requests = [[arm.request(0, number) for number in range(questions)] for arm in arms]
     others = [arm.request(1, 0) if arm.reads_text else None for arm in arms]
     found: list[list[Round]] = [[] for _ in arms]
@@ -92,8 +103,8 @@ def rounds(
             turn = _turn(arms[which], requests[which], others[which])
             if number >= 0:
                 found[which].append(turn)
-        if number >= 0 and advance is not None:
-            advance(1)
+            if advance is not None:
+                advance(questions)
     return found
 
 

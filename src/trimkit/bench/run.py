@@ -16,18 +16,19 @@ from trimkit.bench import machine, result
 from trimkit.bench.arms import Arm
 from trimkit.bench.build import clip_config, llava_config
 from trimkit.bench.formula import LayerCall, Sizes, Work, sizes_of
-from trimkit.bench.measure import Counted, Round, count, rounds
+from trimkit.bench.measure import Advance, Counted, Round, calls_of, count, rounds
 from trimkit.bench.shapes import Shape, shape_of
 from trimkit.bench.subject import Checkpoint, RandomModel, Subject
-from trimkit.config import configured
+from trimkit.config import configured, exported_reduction
 from trimkit.errors import ConfigError
 from trimkit.io.provenance import hardware, versions
 from trimkit.loading import pick_device
 from trimkit.methods import Method
 
-__all__ = ["Settings", "bench"]
+__all__ = ["Settings", "bench", "steps_of"]
 
 _SHARE = 0.21  # of the image tokens stays by default: 121 of 576, the paper's mean on LLaVA-1.5
+_PREFILL_AS_TOKENS = 30
 _MOST = {"batch size": 4096, "new tokens": 100_000, "repeats": 10_000, "questions": 1000, "threads": 4096}
 
 
@@ -36,7 +37,7 @@ class Settings:
     """What to measure. Every combination of method, budget, batch size and length is an arm, and so is the stock model.
 
     Attributes:
-        model: ``demo``, a directory or a hub id; or else
+        model: ``demo``, a directory or a hub id, with ``scorer`` as ``trimkit.reduce`` takes it; or else
         random: the name of a shape, built with random weights, of ``layers`` of its layers.
         methods: None is ``trim``, or what the config names.
         budgets: None is the config's or the method's own; for a random shape, whose relevance means nothing, 21 %.
@@ -54,6 +55,7 @@ class Settings:
     """
 
     model: str | None = None
+    scorer: str | None = None
     random: str | None = None
     layers: int | None = None
     methods: tuple[str, ...] | None = None
@@ -95,6 +97,8 @@ class Settings:
             raise ConfigError(f"seed {self.seed} is outside 0 to 2147483647: give a number between")
         if self.model is not None and self.random is not None:
             raise ConfigError("both a model and a random shape are named: give --model or --random")
+        if self.scorer is not None and self.random is not None:
+            raise ConfigError("a random shape brings its own scorer: leave --scorer out, or give --model")
         if self.layers is not None and self.random is None:
             raise ConfigError("layers can be chosen for a random shape only: give --random with --layers")
         if self.methods == () or not self.new_tokens or not self.batch_sizes:
@@ -104,14 +108,16 @@ class Settings:
 def bench(
     settings: Settings,
     *,
-    advance: Callable[[int], None] | None = None,
+    advance: Advance = None,
+    expect: Callable[[int], None] | None = None,
     warn: Callable[[str], None] = lambda line: print(f"trimkit: {line}", file=sys.stderr),
 ) -> dict[str, Any]:
     """Measure; all that can be refused is refused before a model is built.
 
     Args:
         settings: what to measure.
-        advance: called with 1 after each round of all arms.
+        advance: called with the steps done, as ``steps_of`` counts them.
+        expect: called once, before the model is built, with how many there will be.
         warn: gets one line where a setting makes all times slow.
 
     Returns:
@@ -123,6 +129,8 @@ def bench(
     device = pick_device(settings.device)
     shape = None if settings.random is None else shape_of(settings.random, settings.layers)
     methods = _methods(settings, shape)
+    if expect is not None:
+        expect(steps_of(settings))
     with _threads(settings.threads):
         subject = _checkpoint(settings, device) if shape is None else _random(settings, shape, device, warn)
         cells = itertools.product(settings.batch_sizes, settings.new_tokens)
@@ -136,6 +144,28 @@ def bench(
     }
 
 
+def steps_of(settings: Settings) -> int:
+    """How many steps ``bench`` reports to ``advance``.
+
+    Raises:
+        TrimkitError: methods or shape.
+    """
+    shape = None if settings.random is None else shape_of(settings.random, settings.layers)
+    arms = 1 + len(_kept(settings, _methods(settings, shape)))
+    cells = itertools.product(settings.batch_sizes, settings.new_tokens)
+    return sum(_weight(*cell) for cell in cells) * calls_of(arms, settings.repeats, settings.questions)
+
+
+def _weight(batch: int, new_tokens: int) -> int:
+    """What a call costs beside others, about: a picture's prefill takes as long as so many new tokens."""
+    return batch * (_PREFILL_AS_TOKENS + new_tokens)
+
+
+def _kept(settings: Settings, methods: list[Method]) -> list[tuple[Method, float | None]]:
+    """Every method with every share of the tower's patches; where it reads no text, with all of them."""
+    return [(method, keep) for method in methods for keep in (settings.tower_keeps if method.uses_text else (None,))]
+
+
 def _methods(settings: Settings, shape: Shape | None) -> list[Method]:
     """Every method at every budget; ``none`` is left out, since the stock model is measured anyway."""
     own: list[Any] = [None]
@@ -145,7 +175,8 @@ def _methods(settings: Settings, shape: Shape | None) -> list[Method]:
     found = []
     for name, budget in itertools.product(settings.methods or (None,), budgets):
         given = {} if budget is None else {"budget": budget}
-        method = configured(settings.config, name, **{**given, **settings.options})
+        own_way = None if shape is not None or settings.config else exported_reduction(settings.model or "demo")
+        method = configured(settings.config, name, own_way, **{**given, **settings.options})
         if method.name != "none":
             found.append(method)
     return found
@@ -176,7 +207,7 @@ def _checkpoint(settings: Settings, device: torch.device) -> Subject:
     dtype = settings.dtype
     if dtype == "auto" and device.type == "cpu" and not machine.fast_bfloat16():
         dtype = "float32"
-    return Checkpoint(settings.model or "demo", str(device), dtype)
+    return Checkpoint(settings.model or "demo", str(device), dtype, settings.scorer)
 
 
 def _cell(
@@ -186,15 +217,20 @@ def _cell(
     methods: list[Method],
     batch: int,
     new_tokens: int,
-    advance: Callable[[int], None] | None,
+    advance: Advance,
 ) -> dict[str, list[Any]]:
     """All arms of one batch size and length."""
-    keeps = [(method, keep) for method in methods for keep in (settings.tower_keeps if method.uses_text else (None,))]
+    keeps = _kept(settings, methods)
     arms = [Arm(subject, None, batch, new_tokens)]
     for method, keep in keeps:
         arms.append(Arm(subject, method, batch, new_tokens, keep, None if keep is None else settings.tower_layer))
-    counted = [count(arm) for arm in arms]
-    turns = rounds(arms, settings.repeats, settings.questions, advance)
+
+    def done(calls: int) -> None:
+        if advance is not None:
+            advance(calls * _weight(batch, new_tokens))
+
+    counted = [count(arm, done) for arm in arms]
+    turns = rounds(arms, settings.repeats, settings.questions, done)
     sizes, element = subject.sizes(), subject.model.dtype.itemsize
     deeper = shape.full_layers if shape is not None and shape.full_layers > shape.layers else 0
     held = _weights(subject)

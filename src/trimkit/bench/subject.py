@@ -84,12 +84,12 @@ class Checkpoint:
         TrimkitError: whatever ``trimkit.loading.load_model`` raises.
     """
 
-    def __init__(self, name: str, device: str, dtype: str) -> None:
+    def __init__(self, name: str, device: str, dtype: str, scorer: str | None = None) -> None:
         from trimkit.demo import sample_images
         from trimkit.loading import load_model
 
         self.model, self.processor = load_model(name, device=device, dtype=dtype)
-        self.scorer = scorer_of(self.model)
+        self.scorer = scorer_of(self.model, scorer)
         self._samples = list(sample_images().values())
 
     def request(self, batch: int, picture: int, question: int, new_tokens: int) -> Request:

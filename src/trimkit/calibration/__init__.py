@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from trimkit.calibration._calibrate import Calibration, calibrate, count_passes
+from trimkit.calibration._choose import MINIMUM_PICTURES
 from trimkit.calibration._sources import GENERIC_QUESTIONS, Sources, files_of, read_sources
 
-__all__ = ["GENERIC_QUESTIONS", "Calibration", "Sources", "calibrate", "count_passes", "files_of", "read_sources"]
+__all__ = [
+    "GENERIC_QUESTIONS",
+    "MINIMUM_PICTURES",
+    "Calibration",
+    "Sources",
+    "calibrate",
+    "count_passes",
+    "files_of",
+    "read_sources",
+]

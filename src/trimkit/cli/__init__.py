@@ -10,8 +10,10 @@ import contextlib
 import importlib
 import itertools
 import pkgutil
+import re
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -25,6 +27,10 @@ __all__ = ["app", "main", "run"]
 
 _GROUPS = {"eval": "Measure what a model loses."}
 
+# Arguments of the library that the commands have as options: messages name them as the user can write them.
+_OPTIONS = "scorer|method|budget|config|positions|turns|tower_keep|tower_layer|device|dtype|batch_size|max_new_tokens"
+_ARGUMENT = re.compile(rf"\b({_OPTIONS})=(?=[\s,;:.)]|$)")
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -35,21 +41,29 @@ def _show_version(wanted: bool) -> None:
 
 
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; goes first.")] = False,
 ) -> None:
     """Give vision-language models fewer image tokens, and see what that does."""
+    _show_help(context)
+
+
+def _show_help(context: typer.Context) -> None:
+    """A group without a command prints its help, which is no error."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def _build() -> typer.Typer:
     """The app with every command file of this package."""
     settings: dict[str, Any] = {
-        "add_completion": False,
         "pretty_exceptions_enable": False,
         "rich_markup_mode": None,
-        "no_args_is_help": True,
+        "invoke_without_command": True,
+        "context_settings": {"help_option_names": ["-h", "--help"]},
     }
     root = typer.Typer(name="trimkit", callback=_root, **settings)
     groups: dict[str, typer.Typer] = {}
@@ -61,10 +75,10 @@ def _build() -> typer.Typer:
         parent = root
         if group:
             if group not in groups:
-                groups[group] = typer.Typer(name=group, help=_GROUPS[group], **settings)
+                groups[group] = typer.Typer(name=group, help=_GROUPS[group], callback=_show_help, **settings)
                 root.add_typer(groups[group])
             parent = groups[group]
-        parent.command(name)(module.command)
+        parent.command(name, context_settings=settings["context_settings"])(module.command)
     return root
 
 
@@ -79,9 +93,10 @@ def run(arguments: Sequence[str]) -> int:
     given = list(arguments)
     debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
     try:
-        with streams.printable(), streams.terminable():
+        with warnings.catch_warnings(), streams.printable(), streams.terminable():
+            warnings.showwarning = _warn
             try:
-                result = app(args=given or ["--help"], prog_name="trimkit", standalone_mode=False)
+                result = app(args=given, prog_name="trimkit", standalone_mode=False)
             finally:
                 streams.flush()  # here a closed pipe, or a full disk behind it, can still be answered
         if result == 130:  # typer has met an interrupt, and says nothing
@@ -93,6 +108,8 @@ def run(arguments: Sequence[str]) -> int:
     except streams.Terminated:
         _complain("terminated")
         return 143
+    except SystemExit as stop:  # how completion ends
+        return 2 if stop.code else 0
     except BrokenPipeError:
         return streams.reader_gone()
     except Exception as error:
@@ -119,7 +136,7 @@ def _explain(error: Exception) -> int:
         _complain(f"{error.format_message().rstrip('.')}. See '{path} --help'.")
         return 2
     if isinstance(error, TrimkitError):
-        _complain(str(error))
+        _complain(_ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), str(error)))
         return 2
     if isinstance(error, streams.OutputError):
         _complain(f"cannot print the result ({error}): free space there, or send it elsewhere")
@@ -140,6 +157,11 @@ def _is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError) or "CUDA out of memory" in text or "DefaultCPUAllocator: can't allocate" in text
     )
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning is one line, too."""
+    _complain(str(message))
 
 
 def _complain(message: str) -> None:

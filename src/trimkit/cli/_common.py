@@ -1,19 +1,18 @@
-"""What commands share: option declarations, reading of pictures and methods, quiet loading, printing JSON."""
+"""What commands share: option declarations, reading of methods, quiet loading, printing JSON."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from trimkit.errors import ConfigError, InputError
+from trimkit.errors import ConfigError
 from trimkit.io.files import check_writable, user_path, write_atomically
 from trimkit.io.numbers import MAX_NEW_TOKENS
 from trimkit.io.progress import without_progress_bars
@@ -30,6 +29,7 @@ __all__ = [
     "MethodOption",
     "MethodsOption",
     "ModelOption",
+    "ScorerOption",
     "SetOption",
     "TowerLayerOption",
     "check_output",
@@ -37,10 +37,7 @@ __all__ = [
     "model_files",
     "pick_method",
     "pick_methods",
-    "pick_picture",
-    "picture_file",
     "print_json",
-    "progress",
     "quiet",
     "read_settings",
     "read_value",
@@ -86,6 +83,14 @@ DtypeOption = Annotated[
 MaxNewTokensOption = Annotated[
     int, typer.Option("--max-new-tokens", min=1, max=MAX_NEW_TOKENS, help="Length limit of the reply.")
 ]
+ScorerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scorer",
+        help="Where relevance to the question comes from: a CLIP or SigLIP, directory or hub id.",
+        show_default="the checkpoint's own",
+    ),
+]
 TowerLayerOption = Annotated[
     int | None,
     typer.Option(
@@ -95,24 +100,37 @@ TowerLayerOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def pick_method(name: str | None, budget: str | None, settings: Sequence[str] | None, config: str | None = None) -> Any:
+def pick_method(
+    name: str | None,
+    budget: str | None,
+    settings: Sequence[str] | None,
+    config: str | None = None,
+    model: str | None = None,
+) -> Any:
     """Build the method before anything slow happens; see ``trimkit.config.configured``.
+
+    An exported ``model`` is reduced as its own settings say, where nothing else is given.
 
     Raises:
         ConfigError: unknown name, bad budget, a setting that the method does not have, or a config that cannot be read.
     """
-    from trimkit.config import configured
+    from trimkit.config import configured, exported_reduction
 
     given = {} if budget is None else {"budget": budget}
-    return configured(config, name, **{**given, **read_settings(settings)})
+    own = None if model is None or config is not None else exported_reduction(model)
+    return configured(config, name, own, **{**given, **read_settings(settings)})
 
 
 def pick_methods(
-    names: str | None, budget: str | None, settings: Sequence[str] | None, config: str | None = None
+    names: str | None,
+    budget: str | None,
+    settings: Sequence[str] | None,
+    config: str | None = None,
+    model: str | None = None,
 ) -> list[Any]:
     """``pick_method`` for names with commas between."""
     wanted = [None] if names is None else [name.strip() for name in names.split(",")]
-    return [pick_method(name, budget, settings, config) for name in wanted]
+    return [pick_method(name, budget, settings, config, model) for name in wanted]
 
 
 def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
@@ -171,56 +189,6 @@ def model_files(model: str | None) -> list[Path]:
     return checkpoint_files(folder) if folder.is_dir() else []
 
 
-def pick_picture(image: str | None, question: str | None) -> tuple[Any, str]:
-    """The picture, and the question checked: a file's, a packaged sample's by name, or the first sample's.
-
-    Raises:
-        InputError: neither a file nor a sample, a bad picture, or no question.
-    """
-    from trimkit.ask import check_question
-    from trimkit.images import load_image
-
-    sample = _pick_sample(image)
-    if sample is None and question is None:
-        raise InputError("there is no question: write it after the picture, in quotes")
-    text = sample.question if question is None and sample is not None else str(question)
-    text = _decoded(text)
-    check_question(text)
-    return load_image(str(image) if sample is None else sample.path), text
-
-
-def picture_file(image: str | None) -> str | Path | None:
-    """The file that ``pick_picture`` reads; None where it would refuse."""
-    sample = _pick_sample(image)
-    return image if sample is None else Path(sample.path)
-
-
-def _decoded(text: str) -> str:
-    """An argument whose UTF-8 bytes Python did not decode, because the locale says ASCII; others as they are."""
-    if is_text(text):
-        return text
-    with contextlib.suppress(UnicodeError):
-        return os.fsencode(text).decode()
-    return text
-
-
-def _pick_sample(image: str | None) -> Any:
-    """The packaged sample that ``image`` names (None: the first), or None where it is a path."""
-    from trimkit.demo import sample_images
-
-    if image is not None and not image.startswith("sample:") and (not image or os.path.lexists(image)):
-        return None
-    samples = sample_images()
-    if image is None:
-        return next(iter(samples.values()))
-    name = image.removeprefix("sample:")
-    if name in samples:
-        return samples[name]
-    if image.startswith("sample:"):
-        raise InputError(f"there is no sample {name!r}: the packaged ones are {', '.join(samples)}")
-    return None
-
-
 def load(model: str, device: str, dtype: str) -> tuple[Any, Any]:
     """``trimkit.loading.load_model``; on a terminal a line says what is loading for as long as it takes."""
     from rich.console import Console
@@ -267,15 +235,3 @@ def write_json(target: Path, value: Any) -> None:
     """
     text = json_text(value)
     write_atomically(target, lambda file: file.write(text.encode()))
-
-
-@contextlib.contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where that is a terminal; yields what to call with the steps done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda steps: bar.advance(task, steps)

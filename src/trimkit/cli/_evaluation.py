@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimkit.cli import _common as common
+from trimkit.cli._progress import progress
 
 if TYPE_CHECKING:
     from trimkit.eval.journal import Journal
@@ -67,6 +68,7 @@ def measure(
     *,
     n: int,
     model: str,
+    scorer: str | None,
     device: str,
     dtype: str,
     target: Path | None,
@@ -76,10 +78,13 @@ def measure(
     """Run every arm on one loaded model; write and print one JSON object (a list for several arms), or ``show`` each."""
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
+        found = _scorer(loaded, scorer, [arm["method"] for arm in arms])
         results = []
         for arm in arms:
-            with common.progress(f"{arm['method'].name}", n) as advance:
-                results.append({**evaluate(loaded, processor, n=n, advance=advance, **arm), "model": model})
+            with progress(f"{arm['method'].name}", n) as advance:
+                results.append(
+                    {**evaluate(loaded, processor, n=n, scorer=found, advance=advance, **arm), "model": model}
+                )
     whole = results[0] if len(results) == 1 else results
     if target is not None:
         common.write_json(target, whole)
@@ -88,6 +93,15 @@ def measure(
         return
     for result in results:
         show(result)
+
+
+def _scorer(model: Any, scorer: str | None, methods: list[Any]) -> Any:
+    """One for all methods, where one was named and any of them reads the question."""
+    from trimkit.pipeline.model_store import scorer_of
+
+    if scorer is None or not any(method.needs_relevance for method in methods):
+        return None
+    return scorer_of(model, scorer)
 
 
 def print_shares(result: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from trimkit.cli import _common as common
+from trimkit.cli._progress import progress
 from trimkit.errors import ConfigError
 from trimkit.io.numbers import parse_shares, parse_whole_numbers
 
@@ -29,6 +30,7 @@ def command(
         str | None,
         typer.Option("--model", help="'demo', a directory, or a hub id OWNER/NAME.", show_default="demo"),
     ] = None,
+    scorer: common.ScorerOption = None,
     random: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +115,7 @@ def command(
         raise ConfigError(f"preset {named!r} brings its own model: leave --model out")
     wanted = Settings(
         model=model,
+        scorer=scorer,
         **{**fields, **{name: value for name, value in given.items() if value is not None}},
         config=config,
         options=common.read_settings(settings),
@@ -126,9 +129,8 @@ def command(
     )
     target = common.check_output(output, config, model=model or "demo")
     picture = None if plot is None else check_plot(plot, [config, target, *common.model_files(model or "demo")])
-    total = wanted.repeats * len(wanted.new_tokens) * len(wanted.batch_sizes)
-    with common.quiet(), common.progress("rounds", total) as advance:
-        found = bench(wanted, advance=advance, warn=_warn)
+    with common.quiet(), progress("bench", 0, "loading or building the model, first run") as advance:
+        found = bench(wanted, advance=advance, expect=advance.expect, warn=_warn)
     _give_out(found, target, picture, as_json=as_json, beside_the_paper=named == "claim")
 
 

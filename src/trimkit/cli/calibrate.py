@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimkit.cli import _common as common
+from trimkit.cli._progress import progress
+from trimkit.errors import InputError
 from trimkit.io.numbers import MAX_BATCH, MAX_QUESTIONS, MAX_SEED
 from trimkit.io.text import one_line
 
@@ -29,6 +31,7 @@ def command(
         ),
     ] = None,
     model: common.ModelOption = "demo",
+    scorer: common.ScorerOption = None,
     method: common.MethodOption = None,
     settings: common.SetOption = None,
     agreement: Annotated[
@@ -51,6 +54,7 @@ def command(
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
     output: Annotated[str | None, typer.Option("--output", "-o", help="Save the config to this file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Save what too few pictures gave, too.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
     """Choose sign, temperature and budget for your model.
@@ -64,17 +68,20 @@ def command(
     chosen = common.pick_method(method, None, settings)
     target = common.check_output(output, questions, *files_of(images), model=model)
     sources = read_sources(images, questions, limit=max_images, seed=seed)
+    save = target is not None and not force
+    _refuse_few(len(sources.pictures), save)
     started = time.perf_counter()
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
         total = count_passes(chosen) * len(sources.pictures) * per_image
-        with common.progress("calibrate", total) as advance:
+        with progress("calibrate", total) as advance:
             found = calibrate(
                 loaded,
                 processor,
                 sources.pictures,
                 sources.questions,
                 method=chosen,
+                scorer=scorer,
                 agreement=None if knee else agreement,
                 per_picture=per_image,
                 max_new_tokens=max_new_tokens,
@@ -83,6 +90,7 @@ def command(
                 advance=advance,
             )
     config = found.config.model_copy(update={"calibration": {"model": model, **(found.config.calibration or {})}})
+    _refuse_few(found.settings["pictures"], save)
     if target is not None:
         save_config(target, config)
     skipped = [*sources.skipped, *found.skipped]
@@ -106,6 +114,21 @@ def _as_json(
         "model": model,
         "seconds": seconds,
     }
+
+
+def _refuse_few(pictures: int, save: bool) -> None:
+    """So few pictures decide nothing, and what they give is left to chance: it is not saved unasked.
+
+    Raises:
+        InputError: fewer than ``MINIMUM_PICTURES``, and a config is to be saved.
+    """
+    from trimkit.calibration import MINIMUM_PICTURES
+
+    if save and pictures < MINIMUM_PICTURES:
+        raise InputError(
+            f"{pictures} pictures decide nothing, neither sign nor budget: give {MINIMUM_PICTURES} or more, or --force to save "
+            "what comes out all the same; without -o it is only printed"
+        )
 
 
 def _print(found: Calibration) -> None:

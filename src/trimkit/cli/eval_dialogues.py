@@ -27,6 +27,7 @@ def command(
     settings: common.SetOption = None,
     positions: evaluation.PositionsOption = "auto",
     model: common.ModelOption = "demo",
+    scorer: common.ScorerOption = None,
     batch_size: evaluation.BatchOption = 16,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
@@ -41,7 +42,7 @@ def command(
     from trimkit.eval import dialogues
     from trimkit.eval.tally import check_arguments
 
-    methods = common.pick_methods(method, budget, settings, config)
+    methods = common.pick_methods(method, budget, settings, config, model)
     policies = [policy.strip() for policy in turns.split(",")]
     check_arguments(seed, n, batch_size, positions, policies)
     target = common.check_output(output, config, model=model)
@@ -55,6 +56,7 @@ def command(
         arms,
         n=n,
         model=model,
+        scorer=scorer,
         device=device,
         dtype=dtype,
         target=target,

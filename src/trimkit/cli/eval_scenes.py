@@ -28,6 +28,7 @@ def command(
     ] = None,
     tower_layer: common.TowerLayerOption = None,
     model: common.ModelOption = "demo",
+    scorer: common.ScorerOption = None,
     batch_size: evaluation.BatchOption = 16,
     resume: evaluation.ResumeOption = None,
     device: common.DeviceOption = "cpu",
@@ -45,7 +46,7 @@ def command(
     from trimkit.eval.tally import check_arguments
     from trimkit.pipeline.tower_pruning import refuse_unranked
 
-    methods = common.pick_methods(method, budget, settings, config)
+    methods = common.pick_methods(method, budget, settings, config, model)
     check_arguments(seed, n, batch_size, positions)
     for each in methods if tower_keep is not None else []:
         refuse_unranked(each)
@@ -53,12 +54,14 @@ def command(
     shared = {"seed": seed, "batch_size": batch_size, "positions": positions, **tower}
     target = common.check_output(output, config, resume, model=model)
     check_journal(resume, [config, *common.model_files(model)])
-    with evaluation.journal(resume, model=model, n=n, device=device, dtype=dtype, **shared) as journal:
+    named = {} if scorer is None else {"scorer": scorer}
+    with evaluation.journal(resume, model=model, n=n, device=device, dtype=dtype, **named, **shared) as journal:
         evaluation.measure(
             scenes.evaluate,
             [{"method": each, "journal": journal, **shared} for each in methods],
             n=n,
             model=model,
+            scorer=scorer,
             device=device,
             dtype=dtype,
             target=target,

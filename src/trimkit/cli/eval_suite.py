@@ -10,6 +10,7 @@ import typer
 
 from trimkit.cli import _common as common
 from trimkit.cli import _evaluation as evaluation
+from trimkit.cli._progress import progress
 from trimkit.errors import ConfigError
 
 NAME = "eval suite"
@@ -58,6 +59,7 @@ def command(
     workers: Annotated[int, typer.Option("--workers", help="Processes that share the work, one thread each.")] = 1,
     positions: evaluation.PositionsOption = "auto",
     model: common.ModelOption = "demo",
+    scorer: common.ScorerOption = None,
     batch_size: evaluation.BatchOption = 16,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
@@ -75,14 +77,15 @@ def command(
     grids = [_parse_grid(text) for text in grid or ()]
     if grids and config is not None:
         raise ConfigError("--grid names all options itself: leave --config out")
-    arms = _grid_arms(grids) if grids else _arms(method, budget, config)
-    plan = suite.Plan(model, seed, n, tuple(arms), batch_size, shift, positions, device, dtype, query)  # type: ignore[arg-type]
+    arms = _grid_arms(grids) if grids else _arms(method, budget, config, model)
+    where = (batch_size, shift, positions, device, dtype, query, scorer)
+    plan = suite.Plan(model, seed, n, tuple(arms), *where)  # type: ignore[arg-type]
     plan.check()
     if ours != _OURS and all(arm.method.name != ours for arm in arms):
         raise ConfigError(f"--ours {ours!r} is none of the methods that are run: add it to --method")
     target = common.check_output(output, config, journal, model=model)
     book = check_journal(journal, [config, *common.model_files(model)])
-    with common.quiet(), common.progress("suite", n) as advance:
+    with common.quiet(), progress("suite", n) as advance:
         outcomes = suite.run(plan, journal=book, workers=workers, advance=advance)
     named = ours if any(arm.method.name == ours for arm in arms) else None
     result = suite_results.summarise(outcomes, ours=named, grid=grids)
@@ -94,7 +97,7 @@ def command(
         _print(result)
 
 
-def _arms(methods: str, budgets: str, config: str | None) -> list[Any]:
+def _arms(methods: str, budgets: str, config: str | None, model: str) -> list[Any]:
     """The full model first, then every method with every budget; ``default`` is the config's, where there is one."""
     from trimkit.eval.suite import Arm
     from trimkit.methods import method_classes
@@ -106,7 +109,7 @@ def _arms(methods: str, budgets: str, config: str | None) -> list[Any]:
     for name in names:
         for budget in () if name == "none" else [part.strip() for part in budgets.split(",")]:
             own = budget == "default"
-            found.append(Arm(common.pick_method(name, None if own else budget, None, config), budget))
+            found.append(Arm(common.pick_method(name, None if own else budget, None, config, model), budget))
     return found
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trimkit.cli import _common as common
+from trimkit.errors import ConfigError
 
 NAME = "export"
 
@@ -21,23 +22,38 @@ def command(
     config: common.ConfigOption = None,
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
-    scorer: Annotated[
-        str | None,
-        typer.Option("--scorer", help="A CLIP or SigLIP, directory or hub id.", show_default="the checkpoint's own"),
-    ] = None,
+    scorer: common.ScorerOption = None,
+    device: common.DeviceOption = "cpu",
+    dtype: common.DtypeOption = "auto",
     as_json: common.JsonOption = False,
 ) -> None:
     """Write a checkpoint that plain transformers reduces.
 
-    It needs trimkit installed, and trust_remote_code=True in from_pretrained; without that it is the checkpoint it was.
+    It needs trimkit installed, and trust_remote_code=True in from_pretrained; without that it is the checkpoint it was. With
+    --dtype the weights are loaded and saved in it, else a local checkpoint is copied as it is.
     """
     from trimkit.attach.export import export
 
     chosen = common.pick_method(method, budget, settings, config)
     with common.quiet():
-        path = export(model, output, method=chosen, scorer=scorer)
+        if dtype == "auto" and device == "cpu":
+            path = export(model, output, method=chosen, scorer=scorer)
+        else:
+            path = export(*_loaded(model, output, device, dtype), method=chosen, scorer=scorer)
     if as_json:
         common.print_json({"path": str(path), "reduce": {"method": chosen.name, **chosen.model_dump(mode="json")}})
         return
     print(f"written  {path}")
     print("load     AutoModelForImageTextToText.from_pretrained(PATH, trust_remote_code=True)")
+
+
+def _loaded(model: str, output: str | None, device: str, dtype: str) -> tuple[Any, str, Any]:
+    """Model, directory and processor, loaded where and as asked.
+
+    Raises:
+        ConfigError: there is no directory to write the converted weights to.
+    """
+    if output is None:
+        raise ConfigError("--device and --dtype load the weights and save them anew: name a new directory with -o")
+    loaded, processor = common.load(model, device, dtype)
+    return loaded, output, processor

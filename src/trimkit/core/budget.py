@@ -61,6 +61,14 @@ class Budget:
             return f"top-p:{float(self.value)!r}"
         return str(int(self.value)) if self.kind == "count" else repr(float(self.value))
 
+    def in_words(self) -> str:
+        """What it means, so that 1 and 1.0 read differently: ``1 token``, ``all tokens (a fraction of 1.0)``."""
+        if self.kind == "count":
+            return f"{int(self.value)} token{'' if self.value == 1 else 's'}"
+        if self.kind == "ratio":
+            return "all tokens (a fraction of 1.0)" if self.value == 1.0 else f"{self.value:.3g} of the tokens"
+        return str(self)
+
     def to_plain(self) -> str | float | int:
         """The form a JSON or YAML config holds; ``parse_budget`` reads it back."""
         if self.kind == "ratio":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import ConfigDict
 from torch import Tensor
 
 from trimkit.core.geometry import View
+from trimkit.core.report import ImageReport, Report, ReportRenderer, StageSeconds
 from trimkit.errors import ConfigError
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ImageTokens",
     "Midway",
     "Report",
+    "ReportRenderer",
     "Selection",
     "StageSeconds",
     "TokenBatch",
@@ -163,68 +165,3 @@ class Selection:
     def __len__(self) -> int:
         """Tokens the language model sees for this image."""
         return int(self.indices.numel()) + int(self.aggregated)
-
-
-@dataclass(frozen=True)
-class ImageReport:
-    """Before and after of one image: ``row`` is its batch row, ``tokens_*`` count tokens the language model sees.
-
-    ``medium`` is ``image``, or ``video`` for a video (with ``share="frame"``, for one frame of it); ``frames`` counts what each
-    of its frames has before. ``query`` is what it was scored against: None where the method reads no text, and where the user
-    says nothing. ``note`` says why that is not what its turn says, where it is not.
-    """
-
-    row: int
-    query: str | None
-    tokens_before: int
-    tokens_after: int
-    indices: Tensor
-    aggregated: bool
-    grid: tuple[int, int] | None
-    scores: Tensor | None
-    relevance: Tensor | None
-    cached: bool = False
-    medium: str = "image"
-    frames: tuple[int, ...] = ()
-    note: str | None = None
-
-
-@dataclass
-class StageSeconds:
-    """Wall-clock seconds per stage of one call (CPU clock; a GPU is synchronised at each boundary).
-
-    ``prefill`` ends with the first forward pass of the language model; ``text`` is the question's encoding; ``shrink`` is the
-    gathering of what was kept and the shortening of the prompt.
-    """
-
-    vision: float = 0.0
-    text: float = 0.0
-    select: float = 0.0
-    shrink: float = 0.0
-    project: float = 0.0
-    prefill: float = 0.0
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the last reduced call did; ``reused`` columns of the prompt were taken from a cache of earlier turns."""
-
-    method: str
-    images: tuple[ImageReport, ...] = ()
-    seconds: StageSeconds = field(default_factory=StageSeconds)
-    reused: int = 0
-
-    @property
-    def tokens_before(self) -> int:
-        """Image tokens of the whole call without reduction."""
-        return sum(image.tokens_before for image in self.images)
-
-    @property
-    def tokens_after(self) -> int:
-        """Image tokens of the whole call as run."""
-        return sum(image.tokens_after for image in self.images)
-
-    @property
-    def removed(self) -> float:
-        """Share of image tokens removed, 0 to 1; 0 where there was no image."""
-        return 1.0 - self.tokens_after / self.tokens_before if self.tokens_before else 0.0

@@ -28,6 +28,7 @@ def evaluate(
     turns: TurnPolicy = "refresh",
     positions: Positions = "auto",
     batch_size: int = 16,
+    scorer: Any = None,
     advance: Callable[[int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def evaluate(
     Args:
         model, processor: as ``trimkit.loading.load_model`` gives them.
         seed, n: which dialogues, how many.
-        method, turns, positions, options: as ``trimkit.reduce`` takes them.
+        method, turns, positions, scorer, options: as ``trimkit.reduce`` takes them.
         batch_size: dialogues per ``generate`` call.
         advance: called with the number of dialogues done after each batch.
 
@@ -56,7 +57,8 @@ def evaluate(
     chosen = get_method(method, **options)
     tally = _Tally()
     cache = FeatureCache(batch_size)  # its own: what was asked before is not to have a say in the last bit
-    with reduce(model, processor, method=chosen, cache_images=cache, turns=turns, positions=positions) as trim:
+    how: dict[str, Any] = {"method": chosen, "scorer": scorer, "turns": turns, "positions": positions}
+    with reduce(model, processor, **how, cache_images=cache) as trim:
         for start in range(0, n, batch_size):
             items = [sample_dialogue(seed, index, TURNS) for index in range(start, min(start + batch_size, n))]
             _hold(trim, processor, items, tally)

@@ -29,6 +29,7 @@ def evaluate(
     positions: Positions = "auto",
     tower_keep: float | None = None,
     tower_layer: int | None = None,
+    scorer: Any = None,
     journal: Journal | None = None,
     advance: Callable[[int], None] | None = None,
     **options: Any,
@@ -41,7 +42,7 @@ def evaluate(
     Args:
         model, processor: as ``trimkit.loading.load_model`` gives them.
         seed, n: which questions, how many.
-        method, options: as ``trimkit.reduce`` takes them.
+        method, scorer, options: as ``trimkit.reduce`` takes them.
         batch_size: questions per ``generate`` call. ``trim-released`` takes its quartiles over the batch.
         positions, tower_keep, tower_layer: as ``trimkit.reduce`` takes them.
         journal: finished questions are taken from there, and go there. Its config has to tell apart all that is given here
@@ -62,7 +63,8 @@ def evaluate(
     task = "" if journal is None else f"scenes/{method_identity(chosen)}/{weights_identity(model)}"
     rows: dict[int, dict[str, Any]] = {}
     tower: dict[str, Any] = {"tower_keep": tower_keep, "tower_layer": tower_layer}
-    with reduce(model, processor, method=chosen, cache_images=0, positions=positions, **tower) as trim:
+    how: dict[str, Any] = {"method": chosen, "scorer": scorer, "cache_images": 0, "positions": positions}
+    with reduce(model, processor, **how, **tower) as trim:
         for start in range(0, n, batch_size):
             wanted = range(start, min(start + batch_size, n))
             rows |= {i: row for i in wanted if journal is not None and (row := journal.get(task, i)) is not None}
@@ -76,9 +78,7 @@ def evaluate(
     asked = [rows[i] for i in range(n) if rows[i]["skipped"] is None]
     if not asked:
         raise InputError(f"none of the questions could be asked: {rows[0]['skipped']}")
-    right: dict[str, list[bool]] = {}
-    for row in asked:
-        right.setdefault(row["type"], []).append(row["right"])
+    right = {kind: [row["right"] for row in asked if row["type"] == kind] for kind in _kinds(asked)}
     settings = {
         "method": chosen.name,
         "budget": chosen.budget.to_plain(),
@@ -119,3 +119,8 @@ def _ask(trim: Attachment, processor: Any, seed: int, indices: Sequence[int]) ->
         }
         for index, (_, question), reply in zip(indices, items, replies, strict=True)
     }
+
+
+def _kinds(rows: list[dict[str, Any]]) -> list[str]:
+    """Types of question, in the order in which they come."""
+    return list(dict.fromkeys(row["type"] for row in rows))

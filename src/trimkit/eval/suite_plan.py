@@ -53,6 +53,7 @@ class Plan:
         positions: as ``trimkit.reduce`` takes them.
         query: what methods that read the text are given instead of each question, which the model is asked all the same; None
             for the question itself.
+        scorer: as ``trimkit.reduce`` takes it: a directory or hub id, None for the model's own.
     """
 
     model: str
@@ -65,6 +66,7 @@ class Plan:
     device: str = "cpu"
     dtype: str = "auto"
     query: str | None = None
+    scorer: str | None = None
 
     def check(self) -> None:
         """Refuse what cannot be asked.
@@ -91,4 +93,5 @@ class Plan:
             name: getattr(self, name)
             for name in ("model", "seed", "batch_size", "shift", "positions", "device", "dtype", "query")
         }
-        return {**named, "weights": weights, "versions": versions()}
+        scorer = {} if self.scorer is None else {"scorer": self.scorer}  # what was journalled without one stays valid
+        return {**named, **scorer, "weights": weights, "versions": versions()}

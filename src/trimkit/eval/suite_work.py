@@ -126,7 +126,9 @@ class _Asker:
 
     def _scorer(self) -> Any:
         """One for all arms, so that a question is read once; None where no arm reads it."""
-        return scorer_of(self._model) if any(arm.method.needs_relevance for arm in self._plan.arms) else None
+        if not any(arm.method.needs_relevance for arm in self._plan.arms):
+            return None
+        return scorer_of(self._model, self._plan.scorer)
 
 
 def _rows(trim: Attachment, hits: Sequence[int], replies: Sequence[str]) -> list[dict[str, Any]]:

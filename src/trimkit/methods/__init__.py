@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trimkit.errors import ConfigError
+from trimkit.io.validation import first_fault
 from trimkit.methods._base import Method
 from trimkit.methods._choosing import ChoosingMethod
 from trimkit.registry import Registry
@@ -59,9 +60,8 @@ def get_method(method: str | Method, **options: Any) -> Method:
 
 
 def _one_line(cls: type[Method], error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "options"
-    if first["type"] == "extra_forbidden":
+    name, message, kind = first_fault(error)
+    where = name or "options"
+    if kind == "extra_forbidden":
         return f"method {cls.name!r} has no option {where!r}: it takes {', '.join(cls.model_fields)}"
-    message = first["msg"].removeprefix("Value error, ")
     return message if where in message else f"method {cls.name!r}, option {where!r}: {message}"

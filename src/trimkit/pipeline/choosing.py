@@ -26,6 +26,7 @@ from trimkit.pipeline.media import (
     with_views,
 )
 from trimkit.pipeline.model_store import scorer_of
+from trimkit.pipeline.report_pictures import ReportPictures
 from trimkit.pipeline.selecting import no_scorer, select_everything
 from trimkit.pipeline.stage_clock import StageClock
 from trimkit.pipeline.text_free import select_asked
@@ -117,6 +118,11 @@ class Chooser:
         if self.method.share == "frame" and not self.method.keeps_all:
             media = [split_frames(each) for each in media]
         return media
+
+    def renderer(self, media: Sequence[EncodedMedia]) -> ReportPictures:
+        """What draws the report of a call with these media."""
+        by_frame = self.method.share == "frame" and not self.method.keeps_all
+        return ReportPictures(self._model, self._processor, media, by_frame=by_frame)
 
     def queries(
         self,

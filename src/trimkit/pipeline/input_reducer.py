@@ -155,6 +155,7 @@ class InputReducer:
             method=self.method.name,
             seconds=clock.seconds,
             notes=asked.notes,
+            renderer=self.chooser.renderer(media),
         )
 
     def reduce_images(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trimkit.core.prompt_layout import PromptLayout
-from trimkit.core.types import ImageReport, ImageTokens, Report, Selection, StageSeconds
+from trimkit.core.types import ImageReport, ImageTokens, Report, ReportRenderer, Selection, StageSeconds
 from trimkit.models import ModelInputs
 from trimkit.pipeline.media import EarlierMedia, ImageQueries, MediaItem
 from trimkit.pipeline.padding import plain_positions
@@ -97,6 +97,7 @@ class ReducedInputs:
         method: its name.
         seconds: wall-clock time of each stage.
         notes: what is to be known of each image's question, or None; empty where there is nothing.
+        renderer: draws the report.
     """
 
     model_inputs: ModelInputs
@@ -111,6 +112,7 @@ class ReducedInputs:
     method: str
     seconds: StageSeconds
     notes: Sequence[str | None] = ()
+    renderer: ReportRenderer | None = None
 
     @property
     def inputs(self) -> ModelInputs:
@@ -132,7 +134,7 @@ class ReducedInputs:
     def report_of(self, selections: Sequence[Selection]) -> Report:
         """The report with other selections: those of a method that chooses inside the language model."""
         parts = zip(self.items, self.queries, selections, self.notes or [None] * len(self.items), strict=True)
-        return Report(self.method, tuple(_image_report(*each) for each in parts), self.seconds)
+        return Report(self.method, tuple(_image_report(*each) for each in parts), self.seconds, renderer=self.renderer)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -195,4 +197,13 @@ def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection, 
         medium=item.family.medium,
         frames=item.image.frames,
         note=note,
+        groups=None if selection.mixing is None else _groups(selection.mixing, selection.indices),
     )
+
+
+def _groups(mixing: Tensor, indices: Tensor) -> Tensor:
+    """``[N]`` int64: the kept token that takes most of each token, -1 where none takes anything; at ``indices`` its own."""
+    most, group = mixing.detach().abs().max(dim=0)
+    found = group.masked_fill(most == 0, -1)
+    found[indices] = torch.arange(len(indices), device=found.device)
+    return found
