@@ -196,10 +196,12 @@ def test_hooks_are_gone_after_an_error(model: Any, one: Batch, at: int) -> None:
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}])
 def test_beams(model: Any, batch: Batch, options: dict[str, Any]) -> None:
+    stock = [answers(model, batch, **options, use_cache=cached) for cached in (True, False)]
     with trimkit.reduce(model, **HALF) as trim:
         together = answers(model, batch, **options)
         assert len(trim.report.images) == sum(IMAGES)
-        assert answers(model, batch, **options, use_cache=False) == together
+        if stock[0] == stock[1]:  # beams without a cache are wrong in stock transformers 5.18
+            assert answers(model, batch, **options, use_cache=False) == together
         rows = [row for inputs in singles(batch) for row in answers(model, inputs, **options)]
     assert together == rows
 
