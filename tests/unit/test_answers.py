@@ -128,3 +128,18 @@ def test_answers_do_not_change_what_is_kept(demo: Any) -> None:
 def test_an_unknown_source_is_refused() -> None:
     with pytest.raises(trimkit.ConfigError, match="query_from='answers' is not known: choose one of question"):
         trimkit.reduce(tiny.llava(), query_from="answers")  # type: ignore[arg-type]
+
+
+class TestWithoutLabels:
+    """A fused loss keeps its labels to itself: marks alone can tell the question."""
+
+    def test_a_prompt_that_marks_no_turns_is_refused_in_training(self, model: Any) -> None:
+        batch = tiny.llava_batch([1])
+        processor = _Processor(None)
+        with trimkit.reduce(model, processor, method="trim", budget=5, scorer=tiny.ToyScorer()):
+            with torch.no_grad():
+                model.model(**batch)
+            model.train()
+            with pytest.raises(trimkit.InputError, match="pass query="):
+                model.model(**batch)
+            model.model(**batch, query="what")

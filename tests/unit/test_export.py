@@ -354,3 +354,29 @@ def test_a_checkpoint_that_contains_itself(small: Path) -> None:
     with pytest.raises(trimkit.ConfigError, match="a link to a directory that it lies in"):
         trimkit.export(small, small.parent / "new", method="random", budget=5)
     assert not (small.parent / "new").exists()
+
+
+def test_a_checkpoint_that_is_saved_again_is_reduced_again(
+    exported: Path, asked: Any, expected: Any, tmp_path: Path
+) -> None:
+    """transformers saves weights alone; the reduction would be gone without a word."""
+    model = _load(exported)
+    _said(model, asked)
+    copied = copy.deepcopy(model)
+    for number, each in enumerate((model, copied)):
+        again = tmp_path / str(number)
+        each.save_pretrained(again)
+        AutoProcessor.from_pretrained(exported).save_pretrained(again)
+        assert (again / "trimkit.json").is_file()
+        assert torch.equal(_said(_load(again), asked), expected[0])
+
+
+def test_saving_over_a_checkpoint_leaves_what_is_there(exported: Path, asked: Any, tmp_path: Path) -> None:
+    model = _load(exported)
+    _said(model, asked)
+    (tmp_path / "custom_generate").mkdir()
+    (tmp_path / "custom_generate" / "generate.py").write_text("# somebody's\n")
+    (tmp_path / "trimkit.json").write_text("{}")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "custom_generate" / "generate.py").read_text() == "# somebody's\n"
+    assert (tmp_path / "trimkit.json").read_text() == "{}"

@@ -16,13 +16,13 @@ from trimkit.attach.export_files import built, copy_tree, new_directory
 from trimkit.errors import ConfigError, ModelError, UnsupportedError
 from trimkit.io.files import user_path, write_atomically
 from trimkit.io.reading import read_bytes, read_text
-from trimkit.io.settings import clip_inside, read_settings, write_settings
+from trimkit.io.settings import SETTINGS_FILE, clip_inside, read_settings, write_settings
 from trimkit.methods import Method, get_method, method_classes
 from trimkit.models import families
 from trimkit.pipeline.selecting import no_scorer
 from trimkit.version import __version__
 
-__all__ = ["export"]
+__all__ = ["carry_reduction", "export"]
 
 _FOLDER = "custom_generate"
 _MARK = "Written by trimkit"
@@ -126,11 +126,26 @@ def _save_model(model: Any, processor: Any, target: Path, reduction: dict[str, A
     return target
 
 
+def carry_reduction(origin: Path, target: Path) -> None:
+    """Let a checkpoint that a model from the exported ``origin`` has saved be reduced as that one is.
+
+    Settings and code that are in ``target`` already stay.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    _carry_settings(origin, target)
+    if not (target / _FOLDER).exists():
+        _write_code(target)
+
+
 def _carry_settings(origin: Path, target: Path) -> None:
     """The encoder's profile, and its CLIP where that lies beside it, from where the model was loaded."""
+    if (target / SETTINGS_FILE).exists():
+        return
     settings = read_settings(origin)
     clip = clip_inside(origin, settings.get("clip"))
-    if clip is not None:
+    if clip is not None and not (target / "clip").exists():
         (target / "clip").mkdir()
         copy_tree(clip, target / "clip")
         settings["clip"] = "clip"
@@ -147,6 +162,10 @@ def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None
     _check_readable(directory, reduction)
     _check_scorer(directory, reduction, settings)
     write_settings(directory, {**settings, "reduce": reduction})
+    _write_code(directory)
+
+
+def _write_code(directory: Path) -> None:
     folder = directory / _FOLDER
     files = {"generate.py": _CODE, "requirements.txt": _requirements(folder / "requirements.txt")}
     if folder.exists():

@@ -6,11 +6,13 @@ The settings are ``"reduce"`` in the checkpoint's ``trimkit.json``. The model is
 
 from __future__ import annotations
 
+import functools
 import threading
 from pathlib import Path
 from typing import Any
 
 from trimkit.attach.attachment import Attachment
+from trimkit.attach.export import carry_reduction
 from trimkit.attach.shadow import Shadow
 from trimkit.errors import ConfigError
 from trimkit.io.progress import without_progress_bars
@@ -82,7 +84,15 @@ def _build(model: Any, processor: Any) -> Attachment:
         scorer = scorer_of(model, directory=directory)
         if processor is None or not hasattr(processor, "image_processor"):
             processor = _processor(name, revision) or processor
+    model.save_pretrained = functools.partial(_save, model, directory)
     return Attachment(model, processor, method=method, scorer=scorer)
+
+
+def _save(model: Any, directory: Path, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+    """Stock ``save_pretrained``, and what reduces the checkpoint: transformers saves neither settings nor code."""
+    out = type(model).save_pretrained(model, save_directory, *args, **kwargs)
+    carry_reduction(directory, Path(save_directory))
+    return out
 
 
 def _directory(name: str, revision: str | None) -> Path | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trimkit.core.sharing import union
@@ -144,7 +145,9 @@ class Chooser:
             for i, said in zip(mine, earlier.queries_of(row) if earlier is not None else [], strict=False):
                 before[i] = said
         token, name = self._family.image_token_id(self._model), self.method.name
-        return self._queries.of_images(ids, token, items, query, before, name, inputs.get("labels"))
+        training = bool(self._model.training) and torch.is_grad_enabled()
+        labels = inputs.get("labels")
+        return self._queries.of_images(ids, token, items, query, before, name, labels, training=training)
 
     def finished(
         self, items: list[MediaItem], queries: Sequence[ImageQueries], scorer: Scorer | None, clock: StageClock

@@ -70,6 +70,8 @@ class QueryFinder:
         earlier: Sequence[ImageQueries],
         method: str,
         labels: Tensor | None = None,
+        *,
+        training: bool = False,
     ) -> AskedOf:
         """All questions about every image so far, the last one last.
 
@@ -83,6 +85,7 @@ class QueryFinder:
             earlier: what was asked before of the images at the head of each row, where the caller gives the questions.
             method: named in errors.
             labels: ``[B, L]`` where the model trains; what has one is no question.
+            training: whether the model trains, with labels or with a loss of the caller's.
 
         Raises:
             InputError: the queries do not match the rows.
@@ -96,7 +99,7 @@ class QueryFinder:
                 raise ConfigError(f"method {method!r} reads the question: pass the model's processor, or query='...'")
             self._reader = make_reader(self._processor, self._query_from)
         rows = {item.row for item in items}
-        ids = without_answers(self._reader, ids, labels, image_token_id, rows)
+        ids = without_answers(self._reader, ids, labels, image_token_id, rows, training=training)
         return self._read(self._reader, ids, image_token_id, items)
 
     def chosen(self, asked: ImageQueries) -> ImageQueries:

@@ -40,6 +40,8 @@ def without_answers(
     labels: Tensor | None,
     image_token_id: int,
     rows: Collection[int] | None = None,
+    *,
+    training: bool = False,
 ) -> Tensor:
     """``ids`` ``[B, L]`` in which nothing that is learnt can be read as a question.
 
@@ -52,11 +54,16 @@ def without_answers(
         labels: ``[B, L]`` or None.
         image_token_id: the placeholder.
         rows: those with pictures, of which a question is read; all by default. The others come back as they are.
+        training: whether the model trains; then prompts without labels have to mark the end of the user's turn.
 
     Raises:
         InputError: neither marks nor labels tell question and answer apart, in a row that has pictures.
     """
-    if labels is None or isinstance(reader, ConversationReader):
+    if isinstance(reader, ConversationReader):
+        return ids
+    if labels is None:
+        for i in set(range(len(ids)) if rows is None else rows) if training else ():
+            _refuse_unmarked(reader, ids[i], image_token_id)
         return ids
     learnt = labels.to(ids.device) != _NOT_LEARNT
     wanted = set(range(len(ids)) if rows is None else rows)
@@ -78,3 +85,16 @@ def _shown(reader: QueryReader, row: Tensor, learnt: Tensor, image_token_id: int
         "question and answer cannot be told apart: the prompt marks no turns and labels cover all of it; set the labels of "
         f"the question to {_NOT_LEARNT}, or pass query="
     )
+
+
+def _refuse_unmarked(reader: QueryReader, row: Tensor, image_token_id: int) -> None:
+    """Refuse a prompt of training of which nothing says where the question ends: the answer would choose its own patches.
+
+    Raises:
+        InputError: as it says.
+    """
+    if not reader.ends_turns(row, image_token_id) and not reader.breaks_off(row, image_token_id):
+        raise InputError(
+            "question and answer cannot be told apart: the prompt marks no turns and no labels come along (a fused loss, "
+            "or one outside of the model); pass query="
+        )
