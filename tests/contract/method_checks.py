@@ -141,7 +141,7 @@ def check_cleanup(case: Case, method: str | Method) -> None:
 
 
 def _call(case: Case, method: str | Method) -> None:
-    with case.reduce(method, budget=case.budget):
+    with case.reduce(method, budget=case.budget, cache_images=0):  # the tower has to run
         case.model.generate(**case.singles[0], **case.asked(0), max_new_tokens=1)
 
 

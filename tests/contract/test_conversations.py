@@ -13,7 +13,12 @@ import trimkit
 from tests.contract.families import FAMILIES, FamilyCase
 from tests.tiny import CACHE, IMAGE_TOKEN, ToyScorer
 
-GENERATE: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [IMAGE_TOKEN]}
+# Marks of pictures, which no trained model says: as words of an answer they would be marks in the next turn.
+GENERATE: dict[str, Any] = {
+    "max_new_tokens": 5,
+    "do_sample": False,
+    "suppress_tokens": list(range(90, IMAGE_TOKEN + 1)),
+}
 FIRST, SECOND = "question one", "something else"
 REDUCTIONS: dict[str, dict[str, Any]] = {
     "refresh": {"method": "trim", "scorer": ToyScorer(), "budget": 0.3},

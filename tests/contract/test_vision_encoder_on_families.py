@@ -74,8 +74,8 @@ def test_features_and_buffers_are_the_whole_model_s(saved: Saved) -> None:
     for name, value in [*part.state_dict().items(), *part.named_buffers()]:
         assert torch.equal(value, whole.get(name, buffers.get(name))), name
     with torch.no_grad():
-        expected = saved.model.model.get_image_features(**saved.arguments, return_dict=True).pooler_output
-        got = part.model.get_image_features(**saved.arguments, return_dict=True).pooler_output
+        expected = saved.model.base_model.get_image_features(**saved.arguments, return_dict=True).pooler_output
+        got = part.base_model.get_image_features(**saved.arguments, return_dict=True).pooler_output
     assert len(got) == len(expected)
     assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
 

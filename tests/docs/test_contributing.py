@@ -126,6 +126,7 @@ def test_the_family(tree: Path) -> None:
     assert '"family": "DeepSeek-VL"' in run(tree, "-c", FAMILY)
 
 
+@pytest.mark.slow
 @needs_demo
 def test_the_benchmark(tree: Path) -> None:
     shutil.copytree(

@@ -34,6 +34,7 @@ def _places(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,7 @@ from trimkit.pipeline.encoding import shared_encoder
 
 SEED = 414141
 SCENES = 200
-QUICK = 16
+QUICK = 8
 TURNED = 1 / 200  # share of the scenes
 VECTORS = Path(__file__).parent / "vectors" / "choices_200.npz"
 

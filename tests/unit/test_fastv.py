@@ -429,6 +429,7 @@ def test_features_and_prompts_alone_do_not_rank() -> None:
 REFUSED = {
     **dict.fromkeys(("aya_vision", "cohere2_vision", "gemma3", "mistral3"), "see a window"),
     "lfm2_vl": "self_attn",
+    "llama4": "self_attn",
     "qwen3_vl": "adds image features",
 }
 

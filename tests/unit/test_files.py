@@ -216,15 +216,15 @@ def leave_behind(folder: Path, kind: str) -> Path:
     code = f"""
 import os, pathlib, sys, time
 from trimkit.io.files import write_atomically
-from trimkit.attach.export import _built
+from trimkit.attach.export_files import built
 def stop(*_):
     print("there", flush=True); time.sleep(600)
 folder = pathlib.Path({str(folder)!r})
 if {kind!r} == "file":
     write_atomically(folder / "target", stop)
 else:
-    with _built(folder / "target") as built:
-        (built / "weights").write_bytes(b"x" * 1000); stop()
+    with built(folder / "target") as temporary:
+        (temporary / "weights").write_bytes(b"x" * 1000); stop()
 """
     running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None

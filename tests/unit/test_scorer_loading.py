@@ -293,6 +293,7 @@ def test_a_scorer_without_a_checkpoint_is_found_by_its_name(model: Any) -> None:
 
 def test_a_name_of_one_that_needs_a_checkpoint_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # nothing is to be looked up
     with pytest.raises(trimkit.ModelError, match="cannot load the CLIP checkpoint 'clip-native'"):
         load_scorer("clip-native")
     with pytest.raises(trimkit.ConfigError, match="no scorer is named"):

@@ -112,7 +112,7 @@ def test_threads_that_attach_and_detach_leave_nothing(model: Any) -> None:
 
     def work() -> None:
         try:
-            for _ in range(400):
+            for _ in range(120):
                 trim = reduced(model)
                 try:
                     trim.attach()

@@ -57,8 +57,10 @@ def refuse_filled_cache(inputs: dict[str, Any], image_token_id: int, has_images:
     if cache is None or ids is None or cache.get_seq_length() == 0:
         return
     mask = inputs.get("attention_mask")
-    # A placeholder's id among new tokens alone was typed or generated; the stock model takes it as a word.
-    whole = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] <= ids.shape[1]
+    # A placeholder's id among new tokens alone was typed or generated; the stock model takes it as a word. A mask says what is
+    # new; without one, no more than what is cached: a whole prompt is longer than it was when it was shortened.
+    known = mask.shape[1] if isinstance(mask, Tensor) and mask.ndim == 2 else int(cache.get_seq_length())
+    whole = ids.shape[1] >= known
     if has_images or (whole and bool((ids == image_token_id).any())):
         raise InputError(
             "images meet a past_key_values that no attached generate has filled, or one call with several sequences a row: "

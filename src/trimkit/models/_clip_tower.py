@@ -16,6 +16,10 @@ from trimkit.errors import ConfigError
 __all__ = ["go_on", "layer_states"]
 
 
+class _NoSuchLayerError(ConfigError, IndexError):
+    """A state is asked for that the tower does not have."""
+
+
 def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
     """Hidden states ``[B, 1 + N, D]`` of a CLIP vision tower, by number as in ``output_hidden_states``.
 
@@ -34,7 +38,7 @@ def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[in
     count = len(inner.encoder.layers)
     places = {number: number + count + 1 if number < 0 else number for number in wanted}
     if any(not 0 <= place <= count for place in places.values()):
-        raise ConfigError(
+        raise _NoSuchLayerError(
             f"the vision tower has {count} layers, numbers {-count - 1} to {count}: {sorted(wanted)} are not all there"
         )
     state = inner.pre_layrnorm(inner.embeddings(pixels))

@@ -161,5 +161,5 @@ def _named_clip(
     given = "" if not isinstance(clip, str) else f" (for example scorer={clip!r})" if is_hub_id else ""
     raise ModelError(
         f"{SETTINGS_FILE} in {str(directory)!r} names {clip!r}, which is no directory within the checkpoint: pass scorer= "
-        f"(or --scorer) to use a CLIP from elsewhere{given}"
+        f"to use a CLIP from elsewhere{given}"
     )
