@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -155,12 +154,3 @@ class SharedShadow:
         with SHADOWING:
             if self._shadow is not None:
                 self._shadow.undo(state)
-
-    @contextlib.contextmanager
-    def placed(self) -> Iterator[None]:
-        """Keep the shadow on its owner for as long as the context is open."""
-        self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
