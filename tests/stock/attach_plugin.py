@@ -106,16 +106,17 @@ def _attached_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         return
     import transformers
 
-    from trimkit.attach import Attachment
-    from trimkit.pipeline.input_reducer import Pipeline
+    from trimkit.attach.forwarding import ReducedForward
+    from trimkit.attach.generating import ReducedGenerate
+    from trimkit.pipeline.input_reducer import InputReducer
 
     RECORD.running = request.node.nodeid
     model_class = getattr(transformers, name)
     monkeypatch.setattr(model_class, "__init__", _attaching(model_class))
     for owner, method, kind in (
-        (Attachment, "_generate", "generate"),
-        (Attachment, "_forward", "forward"),
-        (Pipeline, "reduce", "with_images"),
+        (ReducedGenerate, "__call__", "generate"),
+        (ReducedForward, "__call__", "forward"),
+        (InputReducer, "reduce", "with_images"),
     ):
         monkeypatch.setattr(owner, method, _counted(getattr(owner, method), kind))
     yield
