@@ -14,8 +14,9 @@ import trimkit
 from tests import tiny
 from tests.contract.families import ENCODED, FAMILIES, IMAGES_PER_ROW, FamilyCase
 from tests.tiny import ToyScorer
-from trimkit import ImageEmbeddings, ReducedInputs, VisionEncoder
+from trimkit import ImageEmbeddings, ImageTokens, ReducedInputs, VisionEncoder
 from trimkit.demo import load_demo
+from trimkit.models import family_of
 from trimkit.pipeline.partial_checkpoint import load_without_language_model
 
 QUERIES = [f"question {i}" for i in range(len(IMAGES_PER_ROW))]
@@ -62,6 +63,10 @@ def encoded(saved: Saved, reduction: str) -> list[ImageEmbeddings]:
     return encoder(saved.arguments, asked if "scorer" in REDUCTIONS[reduction] else None)
 
 
+def _encoded(model: Any, saved: Saved) -> list[ImageTokens]:
+    return family_of(model).encode(model, dict(saved.arguments))
+
+
 def test_features_and_buffers_are_the_whole_model_s(saved: Saved) -> None:
     part, _ = load_without_language_model(saved.folder)
     assert type(part) is type(saved.model)
@@ -74,8 +79,7 @@ def test_features_and_buffers_are_the_whole_model_s(saved: Saved) -> None:
     for name, value in [*part.state_dict().items(), *part.named_buffers()]:
         assert torch.equal(value, whole.get(name, buffers.get(name))), name
     with torch.no_grad():
-        expected = saved.model.base_model.get_image_features(**saved.arguments, return_dict=True).pooler_output
-        got = part.base_model.get_image_features(**saved.arguments, return_dict=True).pooler_output
+        expected, got = ([each.features for each in _encoded(model, saved)] for model in (saved.model, part))
     assert len(got) == len(expected)
     assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
+import threading
 from typing import Any, TypeGuard
 
 __all__ = ["fields_read", "model_reads", "source_of"]
 
 _OUTPUTS = "mm_encoder_outputs"
+_PARSING = threading.Lock()  # Python 3.11's parser loses count of its depth when threads take turns within it
 
 
 def model_reads(model: Any, medium: str) -> frozenset[str]:
@@ -34,9 +37,10 @@ def fields_read(forward: Any, medium: str) -> frozenset[str] | None:
         Their names, also where the entry is given a name of its own first; ``*`` among them where it is handed on as a whole.
         None where there is no source to read.
     """
-    if (source := source_of(forward)) is None:
+    with _PARSING:
+        tree = _tree_of(forward)
+    if tree is None:
         return None
-    tree = ast.parse(source)
     found: set[str] = set()
     names = {
         target.id
@@ -51,6 +55,12 @@ def fields_read(forward: Any, medium: str) -> frozenset[str] | None:
             if _is_entry(child, medium) or (isinstance(child, ast.Name) and child.id in names):
                 found |= _use(node, child)
     return frozenset(found)
+
+
+@functools.lru_cache(maxsize=64)
+def _tree_of(forward: Any) -> ast.AST | None:
+    source = source_of(forward)
+    return None if source is None else ast.parse(source)
 
 
 def source_of(function: Any) -> str | None:
