@@ -121,7 +121,7 @@ def test_layers_of_unlike_length_are_not_extrapolated(monkeypatch: pytest.Monkey
     full, trim, fastv = found["arms"]
     assert (full["extrapolated"] is None, trim["extrapolated"] is None, fastv["extrapolated"]) == (False, False, None)
     assert [entry["extrapolated"] is None for entry in found["ratios"]] == [False, True]
-    assert sum(fastv["stage_shares"].values()) <= 1.0
+    assert sum(fastv["stage_shares"].values()) <= 1.0 + 1e-5  # each is rounded to 6 digits
     assert fastv["kv_bytes"] == fastv["kv_bytes_formula"]
     assert 0 < fastv["prefill_flops"] - fastv["prefill_flops_formula"] < 0.02 * fastv["prefill_flops"]  # its choosing
     assert "extrapolated to 4 layers" in "\n".join(lines(found))
