@@ -67,7 +67,8 @@ class ReducedForward:
         if not self._base_shadowed:
             return False
         model = self._attached.model
-        own = inspect.ismethod(stock) and stock.__func__ is type(model).forward
+        inner = getattr(stock, "_torchdynamo_orig_callable", stock)  # what torch.compile was given
+        own = inspect.ismethod(inner) and inner.__func__ is type(model).forward
         return not own and not hasattr(model, "_hf_hook") and self._attached.has_pixels(inputs)
 
     def finish(self, call: CallRecord, out: Any) -> Any:
