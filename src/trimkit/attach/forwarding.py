@@ -130,8 +130,9 @@ class BaseForward(ReducedForward):
 
     def __call__(self, stock: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs = with_cache_named(self._attached.cache_name, kwargs)
-        if not args and self.passes(kwargs) and "query" not in kwargs and not self._on_pruned_layers():
-            return stock(**kwargs)  # reduced already, a decoding step, or text alone
+        # Some models give input_ids by their place; pixels come behind them.
+        if len(args) < 2 and self.passes(kwargs) and "query" not in kwargs and not self._on_pruned_layers():
+            return stock(*args, **kwargs)  # reduced already, a decoding step, or text alone
         return super().__call__(stock, *args, **kwargs)
 
     def own_call(self, inputs: dict[str, Any]) -> tuple[CallRecord, dict[str, Any]]:
