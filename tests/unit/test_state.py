@@ -49,6 +49,14 @@ class TestReport:
             with pytest.raises(trimkit.ConfigError, match="last call failed"):
                 _ = trim.report
 
+    def test_lengths_that_are_asked_for_are_no_call(self, model: Any) -> None:
+        batch = tiny.llava_batch([1])
+        with torch.no_grad(), reduced(model) as trim:
+            model.generate(**batch, **GREEDY)
+            report = trim.report
+            assert trim.reduced_lengths(batch)[0] < batch["input_ids"].shape[1]
+            assert trim.report is report
+
     def test_a_loop_of_ones_own_keeps_that_of_its_prompt(self, model: Any) -> None:
         batch = tiny.llava_batch([1])
         with torch.no_grad(), reduced(model) as trim:

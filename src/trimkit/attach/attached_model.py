@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trimkit.attach.cache_argument import cache_name, cache_of
@@ -171,6 +172,4 @@ class AttachedModel:
 
     def is_image(self, ids: Tensor) -> Tensor:
         """``[B, L]`` bool: where the placeholders of images and videos stand in ``ids``."""
-        import torch
-
         return torch.isin(ids, torch.tensor(self.reducer.placeholder_ids(), device=ids.device))

@@ -106,7 +106,8 @@ class Attachment:
         if not attached.reducer.has_images(given):
             return [int(count) for count in given["attention_mask"].sum(dim=1)]
         with torch.no_grad():
-            return attached.reduce(given, query, attached.new_call(), generating=True).lengths
+            question = self.query if query is None else query  # by the reducer itself: the report stays the last call's
+            return attached.reducer.reduce(given, question, attached.new_call().clock, generating=True).lengths
 
     def attach(self) -> Attachment:
         """Start reducing.

@@ -60,7 +60,6 @@ class Family:
         """Refuse a model that cannot work, with the reason.
 
         Raises:
-            UnsupportedError: as it says.
             UnsupportedError: as it says, or its config names layers of the vision tower that are not there.
         """
         name = type(model).__name__
