@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,8 +48,7 @@ class Attachment:
         if hasattr(model, "_orig_mod"):
             raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        named = {field.name for field in fields(CallSettings)} & set(options)
-        settings = CallSettings(**{name: options.pop(name) for name in named})
+        settings = CallSettings.taken_from(options)
         reducer = InputReducer(self.model, processor, method, scorer, settings, options)
         self._attached_model = AttachedModel(self.model, reducer, query, on_unreduced)
         self._forwards = ForwardShadows(self._attached_model, full_logits=full_logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -32,6 +32,11 @@ class CallSettings:
     tower_keep: float | None = None
     tower_layer: int | None = None
     pad_to_multiple_of: int = 1
+
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> CallSettings:
+        """Those among the options of a call; what is left in ``options`` is the method's."""
+        return cls(**{field.name: options.pop(field.name) for field in fields(cls) if field.name in options})
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

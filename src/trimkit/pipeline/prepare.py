@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,7 @@ def prepare(
     given = dict(inputs)
     if not isinstance(given.get("input_ids"), Tensor) or given.get("inputs_embeds") is not None:
         raise InputError("prepare finds the image tokens in input_ids: pass them, without inputs_embeds")
-    named = {field.name for field in fields(CallSettings)} & set(options)
-    settings = CallSettings(**{name: options.pop(name) for name in named})
+    settings = CallSettings.taken_from(options)
     reducer = InputReducer(model, processor, method, scorer, settings, options)
     refuse_llm_stage(reducer.method)
     return reducer.reduce(given, query, StageClock(model.device), generating=generating)
