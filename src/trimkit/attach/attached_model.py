@@ -51,8 +51,7 @@ class AttachedModel:
         self.cache_name = cache_name(model.forward)
         self._on_unreduced = on_unreduced
         self.current = CurrentCall()
-        prunes = self.method.stage == "llm" and not self.method.keeps_all
-        self.decoder = PrunableDecoder(model, self.method) if prunes else None
+        self.decoder = PrunableDecoder(model, self.method) if self.method.prunes_llm else None
         self._report: Report | None = None
         self._pixels = tuple(medium.pixels(model) for medium in reducer.media)
 

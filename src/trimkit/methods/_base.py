@@ -105,6 +105,11 @@ class Method(BaseModel):
         return self.budget.keeps_all
 
     @property
+    def prunes_llm(self) -> bool:
+        """Whether this method, with its options, drops tokens inside the language model."""
+        return self.stage == "llm" and not self.keeps_all
+
+    @property
     def needs_relevance(self) -> bool:
         """Whether this method, with its options, reads the text at all."""
         return self.uses_text and not self.keeps_all

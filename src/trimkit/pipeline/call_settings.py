@@ -70,7 +70,7 @@ def refuse_llm_stage(method: Method) -> None:
     Raises:
         ConfigError: that.
     """
-    if method.stage == "llm" and not method.keeps_all:
+    if method.prunes_llm:
         raise ConfigError(
             f"method {method.name!r} drops tokens inside the language model: attach the model (trimkit.attach) to use it"
         )

@@ -207,8 +207,7 @@ class InputReducer:
             )
 
     def _refuse_settings(self) -> None:
-        prunes_llm = self.method.stage == "llm" and not self.method.keeps_all
-        if prunes_llm and (self._settings.positions == "contiguous" or self._settings.turns != "refresh"):
+        if self.method.prunes_llm and (self._settings.positions == "contiguous" or self._settings.turns != "refresh"):
             raise ConfigError(
                 f"method {self.method.name!r} keeps positions and asks anew in every turn: leave positions= and turns= out"
             )
@@ -262,8 +261,7 @@ class InputReducer:
             check_mask(mask)
         elif not (isinstance(mask, Tensor) and mask.ndim == 2):
             mask = None  # it goes to the model as it is, beside all of the tokens
-        prunes_llm = self.method.stage == "llm" and not self.method.keeps_all
-        if prunes_llm and generating and mask is not None and not bool(mask[:, -1].all()):
+        if self.method.prunes_llm and generating and mask is not None and not bool(mask[:, -1].all()):
             return pad_left(mask)
         side = padding_side(mask, self._tokenizer, generating)
         multiple = self._settings.pad_to_multiple_of
