@@ -34,7 +34,7 @@ def command(
     """
     from trimkit.attach.export import export
 
-    chosen = common.pick_method(method, budget, settings, config)
+    chosen = common.pick_method(method, budget, settings, config, model)
     with common.quiet():
         if dtype == "auto" and device == "cpu":
             path = export(model, output, method=chosen, scorer=scorer)
