@@ -1,0 +1,65 @@
+"""HoloV: the picture is cut into runs, and each gets tokens by the class attention that it has."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trimkit.core import functional as F
+from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.types import TokenBatch
+from trimkit.methods._choosing import ChoosingMethod, signal
+
+__all__ = ["HoloV", "run_scores", "tokens_of_runs"]
+
+
+def run_scores(attention: Tensor, projected: Tensor | None, runs: int) -> Tensor:
+    """``[runs]`` the score of every run of consecutive tokens.
+
+    Args:
+        attention: ``[N]`` class attention.
+        projected: ``[N, H]`` tokens after the projector, for the variance term; None leaves it out.
+        runs: how many, at most N.
+    """
+    lengths = [len(part) for part in torch.tensor_split(attention, runs)]
+    tokens = [None] * runs if projected is None else projected.float().split(lengths)
+    scores = [_run_score(part, own) for part, own in zip(attention.split(lengths), tokens, strict=True)]
+    return torch.stack(scores)
+
+
+def _run_score(attention: Tensor, tokens: Tensor | None) -> Tensor:
+    count = len(attention)
+    if count == 1:
+        return attention.mean()
+    if tokens is None:
+        return 1.09 * 1000 * attention.mean()
+    unit = tokens / (torch.linalg.vector_norm(tokens, dim=-1, keepdim=True) + 1e-6)
+    similar = (unit @ unit.T).fill_diagonal_(0.0)
+    mean = similar.sum(dim=1, keepdim=True) / (count - 1)
+    variance = (similar - mean).square().sum(dim=1) / (count - 1)
+    scale = (1000 * attention).abs().mean() / (variance.abs().mean() + 1e-6)
+    return (1000 * attention + 0.09 * scale * variance).mean()
+
+
+def tokens_of_runs(scores: Tensor, total: int) -> list[int]:
+    """Tokens of each run: ``total`` in proportion to the scores, rounded down; what is missing goes to the largest shares."""
+    shares = scores / (scores.sum() + 1e-6)
+    counts = (total * shares).floor().long().tolist()
+    for run in shares.sort(descending=True, stable=True).indices.tolist()[: total - sum(counts)]:
+        counts[run] += 1
+    return counts
+
+
+def runs_in_order(attention: Tensor, counts: list[int], total: int) -> Tensor:
+    """``[k]`` int64, k at most ``total``: run by run; in one that is cut by falling attention, else in raster order."""
+    kept, start = [], 0
+    for part, count in zip(torch.tensor_split(attention, len(counts)), counts, strict=True):
+        own = torch.arange(len(part), device=attention.device)
+        if count < len(part):
+            own = part.sort(descending=True, stable=True).indices[:count]
+        kept.append(own + start)
+        start += len(part)
+    return torch.cat(kept)[:total]
