@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from trimkit.core.geometry import View
+from trimkit.core.layer_read import LayerRead
 from trimkit.core.report import ImageReport, Report, ReportRenderer, StageSeconds
 from trimkit.errors import ConfigError
 
@@ -120,6 +121,7 @@ class TokenBatch:
         tower_keys: ``[B, N, K]``, the ``keys`` of ``ImageTokens``; likewise.
         attention: ``[B, N]`` float, what the last prompt token attends to at each token, mean over heads; only for a method of
             ``stage`` ``llm``, whose ``features`` are hidden states of the language model.
+        layer: at which of the method's cuts that is, and what else it reads there; likewise.
     """
 
     features: Tensor
@@ -131,6 +133,7 @@ class TokenBatch:
     cls_attention: Tensor | None = None
     tower_keys: Tensor | None = None
     attention: Tensor | None = None
+    layer: LayerRead | None = None
 
 
 @dataclass(frozen=True)

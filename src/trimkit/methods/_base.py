@@ -55,6 +55,9 @@ class Method(BaseModel):
         uses_text: whether ``TokenBatch.relevance`` is needed.
         stage: ``tower`` where tokens go before the language model, ``llm`` where they go after some of its layers.
         signals: what it needs from the vision tower beside features: ``cls_attention``, ``keys``.
+        asks_next: of ``stage`` ``llm``: attention is that of the layer that is about to see fewer tokens, not of the one before.
+        asks_raters: of ``stage`` ``llm``: it reads what several text tokens attend to (``raters``).
+        renumbers: of ``stage`` ``llm``: what is left behind a cut is numbered anew, 0, 1, 2 ..; else it keeps its positions.
 
     Options:
         budget: how many tokens stay, see ``trimkit.core.budget``.
@@ -74,6 +77,9 @@ class Method(BaseModel):
     uses_text: ClassVar[bool] = False
     stage: ClassVar[Literal["tower", "llm"]] = "tower"
     signals: ClassVar[frozenset[str]] = frozenset()
+    asks_next: ClassVar[bool] = False
+    asks_raters: ClassVar[bool] = False
+    renumbers: ClassVar[bool] = False
 
     budget: BudgetField = Budget("iqr")
     aggregate: Literal["mean", "weighted", "none"] = "none"
@@ -97,6 +103,22 @@ class Method(BaseModel):
 
     def first_short_layer(self, layers: int) -> int:
         """Of a method inside a language model of that many ``layers``: the first, counted from 0, that sees fewer tokens."""
+        raise NotImplementedError
+
+    def cuts(self, layers: int) -> tuple[int, ...]:
+        """Where such a method drops tokens: every layer that is the first to see fewer than the one before, ascending.
+
+        A layer named twice is cut once, as the later of the two stages says.
+        """
+        return (self.first_short_layer(layers),)
+
+    def raters(self, image: Tensor, text: Tensor) -> Tensor:
+        """``[M]`` bool, of a method that ``asks_raters``: which text tokens' attention it reads.
+
+        Args:
+            image: ``[N, D]`` input embeddings of an image's tokens.
+            text: ``[M, D]`` those of the prompt's text tokens behind them, M at least 1.
+        """
         raise NotImplementedError
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimkit.core import functional as F
+from trimkit.core.layer_read import LayerRead
 from trimkit.core.sharing import merge_images, split_selection
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.errors import ConfigError
@@ -64,7 +65,11 @@ def select_tokens(
 
 
 def select_by_attention(
-    attention: Sequence[Tensor], features: Sequence[Tensor], rows: Sequence[int], method: Method
+    attention: Sequence[Tensor],
+    features: Sequence[Tensor],
+    rows: Sequence[int],
+    method: Method,
+    read: LayerRead | None = None,
 ) -> list[Selection]:
     """Choose the tokens of every image inside the language model.
 
@@ -73,6 +78,7 @@ def select_by_attention(
         features: B tensors ``[N_i, D]`` of hidden states.
         rows: the prompt of each image, where the method shares its budget among a prompt's images.
         method: what chooses, of ``stage`` ``llm``.
+        read: at which of its cuts, and what else it reads there of each image.
     """
     shared = method.share == "prompt" and not method.keeps_all
     groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
@@ -81,7 +87,7 @@ def select_by_attention(
     batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
     joined = [torch.cat([attention[i] for i in group]) for group in groups]
     padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
-    chosen = method.select(replace(batch, attention=padded))
+    chosen = method.select(replace(batch, attention=padded, layer=_of_groups(read, groups)))
     fixed = method.budget.kind in ("ratio", "count")
     found: dict[int, Selection] = {}
     for group, selection in zip(groups, chosen, strict=True):
@@ -89,6 +95,15 @@ def select_by_attention(
             zip(group, split_selection(selection, [len(attention[i]) for i in group], fixed=fixed), strict=True)
         )
     return [found[i] for i in range(len(rows))]
+
+
+def _of_groups(read: LayerRead | None, groups: Sequence[Sequence[int]]) -> LayerRead | None:
+    """What a cut reads, for images that are ranked together."""
+    if read is None or all(len(group) == 1 for group in groups):
+        return read
+    if read.rows:
+        raise ConfigError("text tokens' attention is read image by image: leave share= at 'image'")
+    return replace(read, totals=tuple(sum(read.totals[i] for i in group) for group in groups))
 
 
 def select_everything(images: Sequence[ImageTokens]) -> list[Selection]:
