@@ -57,7 +57,6 @@ class Method(BaseModel):
         signals: what it needs from the vision tower beside features: ``cls_attention``, ``keys``.
         asks_next: of ``stage`` ``llm``: attention is that of the layer that is about to see fewer tokens, not of the one before.
         asks_raters: of ``stage`` ``llm``: it reads what several text tokens attend to (``raters``).
-        renumbers: of ``stage`` ``llm``: what is left behind a cut is numbered anew, 0, 1, 2 ..; else it keeps its positions.
 
     Options:
         budget: how many tokens stay, see ``trimkit.core.budget``.
@@ -79,7 +78,6 @@ class Method(BaseModel):
     signals: ClassVar[frozenset[str]] = frozenset()
     asks_next: ClassVar[bool] = False
     asks_raters: ClassVar[bool] = False
-    renumbers: ClassVar[bool] = False
 
     budget: BudgetField = Budget("iqr")
     aggregate: Literal["mean", "weighted", "none"] = "none"
@@ -111,6 +109,11 @@ class Method(BaseModel):
         A layer named twice is cut once, as the later of the two stages says.
         """
         return (self.first_short_layer(layers),)
+
+    @property
+    def renumbers(self) -> bool:
+        """Whether such a method numbers what is left anew behind each cut, 0, 1, 2 ..; else everything keeps its position."""
+        return False
 
     def raters(self, image: Tensor, text: Tensor) -> Tensor:
         """``[M]`` bool, of a method that ``asks_raters``: which text tokens' attention it reads.
