@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from trimkit.core.signals import is_per_token
 from trimkit.core.types import ImageTokens, Selection
 from trimkit.errors import ConfigError
 
@@ -23,7 +24,19 @@ def merge_images(images: Sequence[ImageTokens]) -> ImageTokens:
         key="+".join(image.key for image in images),
         cls_attention=_joined([image.cls_attention for image in images]),
         keys=_joined([image.keys for image in images]),
+        signals=_joined_signals(images),
     )
+
+
+def _joined_signals(images: Sequence[ImageTokens]) -> dict[str, Tensor]:
+    """Those that all have: of tokens one behind the other; of the question the first's; a class token is of one image alone."""
+    found = {}
+    for name in images[0].signals:
+        parts = [image.signals.get(name) for image in images]
+        joined = _joined(parts) if is_per_token(name) else (None if name == "cls_state" else parts[0])
+        if joined is not None:
+            found[name] = joined
+    return found
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:

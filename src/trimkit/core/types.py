@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pydantic import ConfigDict
@@ -85,6 +86,7 @@ class ImageTokens:
         cls_attention: ``[N]`` float, what the tower's class token attends to at each patch, mean over heads, at the layer that
             gives ``features``; only where a method asks for it.
         keys: ``[N, K]`` attention keys of the patches at that layer, heads side by side; likewise.
+        signals: what else a method has asked for, by name; ``trimkit.core.signals`` lists names and shapes.
         midway: set where the tower has not been run to its end yet; ``features`` are then the states at that layer.
         alive: ``[N]`` bool, which patches the tower was run to its end on, where it was not on all; the others have the
             features of the layer at which they were dropped, and are not selected.
@@ -101,6 +103,12 @@ class ImageTokens:
     keys: Tensor | None = None
     midway: Midway | None = None
     alive: Tensor | None = None
+    signals: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+
+    def signal(self, name: str) -> Tensor | None:
+        """The signal called ``name``, wherever it is held, or None."""
+        given = {"cls_attention": self.cls_attention, "keys": self.keys}.get(name)
+        return self.signals.get(name) if given is None else given
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
@@ -122,6 +130,7 @@ class TokenBatch:
         attention: ``[B, N]`` float, what the last prompt token attends to at each token, mean over heads; only for a method of
             ``stage`` ``llm``, whose ``features`` are hidden states of the language model.
         layer: at which of the method's cuts that is, and what else it reads there; likewise.
+        signals: what else the method has asked for, by name: B tensors without padding, see ``trimkit.core.signals``.
     """
 
     features: Tensor
@@ -134,6 +143,7 @@ class TokenBatch:
     tower_keys: Tensor | None = None
     attention: Tensor | None = None
     layer: LayerRead | None = None
+    signals: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def single(batch: TokenBatch, row: int) -> TokenBatch:
         cls_attention=cut(batch.cls_attention),
         tower_keys=cut(batch.tower_keys),
         attention=cut(batch.attention),
+        signals={name: each[row : row + 1] for name, each in batch.signals.items()},
     )
 
 
@@ -52,9 +53,12 @@ class Method(BaseModel):
         name: what ``--method`` takes.
         summary: one line for the catalogue.
         paper: link of the source.
-        uses_text: whether ``TokenBatch.relevance`` is needed.
+        uses_text: whether it reads the question.
+        reads_relevance: whether it reads the question as ``TokenBatch.relevance``, which a scorer gives; else it asks for a
+            signal such as ``words``.
         stage: ``tower`` where tokens go before the language model, ``llm`` where they go after some of its layers.
-        signals: what it needs from the vision tower beside features: ``cls_attention``, ``keys``.
+        signals: what it needs beside features, by name: ``cls_attention``, ``projected``, ``received@9`` (see
+            ``trimkit.core.signals``). Where options have a say, override ``asked_signals``.
         asks_next: of ``stage`` ``llm``: attention is that of the layer that is about to see fewer tokens, not of the one before.
         asks_raters: of ``stage`` ``llm``: it reads what several text tokens attend to (``raters``).
 
@@ -74,6 +78,7 @@ class Method(BaseModel):
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
     uses_text: ClassVar[bool] = False
+    reads_relevance: ClassVar[bool] = True
     stage: ClassVar[Literal["tower", "llm"]] = "tower"
     signals: ClassVar[frozenset[str]] = frozenset()
     asks_next: ClassVar[bool] = False
@@ -135,9 +140,23 @@ class Method(BaseModel):
         return self.stage == "llm" and not self.keeps_all
 
     @property
-    def needs_relevance(self) -> bool:
+    def needs_question(self) -> bool:
         """Whether this method, with its options, reads the text at all."""
-        return self.uses_text and not self.keeps_all
+        return self.needs_relevance or (self.uses_text and not self.keeps_all)
+
+    @property
+    def needs_relevance(self) -> bool:
+        """Whether this method, with its options, reads a scorer's relevance."""
+        return self.uses_text and self.reads_relevance and not self.keeps_all
+
+    @property
+    def asked_signals(self) -> frozenset[str]:
+        """The signals that this method, with its options, needs; none where it keeps everything."""
+        return frozenset() if self.keeps_all else self.signals
+
+    def words(self, question: str) -> str:
+        """The part of a question whose tokens' input embeddings are the signal ``words``."""
+        return question
 
     def tokens(self, total: int) -> int | None:
         """How many tokens the language model gets for an image of ``total``, where that is known before the image is seen.

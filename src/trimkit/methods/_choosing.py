@@ -58,15 +58,18 @@ class ChoosingMethod(Method):
 
 
 def signal(method: Method, batch: TokenBatch, name: str) -> Tensor:
-    """A signal of the vision tower that ``method`` needs: ``cls_attention`` ``[B, N]`` or ``keys`` ``[B, N, K]``.
+    """A signal that ``method`` needs, with a row for each token: ``[B, N]`` or ``[B, N, K]``, zeros on padding.
 
     Raises:
         ConfigError: the batch has none.
     """
-    found = batch.cls_attention if name == "cls_attention" else batch.tower_keys
-    if found is None:
-        raise ConfigError(f"method {method.name!r} needs {name} of the vision tower, and these image tokens have none")
-    return found
+    own = {"cls_attention": batch.cls_attention, "keys": batch.tower_keys}.get(name)
+    if own is not None:
+        return own
+    if name not in batch.signals:
+        raise ConfigError(f"method {method.name!r} needs {name}, and these image tokens have none")
+    rows = batch.signals[name]
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
 def trim_counts(method: Method, batch: TokenBatch) -> Tensor:

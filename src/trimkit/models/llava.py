@@ -13,7 +13,7 @@ from trimkit.core.types import ImageTokens, Midway
 from trimkit.errors import UnsupportedError
 from trimkit.models._base import AT_ONCE, Family, ModelInputs
 from trimkit.models._clip_tower import go_on, layer_states
-from trimkit.models._signals import attention_of
+from trimkit.models._signals import SignalSource, signal_source
 
 __all__ = ["Llava"]
 
@@ -50,7 +50,11 @@ class Llava(Family):
         width = features.shape[-1] // len(layers)
         start = width * (layers.index(_SCORED) if _SCORED in layers else 0)
         columns = None if len(layers) == 1 else (start, start + width)
-        return [ImageTokens(features=image, grid=grid, tower_columns=columns) for image in features]
+        own = torch.cat([hidden[i][:, 0] for i in layers], dim=-1)  # the class token's, which is not handed on
+        return [
+            ImageTokens(image, grid, tower_columns=columns, signals={"cls_state": state} if without_cls else {})
+            for image, state in zip(features, own, strict=True)
+        ]
 
     def project(self, model: Any, features: Sequence[Tensor]) -> list[Tensor]:
         if not self._before_projector(model):
@@ -93,10 +97,10 @@ class Llava(Family):
         grid = (side, side) if state.shape[1] == side * side + 1 else None
         return [ImageTokens(features=each[1:], grid=grid, midway=Midway(stop, each[:1])) for each in state]
 
-    def signal_layer(self, model: Any, arguments: ModelInputs) -> Any:
+    def signal_source(self, model: Any, arguments: ModelInputs) -> SignalSource | None:
         if not self._before_projector(model):
             return None
-        return attention_of(
+        return signal_source(
             self.base(model).vision_tower, arguments.get("vision_feature_layer", _feature_layer(model.config))
         )
 

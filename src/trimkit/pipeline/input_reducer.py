@@ -198,7 +198,7 @@ class InputReducer:
             arguments |= self.chooser.tower.arguments()
         if self.method.keeps_all:
             return encode(family, self._model, arguments, None)
-        return encode(family, self._model, arguments, self.cache, self.method.signals)
+        return encode(family, self._model, arguments, self.cache, self.method.asked_signals)
 
     def _refuse_positions(self) -> None:
         if self._settings.positions == "contiguous" and self.family.own_positions:

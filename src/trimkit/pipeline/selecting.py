@@ -170,6 +170,7 @@ def make_batch(
         keys=tuple(f"{image.key}|{query or ''}" for image, query in zip(images, queries, strict=True)),
         cls_attention=attention,
         tower_keys=keys,
+        signals=_signals(images, padded.device),
     )
 
 
@@ -179,12 +180,19 @@ def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | Non
     return torch.nn.utils.rnn.pad_sequence(given, batch_first=True) if len(given) == len(rows) else None
 
 
+def _signals(images: Sequence[ImageTokens], device: torch.device) -> dict[str, tuple[Tensor, ...]]:
+    """By name, those that all images have."""
+    names = [name for name in (images[0].signals if images else ()) if all(name in image.signals for image in images)]
+    return {name: tuple(image.signals[name].detach().to(device) for image in images) for name in names}
+
+
 def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
     """The image with what is kept of its features, and of those for deeper layers."""
     if selection.keeps_all:
         return image
     features, *layers = (_reduced(each, selection, image.alive) for each in (image.features, *image.layers))
-    return replace(image, features=features, layers=tuple(layers), views=(), cls_attention=None, keys=None, alive=None)
+    kept = replace(image, features=features, layers=tuple(layers), views=(), alive=None)
+    return replace(kept, cls_attention=None, keys=None, signals={})
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:

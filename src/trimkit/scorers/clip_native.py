@@ -110,6 +110,22 @@ class ClipNativeScorer(EncoderScorer):
         """
         return self._text(queries, truncate=truncate)
 
+    def segment_embeddings(self, query: str) -> Tensor:
+        """``[S, P]`` float32: one embedding for each piece of the question that is as long as the text tower takes.
+
+        Raises:
+            InputError: the question is empty.
+        """
+        return self._text.segments(query)
+
+    def patch_embeddings(self, image: ImageTokens) -> Tensor:
+        """``[N, P]`` the patches in the space of the text's embeddings.
+
+        Raises:
+            ConfigError: the features are not this tower's.
+        """
+        return self._patches(image)
+
     def _patches(self, image: ImageTokens) -> Tensor:
         features = image.features if image.tower_columns is None else image.features[:, slice(*image.tower_columns)]
         if features.shape[-1] != self.feature_size:
