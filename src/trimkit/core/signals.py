@@ -33,14 +33,15 @@ _WHOLE = frozenset({"cls_state", "words", "clip_text"})
 
 
 class SignalName(NamedTuple):
-    """A parsed name. ``layer`` counts from 1, or from the end with -1; None is the layer that gives the features."""
+    """A parsed name. ``layer`` counts from 1, or from the end with -1, or is a share of the tower's depth, such as 0.375; None is
+    the layer that gives the features."""
 
     kind: str
-    layer: int | None
+    layer: int | float | None
 
 
 def parse_signal(name: str) -> SignalName:
-    """Read ``kind`` or ``kind@layer``.
+    """Read ``kind`` or ``kind@layer``, the layer a number or a share of the tower's depth.
 
     Raises:
         ConfigError: an unknown kind, a layer where there is none, or one that is no number.
@@ -50,10 +51,12 @@ def parse_signal(name: str) -> SignalName:
         raise ConfigError(f"signal {name!r} is not known: there are {', '.join(SIGNALS)}")
     if not at:
         return SignalName(kind, None)
-    layer = int(number) if number.lstrip("-").isdigit() else 0
+    layer: int | float = int(number) if number.lstrip("-").isdigit() else 0
+    if number.startswith("0.") and number[2:].isdigit():
+        layer = float(number)
     if kind not in OF_LAYERS or layer == 0:
         kinds = ", ".join(sorted(OF_LAYERS))
-        raise ConfigError(f"signal {name!r}: a layer is a number such as 9 or -1, and only {kinds} have one")
+        raise ConfigError(f"signal {name!r}: a layer is a number such as 9 or -1, or a share of the depth such as 0.375, and only {kinds} have one")
     return SignalName(kind, layer)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,8 @@ from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, signal
 
 __all__ = ["HiPrune", "anchors_and_registers"]
+
+_DEPTH = 0.375  # of the tower: layer 9 of 24
 
 
 class HiPrune(ChoosingMethod):
@@ -31,17 +33,35 @@ class HiPrune(ChoosingMethod):
 
     Options:
         alpha: the share of the tokens that is anchors and buffers.
-        object_layer: layer of the vision tower, counted from 1, that the anchors are ranked in. In a tower of fewer than 24
-            layers, the one at the same depth.
+        object_layer: layer of the vision tower, counted from 1, that the anchors are ranked in. ``auto`` is the paper's 9 of 24,
+            or the one at that depth of another tower.
     """
 
     name: ClassVar[str] = "hiprune"
     summary: ClassVar[str] = "HiPrune: anchors of a middle layer with their neighbors, and registers of the features' layer"
     paper: ClassVar[str] = "https://arxiv.org/abs/2508.00553"
+    signals: ClassVar[frozenset[str]] = frozenset({"received", f"received@{_DEPTH}"})
 
     budget: BudgetField = Budget("count", 64)
     alpha: float = Field(default=0.1, ge=0.0, le=1.0)
-    object_layer: int = Field(default=9, ge=1)
+    object_layer: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+
+    @property
+    def asked_signals(self) -> frozenset[str]:
+        return frozenset() if self.keeps_all else frozenset({"received", self._anchored})
+
+    @property
+    def _anchored(self) -> str:
+        return f"received@{_DEPTH if self.object_layer == 'auto' else self.object_layer}"
+
+    def quality(self, image: TokenBatch) -> Tensor:
+        return F.sanitize(signal(self, image, "received"))[0]
+
+    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+        grid = image.grids[0]
+        columns = 0 if grid is None or grid[0] * grid[1] != len(scores) else grid[1]
+        anchored = F.sanitize(signal(self, image, self._anchored))[0]
+        return anchors_and_registers(anchored, scores, count, self.alpha, columns)[2]
 
 
 def anchors_and_registers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,7 +13,48 @@ from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, signal
 
-__all__ = ["HoloV", "run_scores", "tokens_of_runs"]
+__all__ = ["HoloV", "run_scores", "runs_in_order", "tokens_of_runs"]
+
+
+class HoloV(ChoosingMethod):
+    """Cuts the picture into runs of consecutive patches, gives each a share of the tokens, and keeps the best of each.
+
+    1. Raster order is cut into ``runs`` runs of equal length (of 576 tokens one and a half rows: not squares).
+    2. A run's score is the mean over its patches of ``1000 * class attention``, and of the variance of their cosines to the others
+       of the run (behind the projector), which is scaled to 9% of the attention's mean. So the attention decides alone.
+    3. Tokens go to the runs in proportion to their scores, rounded down; what is missing goes to the largest shares, one each.
+    4. A run keeps its patches of highest class attention, or all.
+
+    The order in the language model is the released code's: run by run, in each by falling attention. Where a run has fewer
+    patches than its share, the released code adds rows of zeros; here the places go to the highest attention elsewhere, in
+    raster order at the end, or with ``rest="empty"`` to nothing. The layer is the one that gives the features.
+
+    Options:
+        runs: how many; at most one a token.
+        rest: ``fill`` or ``empty``.
+    """
+
+    name: ClassVar[str] = "holov"
+    summary: ClassVar[str] = "HoloV: shares of the tokens for runs of the picture, and in each the highest class attention"
+    paper: ClassVar[str] = "https://github.com/obananas/HoloV"
+    signals: ClassVar[frozenset[str]] = frozenset({"cls_attention", "projected"})
+
+    budget: BudgetField = Budget("count", 64)
+    runs: int = Field(default=16, ge=1)
+    rest: Literal["fill", "empty"] = "fill"
+
+    def quality(self, image: TokenBatch) -> Tensor:
+        return F.sanitize(signal(self, image, "cls_attention"))[0]
+
+    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+        runs, projected = min(self.runs, len(scores)), signal(self, image, "projected")[0].nan_to_num(0.0)
+        kept = runs_in_order(scores, tokens_of_runs(run_scores(scores, projected, runs), count), count)
+        if self.rest == "empty" or len(kept) == count:
+            return kept
+        others = scores.clone()
+        others[kept] = -torch.inf
+        more = others.sort(descending=True, stable=True).indices[: count - len(kept)]
+        return torch.cat([kept, more.sort().values])
 
 
 def run_scores(attention: Tensor, projected: Tensor | None, runs: int) -> Tensor:

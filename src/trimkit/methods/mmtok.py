@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import torch
@@ -10,9 +11,73 @@ from torch import Tensor
 
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.types import TokenBatch
-from trimkit.methods._choosing import ChoosingMethod
+from trimkit.methods._choosing import ChoosingMethod, signal
 
-__all__ = ["MMTok", "coverage_rows", "greedy_cover"]
+__all__ = ["MMTok", "content_words", "coverage_rows", "greedy_cover"]
+
+_PROMPTS = (  # of benchmarks; they say nothing about the picture
+    "Answer the question using a single word or phrase.",
+    "Answer with the option's letter from the given choices directly.",
+)
+_FUNCTION_WORDS = frozenset(
+    "a an the is are was were be been being am do does did have has had of in on at to for with by from and or but not this "
+    "that these those it its as what which who where".split()
+)
+
+
+class MMTok(ChoosingMethod):
+    """Chooses greedily the tokens that cover the question's words and the picture's own patches.
+
+    1. How much token j covers word i: softmax over the tokens of cosine / ``text_temperature``, between the word's input embedding
+       in the language model and the token behind the projector, divided by the number of words.
+    2. How much it covers patch i: softmax of cosine / ``image_temperature`` between patches before the projector, times ``alpha``,
+       divided by the number of patches.
+    3. Take the token that raises the sum of the largest covers most, until the budget is full.
+
+    The question's words are those of its text without benchmark prompts and function words, or all where none is left. The
+    published list of 43 function words is not ours; ours is the English articles, auxiliaries, prepositions and pronouns. The
+    published code leaves out patches that see only padding of the square (``greedy_cover``'s ``allowed``); processors of
+    transformers crop instead. Where the budget decides per image, a token's score is its gain when nothing is kept.
+
+    Options:
+        alpha: weight of the patches against the words.
+        text_temperature, image_temperature: of the softmaxes.
+    """
+
+    name: ClassVar[str] = "mmtok"
+    summary: ClassVar[str] = "MMTok: tokens that cover the question's words and the picture's patches"
+    paper: ClassVar[str] = "https://github.com/Ironieser/MMTok"
+    uses_text: ClassVar[bool] = True
+    reads_relevance: ClassVar[bool] = False
+    signals: ClassVar[frozenset[str]] = frozenset({"projected", "words"})
+
+    budget: BudgetField = Budget("count", 64)
+    alpha: float = Field(default=0.5, ge=0.0)
+    text_temperature: float = Field(default=0.02, gt=0.0)
+    image_temperature: float = Field(default=0.2, gt=0.0)
+
+    def words(self, question: str) -> str:
+        return content_words(question)
+
+    def quality(self, image: TokenBatch) -> Tensor:
+        return self._rows(image).sum(dim=0)
+
+    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+        return greedy_cover(self._rows(image), count)
+
+    def _rows(self, image: TokenBatch) -> Tensor:
+        projected, words = signal(self, image, "projected")[0], signal(self, image, "words")[0]
+        return coverage_rows(
+            words, projected, image.features[0], self.alpha, self.text_temperature, self.image_temperature
+        )
+
+
+def content_words(question: str) -> str:
+    """The words of a question that say what is asked, in their order; the question itself where none is left."""
+    for prompt in _PROMPTS:
+        question = question.replace(prompt, " ")
+    words = [word for word in re.findall(r"\w+", question) if word.lower() not in _FUNCTION_WORDS]
+    return " ".join(words) or question.strip()
 
 
 def coverage_rows(

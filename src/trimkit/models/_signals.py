@@ -32,14 +32,16 @@ class SignalSource:
     layers: Sequence[Any]
     deepest: int
 
-    def number(self, layer: int | None) -> int:
-        """The number of a layer counted from 1, from the end with -1, or None for the one that gives the features.
+    def number(self, layer: int | float | None) -> int:
+        """The number of a layer counted from 1, from the end with -1, by its share of the depth, or None for the features' own.
 
         Raises:
             ConfigError: there is no such layer.
         """
         if layer is None:
             return self.deepest
+        if isinstance(layer, float):
+            return max(1, round(layer * len(self.layers)))
         number = layer if layer > 0 else len(self.layers) + 1 + layer
         if not 1 <= number <= len(self.layers):
             raise ConfigError(f"the vision tower has {len(self.layers)} layers, and the method reads layer {layer}")
