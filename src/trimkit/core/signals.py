@@ -19,6 +19,7 @@ SIGNALS: dict[str, str] = {
     "cls_state": "[D] the class token's own state beside the features",
     "projected": "[N, H] the tokens behind the projector",
     "words": "[M, H] input embeddings, in the language model, of the tokens of Method.words(question)",
+    "alive": "[N] bool, patches that the vision tower was run to its end on (a method with a TowerPlan)",
     "clip_patches": "[N, P] float32, the patches in the space of the scorer's text embeddings",
     "clip_text": "[S, P] float32, the question there, an embedding for each segment that the text tower's length allows",
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.tower_plan import TowerPlan
 from trimkit.core.types import EncoderProfile, Selection, TokenBatch
 from trimkit.errors import ConfigError
 
@@ -153,6 +154,11 @@ class Method(BaseModel):
     def asked_signals(self) -> frozenset[str]:
         """The signals that this method, with its options, needs; none where it keeps everything."""
         return frozenset() if self.keeps_all else self.signals
+
+    @property
+    def tower_plan(self) -> TowerPlan | None:
+        """How this method changes the way of a picture through the vision tower; None where it does not."""
+        return None
 
     def words(self, question: str) -> str:
         """The part of a question whose tokens' input embeddings are the signal ``words``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
-from trimkit.core.types import TokenBatch
+from trimkit.core.types import Selection, TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, signal
 
 __all__ = ["HoloV", "run_scores", "runs_in_order", "tokens_of_runs"]
@@ -55,6 +56,10 @@ class HoloV(ChoosingMethod):
         others[kept] = -torch.inf
         more = others.sort(descending=True, stable=True).indices[: count - len(kept)]
         return torch.cat([kept, more.sort().values])
+
+    def finish(self, image: TokenBatch, selection: Selection) -> Selection:
+        listed = self.choose(image, self.quality(image), len(selection.indices))
+        return replace(selection, order=torch.searchsorted(selection.indices, listed))
 
 
 def run_scores(attention: Tensor, projected: Tensor | None, runs: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -10,10 +11,69 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
-from trimkit.core.types import TokenBatch
+from trimkit.core.types import Selection, TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines, signal, wide_dtype
 
 __all__ = ["PruneSID", "group_counts", "principal_groups", "suppressed_order"]
+
+
+class PruneSID(ChoosingMethod):
+    """Groups the patches by principal components, suppresses repeats within each group, and takes some of every group.
+
+    T is the number of tokens, the class token's own state among them.
+
+    1. Groups: of the patches' sigmoids, centered patch by patch, the first ``int(T / 4)`` singular vectors; a patch belongs to the
+       one in which it weighs most.
+    2. Suppression: in a group, by falling class attention, a patch more similar (cosine) to one already taken than T / 32 times
+       the picture's mean similarity is suppressed. The suppressed come behind all that are taken.
+    3. Counts: one for each group, and the rest in proportion to how many each took, at most ``5 * ceil(T / 64)`` at first.
+
+    The language model gets the class token, then group by group by falling singular value, each in its own order. The released
+    code's singular vectors come of an unseeded random sketch; here they are exact. The layer is the one that gives the features.
+
+    Options:
+        class_token: whether the class token is kept; without it, its place is a patch's.
+    """
+
+    name: ClassVar[str] = "prunesid"
+    summary: ClassVar[str] = "PruneSID: groups by principal components, repeats suppressed, some of every group"
+    paper: ClassVar[str] = "https://github.com/ZhengyaoFang/PruneSID"
+    signals: ClassVar[frozenset[str]] = frozenset({"cls_attention", "cls_state"})
+
+    budget: BudgetField = Budget("count", 64)
+    class_token: bool = True
+
+    @property
+    def keeps_class_token(self) -> bool:
+        return self.class_token
+
+    @property
+    def asked_signals(self) -> frozenset[str]:
+        own = {"cls_attention", "cls_state"} if self.class_token else {"cls_attention"}
+        return frozenset() if self.keeps_all else frozenset(own)
+
+    def quality(self, image: TokenBatch) -> Tensor:
+        return F.sanitize(signal(self, image, "cls_attention"))[0]
+
+    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+        features = image.features[0].nan_to_num(0.0)
+        tokens = count + 1  # the class token's place, whether it is kept or not
+        groups = principal_groups(features, tokens // 4)
+        similar = cosines(features.to(wide_dtype(features.device)))
+        pairs = len(features) * (len(features) - 1) / 2
+        threshold = tokens / 32 * float(similar.triu(diagonal=1).sum()) / pairs
+        lists, taken = [], []
+        for group in range(max(tokens // 4, 1)):
+            members = (groups == group).nonzero().squeeze(1)
+            order, distinct = suppressed_order(similar[members][:, members], scores[members], threshold)
+            lists.append(members[order])
+            taken.append(distinct)
+        counts = group_counts(taken, [len(members) for members in lists], tokens)
+        return torch.cat([members[:own] for members, own in zip(lists, counts, strict=True)])
+
+    def finish(self, image: TokenBatch, selection: Selection) -> Selection:
+        listed = self.choose(image, self.quality(image), len(selection.indices))
+        return replace(selection, order=torch.searchsorted(selection.indices, listed))
 
 
 def principal_groups(features: Tensor, components: int) -> Tensor:
@@ -24,9 +84,10 @@ def principal_groups(features: Tensor, components: int) -> Tensor:
         components: how many; at most the rank allows are told apart.
     """
     squashed = torch.sigmoid(features.float()).to(wide_dtype(features.device))
-    centered = (squashed - squashed.mean(dim=1, keepdim=True)).T
-    vectors = torch.linalg.svd(centered, full_matrices=False).Vh[: max(components, 1)]
-    return vectors.abs().argmax(dim=0)
+    centered = squashed - squashed.mean(dim=1, keepdim=True)
+    # The singular vectors of the centered patches are eigenvectors of their products, which are fewer.
+    vectors = torch.linalg.eigh(centered @ centered.T).eigenvectors.flip(1)[:, : max(components, 1)]
+    return vectors.abs().argmax(dim=1)
 
 
 def suppressed_order(similarity: Tensor, attention: Tensor, threshold: float) -> tuple[list[int], int]:

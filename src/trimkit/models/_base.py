@@ -194,6 +194,10 @@ class Family:
         """Layers of the vision tower whose patches can be dropped in the middle, in ``finish``; 0 where they can't be."""
         return 0
 
+    def follows_plans(self, model: Any) -> bool:
+        """Whether ``encode`` takes a ``TowerPlan`` (``tower_plan`` in its arguments)."""
+        return False
+
     def finish(self, model: Any, images: Sequence[ImageTokens], alive: Sequence[Tensor]) -> list[ImageTokens]:
         """Images that ``encode`` has left ``midway`` (``stop_after`` in its arguments), run on for what is ``alive``.
 

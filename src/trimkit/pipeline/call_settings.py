@@ -15,7 +15,7 @@ from trimkit.methods import Method
 from trimkit.models import Family
 from trimkit.pipeline.feature_cache import FeatureCache
 
-__all__ = ["CallSettings", "check_signals", "in_full_precision", "refuse_llm_stage"]
+__all__ = ["CallSettings", "check_signals", "in_full_precision", "refuse_llm_stage", "refuse_unplanned"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,19 @@ def check_signals(family: Family, model: Any, method: Method) -> None:
         )
     for name in of_tower:
         source.number(names[name].layer)
+
+
+def refuse_unplanned(family: Family, model: Any, method: Method) -> None:
+    """Refuse a method that changes the way through the vision tower, where the family's tower cannot do that.
+
+    Raises:
+        UnsupportedError: that.
+    """
+    if method.tower_plan is not None and not method.keeps_all and not family.follows_plans(model):
+        raise UnsupportedError(
+            f"method {method.name!r} works inside a CLIP tower of one picture size (LLaVA-1.5's), which {type(model).__name__} "
+            "does not have: use another method, or resize pictures before the processor"
+        )
 
 
 def refuse_llm_stage(method: Method) -> None:
