@@ -1,4 +1,4 @@
-"""Methods against vectors of their published code: any directory laid out as the default ones, via --rivals-dir (repeatable)."""
+"""Methods against vectors of their published code: any directory laid out as the default ones, via --rivals-dir."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -41,6 +42,78 @@ def cls_attention(vector: Vector) -> Outputs:
     return {"indices": selection.indices, "tokens": found, "count": len(selection)}
 
 
+def divprune(vector: Vector) -> Outputs:
+    image = ImageTokens(vector.inputs["features"], signals={"projected": vector.inputs["features"]})
+    return _in_order(image, "divprune", budget=vector.parameters["ratio"])
+
+
+def scope(vector: Vector) -> Outputs:
+    assert vector.parameters["combined"] == "multi"
+    options = {"budget": vector.parameters["num_selected_token"], "alpha": vector.parameters["alpha"]}
+    return _in_order(tokens(vector, "cls_attention"), "scope", **options)
+
+
+def cdpruner(vector: Vector) -> Outputs:
+    patches, segments = (
+        torch.nn.functional.normalize(vector.inputs[name], dim=-1) for name in ("image_embeds", "text_embeds")
+    )
+    relevance = (patches @ segments.T).mean(dim=1)
+    torch.testing.assert_close(relevance, vector.inputs["relevance"])
+    count = vector.parameters["visual_token_num"]
+    return _in_order(tokens(vector, "projected"), "cdpruner", relevance, budget=count)
+
+
+def _in_order(image: ImageTokens, method: str, relevance: Tensor | None = None, **options: Any) -> Outputs:
+    """With the order of choice: a greedy method keeps with one token more what it kept before, and one."""
+    selection, _ = kept(image, method, relevance, **options)
+    order: list[int] = []
+    for count in range(1, len(selection) + 1):
+        more = kept(image, method, relevance, **{**options, "budget": count})[0].indices.tolist()
+        (new,) = (Counter(more) - Counter(order)).elements()
+        order.append(new)
+    return {
+        "indices": selection.indices,
+        "indices_in_order_of_choice": torch.tensor(order),
+        "count": len(selection),
+    }
+
+
+def visionzip(vector: Vector) -> Outputs:
+    dominant, contextual = vector.parameters["dominant"], vector.parameters["contextual"]
+    total = dominant + contextual
+    image = tokens(vector, "cls_attention", "keys", "cls_state", keys_head_mean="keys_mean")
+    selection, found = kept(image, "visionzip", budget=total, dominant=dominant / total)
+    return {
+        "dominant_indices": selection.ordered[: dominant - 1],
+        "contextual_start_indices": selection.ordered[dominant - 1 :],
+        "tokens": found,
+        "count": len(selection),
+    }
+
+
+def prumerge(vector: Vector) -> Outputs:
+    return _prumerge(vector, "prumerge")
+
+
+def prumerge_plus(vector: Vector) -> Outputs:
+    training = not vector.parameters["if_adaptive"]
+    return _prumerge(vector, "prumerge-plus", samples="training" if training else "adaptive")
+
+
+def _prumerge(vector: Vector, name: str, **options: Any) -> Outputs:
+    image = tokens(vector, cls_attention="cls_attention_wide@-1", keys="keys@-1")
+    budget = "iqr" if vector.parameters["if_adaptive"] else vector.parameters["reduction_ratio"]
+    options = {**options, "budget": budget, "neighbors": vector.parameters["neighbors"]}
+    selection, found = kept(image, name, **options)
+    assert len(found) == len(selection)
+    return {
+        "indices_in_order": selection.ordered,
+        "indices": selection.indices,
+        "tokens": found,
+        "count": len(selection),
+    }
+
+
 def fastv(vector: Vector) -> Outputs:
     image = ImageTokens(vector.inputs["hidden"])
     batch = make_batch([image], None, [None], EncoderProfile())
@@ -57,6 +130,12 @@ def _image(vector: Vector) -> slice:
 
 
 ADAPTERS = {
+    "cdpruner": Adapter(cdpruner),
     "cls-attention": Adapter(cls_attention),
+    "divprune": Adapter(divprune),
+    "prumerge": Adapter(prumerge),
+    "prumerge-plus": Adapter(prumerge_plus),
+    "scope": Adapter(scope),
+    "visionzip": Adapter(visionzip),
     "fastv": Adapter(fastv),
 }

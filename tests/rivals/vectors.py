@@ -1,8 +1,8 @@
 """Vectors of published code: a directory with ``manifest.json`` and one ``.safetensors`` a case, and how one is checked.
 
-An entry of the manifest has ``method``, ``parameters``, and ``inputs`` and ``outputs``, which name the file's tensors. An adapter
-gets the vector and gives back every output by its name. Whole numbers have to be equal, in the order given; what is merged may be
-off by 1e-5, or by what the adapter's module says.
+An entry of the manifest has ``method``, ``parameters``, and ``inputs`` and ``outputs``, which name the file's tensors. An
+adapter gets the vector and gives back every output by its name. Whole numbers have to be equal, in the order given; what is
+merged may be off by 1e-5, or by what the adapter says.
 """
 
 from __future__ import annotations

@@ -151,15 +151,18 @@ class Selection:
     """What is kept of one image.
 
     Attributes:
-        indices: ``[k]`` int64, ascending.
+        indices: ``[k]`` int64, ascending; one is there twice only where a published code gives a token twice.
         total: N, the tokens before.
         aggregated: True where one token stands in for all that was dropped; it comes last.
+        class_token: True where the vision tower's class token is kept, too; it comes first.
+        order: ``[k]`` int64, which of ``indices`` comes first, second and so on in the language model; None where they stay
+            in raster order.
         scores: ``[N]`` what the method ranked by (higher = keep), or None.
         relevance: ``[N]`` signed text relevance, or None.
         weights: ``[N]`` shares of the dropped tokens in the aggregated one, or None for their plain mean.
         mixing: ``[k, N]`` rows of a method that merges: kept token i becomes ``mixing[i] @ features`` and stands at
-            ``indices[i]``; None where kept tokens stay as they are. Rows sum to 1, unless a released code's do not and the
-            method is asked to do as it does.
+            ``indices[i]``; None where kept tokens stay as they are. One row more is the aggregated token's. Rows sum to 1,
+            unless a published code's do not.
     """
 
     indices: Tensor
@@ -169,12 +172,25 @@ class Selection:
     relevance: Tensor | None = None
     weights: Tensor | None = None
     mixing: Tensor | None = None
+    class_token: bool = False
+    order: Tensor | None = None
 
     @property
     def keeps_all(self) -> bool:
         """Whether the image's tokens stay just as they are."""
-        return not self.aggregated and int(self.indices.numel()) == self.total
+        whole = not (self.aggregated or self.class_token) and self.order is None
+        return whole and int(self.indices.numel()) == self.total
+
+    @property
+    def ordered(self) -> Tensor:
+        """``[k]`` int64: ``indices`` in the order in which the language model gets them."""
+        return self.indices if self.order is None else self.indices[self.order]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a set of tokens as they are, and not merged, reordered or joined by the class token."""
+        return self.mixing is None and self.order is None and not self.class_token
 
     def __len__(self) -> int:
         """Tokens the language model sees for this image."""
-        return int(self.indices.numel()) + int(self.aggregated)
+        return int(self.indices.numel()) + int(self.aggregated) + int(self.class_token)

@@ -136,6 +136,11 @@ class Method(BaseModel):
         return self.budget.keeps_all
 
     @property
+    def keeps_class_token(self) -> bool:
+        """Whether one of the tokens is the vision tower's class token, where there is room for more than one."""
+        return False
+
+    @property
     def prunes_llm(self) -> bool:
         """Whether this method, with its options, drops tokens inside the language model."""
         return self.stage == "llm" and not self.keeps_all
@@ -167,8 +172,8 @@ class Method(BaseModel):
     def tokens(self, total: int) -> int | None:
         """How many tokens the language model gets for an image of ``total``, where that is known before the image is seen.
 
-        The aggregated token is counted. For a method of ``stage`` ``llm`` it is what the layers behind its cut see. A method
-        whose count follows from more than its budget overrides this.
+        The aggregated and the class token are counted. For a method of ``stage`` ``llm`` it is what the layers behind its cut
+        see. A method whose count follows from more than its budget overrides this.
 
         Args:
             total: tokens of the image without reduction, 0 or more.
@@ -182,7 +187,7 @@ class Method(BaseModel):
         if self.budget.kind not in ("ratio", "count") or self.share != "image":
             return None
         patches = int(self._patch_counts(torch.ones(1, total, dtype=torch.bool))[0])
-        return patches + int(self.aggregate != "none" and self._fits(patches, total))
+        return patches + sum(self._joined(patches, total))
 
     def normalize_relevance(self, profile: EncoderProfile) -> bool:
         """Whether the scorer is to give cosines instead of dot products."""
@@ -191,6 +196,11 @@ class Method(BaseModel):
     @property
     def truncates_text(self) -> bool:
         """Whether a question beyond the text tower's length is cut instead of read in chunks."""
+        return False
+
+    @property
+    def cuts_text(self) -> bool:
+        """Whether a question beyond the text tower's length is cut to segments, whose similarities are averaged."""
         return False
 
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
@@ -210,7 +220,7 @@ class Method(BaseModel):
             self._pack(keep[row, :total], scores[row, :total], None if relevance is None else relevance[row, :total])
             for row, total in enumerate(batch.mask.sum(dim=1).tolist())
         ]
-        return [self._mixed(selection, batch, row) for row, selection in enumerate(chosen)]
+        return [self._finished(selection, batch, row) for row, selection in enumerate(chosen)]
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         """``[B, N]`` bool: the budget applied to the scores."""
@@ -221,32 +231,52 @@ class Method(BaseModel):
             return F.top_p_select(scores, self.budget.value, batch.mask, min_tokens=floor, max_tokens=cap)
         return F.count_select(scores, self._patch_counts(batch.mask), batch.mask)
 
-    def _mixed(self, selection: Selection, batch: TokenBatch, row: int) -> Selection:
-        """With the rows of a method that merges, unless every token stays."""
-        if type(self).mixing is Method.mixing or len(selection.indices) == selection.total:
+    def finish(self, image: TokenBatch, selection: Selection) -> Selection:
+        """The selection of one image with all that a set of indices does not say: merged tokens, an order, tokens twice.
+
+        Args:
+            image: the image alone, B = 1, without padding.
+            selection: fewer than N tokens.
+        """
+        return replace(selection, mixing=self.mixing(image, selection.indices))
+
+    def _finished(self, selection: Selection, batch: TokenBatch, row: int) -> Selection:
+        """Finished, unless every token stays or the method has nothing to add."""
+        silent = type(self).mixing is Method.mixing and type(self).finish is Method.finish
+        if silent or len(selection.indices) == selection.total:
             return selection
-        return replace(selection, mixing=self.mixing(single(batch, row), selection.indices))
+        return self.finish(single(batch, row), selection)
+
+    def fixed_tokens(self, total: int) -> int:
+        """Tokens of an image of ``total`` with a fixed budget. A method whose published code rounds otherwise overrides it."""
+        return self.budget.tokens(total)
 
     def _patch_counts(self, mask: Tensor) -> Tensor:
-        """Patches of a fixed budget: one place is the aggregated token's, unless all or a single one is kept."""
+        """Patches of a fixed budget: one place each is the class token's and the aggregated token's, unless all are kept; one
+        patch stays.
+        """
         counts = []
         for total in mask.sum(dim=1).tolist():
-            tokens = self.budget.tokens(int(total))
-            room = self.aggregate != "none" and 1 < tokens < total
-            counts.append(tokens - 1 if room else tokens)
+            tokens = self.fixed_tokens(int(total))
+            others = int(self.keeps_class_token) + int(self.aggregate != "none")
+            counts.append(max(tokens - others, min(tokens, 1)) if tokens < total else tokens)
         return torch.tensor(counts, dtype=torch.int64, device=mask.device)
 
-    def _fits(self, kept: int, total: int) -> bool:
-        """Whether there is something to aggregate and the budget has room for the token."""
-        return kept < (self.budget.tokens(total) if self.budget.kind in ("ratio", "count") else total)
+    def _joined(self, kept: int, total: int) -> tuple[bool, bool]:
+        """Whether the class token, and one for what is dropped, come on top: where there is room for them."""
+        room = (self.fixed_tokens(total) if self.budget.kind in ("ratio", "count") else total) - kept
+        class_token = self.keeps_class_token and room > 0
+        return class_token, self.aggregate != "none" and room > int(class_token)
 
     def _pack(self, keep: Tensor, scores: Tensor, relevance: Tensor | None) -> Selection:
         """The selection of one image from its ``[N]`` rows."""
         indices = keep.nonzero().squeeze(1)
+        class_token, aggregated = self._joined(indices.numel(), len(keep))
         return Selection(
             indices=indices,
             total=len(keep),
-            aggregated=self.aggregate != "none" and self._fits(indices.numel(), len(keep)),
+            aggregated=aggregated,
+            class_token=class_token,
             scores=scores,
             relevance=relevance,
             weights=scores if self.aggregate == "weighted" else None,

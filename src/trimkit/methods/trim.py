@@ -126,5 +126,5 @@ class TrimReleased(Trim):
             return torch.tensor([min(int(self.budget.value), total) for total in totals.tolist()], device=mask.device)
         return torch.tensor([int(total * self.budget.value) for total in totals.tolist()], device=mask.device)
 
-    def _fits(self, kept: int, total: int) -> bool:
-        return kept < total
+    def _joined(self, kept: int, total: int) -> tuple[bool, bool]:
+        return False, self.aggregate != "none" and kept < total

@@ -85,7 +85,10 @@ class Chooser:
         choosing = [self._queries.chosen(each) for each in queries]
         if scorer is not None and hasattr(scorer, "text_embeddings"):
             wanted = [text for text in dict.fromkeys(text for each in choosing for text in each) if text is not None]
-            if wanted:
+            if self.method.cuts_text and hasattr(scorer, "segment_embeddings"):
+                for text in wanted:
+                    scorer.segment_embeddings(text)
+            elif wanted:
                 scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
         return choosing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,7 +137,11 @@ def relevance_of(
         raise ConfigError(f"method {method.name!r} needs a question for every image: pass query= or a processor")
     with torch.no_grad():
         cosine = method.normalize_relevance(method.profile or scorer.profile)
-        found = scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
+        by_segment: Any = getattr(scorer, "segment_similarity", None) if method.cuts_text else None
+        if by_segment is None:
+            found = scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
+        else:
+            found = by_segment(images, asked)
     # NaN ranks last whatever the encoder's sign.
     return [
         row if image.alive is None else row.masked_fill(~image.alive.to(row.device), torch.nan)
@@ -190,21 +195,31 @@ def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
     """The image with what is kept of its features, and of those for deeper layers."""
     if selection.keeps_all:
         return image
+    if selection.class_token and (image.layers or "cls_state" not in image.signals):
+        raise ConfigError(
+            "the class token is kept and these image tokens have none: pass its state as signals['cls_state']"
+        )
     features, *layers = (_reduced(each, selection, image.alive) for each in (image.features, *image.layers))
+    if selection.class_token:
+        features = torch.cat([image.signals["cls_state"].to(features)[None], features])
     kept = replace(image, features=features, layers=tuple(layers), views=(), alive=None)
     return replace(kept, cls_attention=None, keys=None, signals={})
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
-    """``[k (+1), D]`` kept features in order, the aggregated token last. Gradients flow into both."""
+    """``[k (+2), D]`` kept features in order, a kept class token first, the aggregated token last. Gradients flow into all."""
     return reduced_image(image, selection).features
 
 
 def _reduced(features: Tensor, selection: Selection, alive: Tensor | None) -> Tensor:
     indices = selection.indices.to(features.device)
-    kept = features[indices] if selection.mixing is None else _mixed(features, selection.mixing)
+    mixed = None if selection.mixing is None else _mixed(features, selection.mixing)
+    kept = features[indices] if mixed is None else mixed[: len(indices)]
+    kept = kept if selection.order is None else kept[selection.order.to(features.device)]
     if not selection.aggregated:
         return kept
+    if mixed is not None and len(mixed) > len(indices):
+        return torch.cat([kept, mixed[len(indices) :]])
     keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
     keep[0, indices] = True
     weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)
