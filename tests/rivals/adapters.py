@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.rivals import rivals
+from tests.rivals import more, rivals
 from tests.rivals.vectors import Adapter
 
 __all__ = ["ADAPTERS"]
 
-ADAPTERS: dict[str, Adapter] = {**rivals.ADAPTERS}
+ADAPTERS: dict[str, Adapter] = {**rivals.ADAPTERS, **more.ADAPTERS}

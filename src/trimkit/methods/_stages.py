@@ -39,11 +39,21 @@ class StagedMethod(Method):
             )
         if self.aggregate != "none":
             raise ConfigError(f"method {self.name!r} makes no aggregated token: give aggregate='none'")
-        if self.layers != "auto" and len(self.layers) != len(self.published):
+        if self.layers != "auto" and len(self.layers) not in self.possible:
             raise ConfigError(
                 f"layers {list(self.layers)}: method {self.name!r} cuts at {len(self.published)} layers, give so many, "
                 f"for example {list(self.published)}"
             )
+
+    @property
+    def possible(self) -> range:
+        """How many layers may be named."""
+        return range(len(self.published), len(self.published) + 1)
+
+    @property
+    def stages(self) -> int:
+        """How many cuts there are."""
+        return len(self.published if self.layers == "auto" else self.layers)
 
     @abstractmethod
     def left(self, stage: int, total: int, now: int) -> int:
@@ -64,7 +74,7 @@ class StagedMethod(Method):
         if self.keeps_all or self.share != "image":
             return total if self.keeps_all else None
         now = total
-        for stage in range(len(self.published)):
+        for stage in range(self.stages):
             now = self.after(stage, total, now)
         return now
 

@@ -58,7 +58,8 @@ class HoloV(ChoosingMethod):
         return torch.cat([kept, more.sort().values])
 
     def finish(self, image: TokenBatch, selection: Selection) -> Selection:
-        listed = self.choose(image, self.quality(image), len(selection.indices))
+        scores = self.quality(image)
+        listed = self.choose(image, scores, int(self.counts(scores[None], image)[0]))  # not what was found for them
         return replace(selection, order=torch.searchsorted(selection.indices, listed))
 
 
