@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
+from trimkit.errors import ConfigError
 from trimkit.methods import Method, method_classes
 from trimkit.pipeline.selecting import reduced_features
 
@@ -37,10 +38,28 @@ def batch_of(images: list[tuple[torch.Tensor, torch.Tensor]], keys: list[str]) -
         cls_attention=pad([torch.softmax(2 * features[:, 0], dim=0) for features, _ in images], batch_first=True),
         tower_keys=pad([features.flip(1) for features, _ in images], batch_first=True),
         attention=pad([relevance.softmax(dim=0) for _, relevance in images], batch_first=True),
+        signals=signals_of([features for features, _ in images]),
     )
 
 
+def signals_of(images: list[torch.Tensor]) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Every signal that a registered method asks for, of images ``[N, D]``: something of the right shape that differs by image."""
+    received = tuple(torch.softmax(2 * features[:, 1], dim=0) for features in images)
+    found = {name: received for cls in CLASSES.values() for name in cls().asked_signals}
+    wide = tuple(features.flip(1) for features in images)
+    found |= {name: wide for name in found if name.startswith(("keys", "projected", "clip_patches"))}
+    words = tuple(torch.ones(2, WIDTH) + features[0] for features in images)
+    found |= {name: words for name in ("words", "clip_text")}
+    found["cls_state"] = tuple(features.mean(dim=0) for features in images)
+    found["alive"] = tuple(torch.ones(len(features), dtype=torch.bool) for features in images)
+    return found
+
+
 def build(name: str, **options: Any) -> Method:
+    if CLASSES[name].fixed_budget and str(options.get("budget", 1)).startswith(("iqr", "top-p")):
+        with pytest.raises(ConfigError, match="needs a fixed budget: give a fraction or a number"):
+            CLASSES[name](**options)
+        pytest.skip("refused: only a fixed budget can be met")
     return CLASSES[name](**options)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from trimkit.core import functional as F
@@ -60,6 +60,7 @@ class Method(BaseModel):
         stage: ``tower`` where tokens go before the language model, ``llm`` where they go after some of its layers.
         signals: what it needs beside features, by name: ``cls_attention``, ``projected``, ``received@9`` (see
             ``trimkit.core.signals``). Where options have a say, override ``asked_signals``.
+        fixed_budget: whether the budget has to be a fraction or a number: nothing else can decide how many tokens stay.
         asks_next: of ``stage`` ``llm``: attention is that of the layer that is about to see fewer tokens, not of the one before.
         asks_raters: of ``stage`` ``llm``: it reads what several text tokens attend to (``raters``).
 
@@ -82,6 +83,7 @@ class Method(BaseModel):
     reads_relevance: ClassVar[bool] = True
     stage: ClassVar[Literal["tower", "llm"]] = "tower"
     signals: ClassVar[frozenset[str]] = frozenset()
+    fixed_budget: ClassVar[bool] = False
     asks_next: ClassVar[bool] = False
     asks_raters: ClassVar[bool] = False
 
@@ -91,6 +93,13 @@ class Method(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     share: Literal["image", "frame", "prompt"] = "image"
     profile: EncoderProfile | None = None
+
+    @field_validator("budget")
+    @classmethod
+    def _takes(cls, budget: Budget) -> Budget:
+        if cls.fixed_budget and budget.kind not in ("ratio", "count"):
+            raise ConfigError(f"method {cls.name!r} needs a fixed budget: give a fraction or a number, not {budget}")
+        return budget
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """``[B, N]`` float scores, higher = keep."""

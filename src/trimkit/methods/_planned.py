@@ -19,12 +19,11 @@ __all__ = ["PlannedMethod"]
 class PlannedMethod(Method):
     """Base of methods with a ``tower_plan``, a fixed budget for each image, and no aggregated token."""
 
+    fixed_budget: ClassVar[bool] = True
     signals: ClassVar[frozenset[str]] = frozenset({"alive"})
 
     def model_post_init(self, context: object) -> None:
         """Refuse what these methods do not do."""
-        if self.budget.kind not in ("ratio", "count"):
-            raise ConfigError(f"method {self.name!r} needs a fixed budget: give a fraction or a number, not {self.budget}")
         if self.share != "image":
             raise ConfigError(f"method {self.name!r} works on each picture alone: leave share= at 'image'")
 

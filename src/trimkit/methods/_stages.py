@@ -27,16 +27,13 @@ class StagedMethod(Method):
 
     stage: ClassVar[Literal["tower", "llm"]] = "llm"
     published: ClassVar[tuple[int, ...]]
+    fixed_budget: ClassVar[bool] = True
 
     layers: Literal["auto"] | tuple[int, ...] = "auto"
     renumber: bool = False
 
     def model_post_init(self, context: object) -> None:
         """Refuse what these methods do not do."""
-        if self.budget.kind not in ("ratio", "count"):
-            raise ConfigError(
-                f"method {self.name!r} keeps fixed numbers at its layers: give a fraction or a number, not {self.budget}"
-            )
         if self.aggregate != "none":
             raise ConfigError(f"method {self.name!r} makes no aggregated token: give aggregate='none'")
         if self.layers != "auto" and len(self.layers) not in self.possible:
