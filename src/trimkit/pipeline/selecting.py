@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +65,11 @@ def select_tokens(
 
 
 def select_by_attention(
-    attention: Sequence[Tensor], features: Sequence[Tensor], rows: Sequence[int], method: Method
+    attention: Sequence[Tensor],
+    features: Sequence[Tensor],
+    rows: Sequence[int],
+    method: Method,
+    signals: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> list[Selection]:
     """Choose the tokens of every image inside the language model.
 
@@ -74,11 +78,14 @@ def select_by_attention(
         features: B tensors ``[N_i, D]`` of hidden states.
         rows: the prompt of each image, where the method shares its budget among a prompt's images.
         method: what chooses, of ``stage`` ``llm``.
+        signals: what it has asked for beside attention, of every image.
     """
     shared = method.share == "prompt" and not method.keeps_all
     groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
     groups = groups if shared else [[i] for i in range(len(rows))]
-    tokens = [ImageTokens(torch.cat([features[i] for i in group])) for group in groups]
+    given: Sequence[Mapping[str, Tensor]] = [{}] * len(rows) if signals is None else signals
+    images = [ImageTokens(each, signals=own) for each, own in zip(features, given, strict=True)]
+    tokens = [merge_images([images[i] for i in group]) for group in groups]
     batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
     joined = [torch.cat([attention[i] for i in group]) for group in groups]
     padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)

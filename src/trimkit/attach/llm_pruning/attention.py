@@ -46,6 +46,22 @@ class AttentionProbe:
         self._recorder = _CacheRecorder(cache_of(kwargs))
         return self._with_cache(kwargs, self._recorder)
 
+    def keys(self, length: int, every: int) -> Tensor:
+        """``[B, heads, length, K]`` rotated keys of the call on record; of rows that are copies, every so many-th.
+
+        Raises:
+            UnsupportedError: the module did not give its keys to a cache.
+        """
+        if self._recorder is None or self._recorder.keys is None:
+            raise self._no_keys()
+        return self._recorder.keys[::every, :, :length]
+
+    def _no_keys(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"{type(self._attention).__name__} keeps no keys and values where they are looked for: use a method that drops "
+            "tokens before the language model"
+        )
+
     @torch.no_grad()
     def attention_to(self, columns: Tensor, last: Tensor, length: int) -> Tensor:
         """Weights of the attention from column ``last`` to ``columns``, mean over heads.
@@ -64,10 +80,7 @@ class AttentionProbe:
         recorder, self._recorder = self._recorder, None
         kwargs, self._kwargs = self._kwargs, {}
         if recorder is None or recorder.keys is None or recorder.values is None:
-            raise UnsupportedError(
-                f"{type(self._attention).__name__} keeps no keys and values where they are looked for: use a method that drops "
-                "tokens before the language model"
-            )
+            raise self._no_keys()
         every = len(recorder.keys) // len(columns)
         keys = recorder.keys[::every, :, :length]
         device = keys.device

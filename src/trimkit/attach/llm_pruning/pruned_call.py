@@ -20,6 +20,7 @@ from trimkit.attach.cache_argument import cache_of
 from trimkit.attach.llm_pruning.attention import REGISTERING, AttentionProbe
 from trimkit.attach.llm_pruning.decoder import PrunableDecoder
 from trimkit.attach.llm_pruning.layer_layout import LayerLayout, Prompts, plan_layers
+from trimkit.attach.llm_pruning.llm_signals import llm_signals
 from trimkit.attach.llm_pruning.short_pass import ShortPass, hidden_and_rest
 from trimkit.core.types import Selection
 from trimkit.errors import UnsupportedError
@@ -155,6 +156,7 @@ class PrunedCall:
         columns = torch.zeros(len(prompts.places), max(map(len, of_row)), dtype=torch.int64, device=hidden.device)
         for row, each in zip(rows, of_row, strict=True):
             columns[row, : len(each)] = each.to(hidden.device)
+        keys = self._probe.keys(self.length, every)
         weights = self._probe.attention_to(columns, prompts.last, self.length)
         attention, features, used = [], [], dict.fromkeys(rows, 0)
         for places, row in zip(prompts.columns, prompts.rows, strict=True):
@@ -162,7 +164,8 @@ class PrunedCall:
             used[row] += len(places)
             features.append(hidden[row * every, places.to(hidden.device)].detach())
         with torch.no_grad():
-            selections = select_by_attention(attention, features, prompts.rows, self._method)
+            signals = llm_signals(self._method.asked_signals, prompts, hidden[::every], keys, self._decoder.module)
+            selections = select_by_attention(attention, features, prompts.rows, self._method, signals)
         self._done(selections)
         return plan_layers(prompts.places, prompts.real, selections, prompts.rows)
 
