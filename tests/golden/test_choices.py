@@ -1,10 +1,11 @@
 """Every method keeps the tokens it kept, scene by scene.
 
-``vectors/choices_200.npz`` was made on the demo model in float32: for each method with its defaults, what it keeps of 200 scenes.
-It dates from before the pipeline became a package of its own (commit bf8acd2), but for the methods that have been brought in
-line with their published code since: cdpruner, dart, divprune, prumerge, prumerge-plus and visionzip (``dart-tower`` is what
-``dart`` was). ``python tests/golden/test_choices.py NAME ...`` stores those named anew, which is right only where a default
-is meant to change. Rounding on another processor can turn a choice between two equal patches, hence the one scene in 200.
+``vectors/choices_200.npz`` was made on the demo model in float32: for each method with its defaults, what it keeps of 200
+scenes. It dates from before the pipeline became a package of its own (commit bf8acd2), but for the methods that have been
+brought in line with their published code since: cdpruner, dart, divprune, prumerge, prumerge-plus and visionzip
+(``dart-tower`` is what ``dart`` was). ``python tests/golden/test_choices.py NAME ...`` stores those named anew, which is right
+only where a default is meant to change. Rounding on another processor can turn a choice between two equal patches, hence the
+one scene in 200.
 """
 
 from __future__ import annotations
@@ -94,9 +95,9 @@ def store(methods: list[str]) -> None:
     with np.load(VECTORS) as stored:
         arrays = {key: stored[key] for key in stored}
     for name, rows in chosen(methods, SCENES).items():
-        arrays[f"{name}.lengths"] = np.array([len(indices) for indices, _ in rows], dtype=np.int16)
-        arrays[f"{name}.indices"] = np.concatenate([np.array(indices, dtype=np.int16) for indices, _ in rows])
-        arrays[f"{name}.aggregated"] = np.array([flag for _, flag in rows])
+        arrays[f"{name}.lengths"] = np.array([len(indices) for indices, _ in rows], dtype=np.uint16)
+        arrays[f"{name}.indices"] = np.concatenate([np.array(indices, dtype=np.uint16) for indices, _ in rows])
+        arrays[f"{name}.aggregated"] = np.array([flag for _, flag in rows], dtype=np.uint8)
     np.savez_compressed(VECTORS, **arrays)
 
 

@@ -16,8 +16,8 @@ __all__ = ["Tower", "cdpruner", "dart", "divprune", "prumerge", "run_tower", "vi
 class Tower:
     """What a LLaVA's tower computes of one picture of N patches.
 
-    ``features`` ``[N, D]`` and ``class_state`` ``[D]`` of the last layer but one, ``projected`` ``[N, H]``, ``attention`` ``[N]``
-    and ``keys`` ``[N, heads, D / heads]`` of that layer; ``last_query`` ``[D]`` of the class token and ``last_keys``
+    ``features`` ``[N, D]`` and ``class_state`` ``[D]`` of the last layer but one, ``projected`` ``[N, H]``, ``attention``
+    ``[N]`` and ``keys`` ``[N, heads, D / heads]`` of that layer; ``last_query`` ``[D]`` of the class token and ``last_keys``
     ``[1 + N, D]`` of the last layer.
     """
 
