@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.signals import made_up
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.methods import get_method, method_classes
 
@@ -32,6 +33,7 @@ def batch_of(total: int, images: int = 2) -> TokenBatch:
         cls_attention=relevance.softmax(dim=1),
         tower_keys=features.flip(2),
         attention=relevance.softmax(dim=1),
+        signals={name: tuple(made_up(each)[name] for each in features) for name in made_up(features[0])},
     )
 
 

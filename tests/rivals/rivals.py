@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.rivals.vectors import Adapter, Vector
 from trimkit import EncoderProfile, ImageTokens, get_method
 from trimkit.core.types import Selection
+from trimkit.methods.dart_llm import Dart, visited
 from trimkit.pipeline.selecting import make_batch, reduced_features
 
 __all__ = ["ADAPTERS", "kept", "tokens"]
@@ -114,6 +115,29 @@ def _prumerge(vector: Vector, name: str, **options: Any) -> Outputs:
     }
 
 
+def dart(vector: Vector) -> Outputs:
+    """Text behind the image gives pivots too; the class has one way of sharing out, by which the published count is even."""
+    given, start = vector.parameters, vector.parameters["image_token_start_index"]
+    image, text = slice(start, start + given["image_token_length"]), slice(start + given["image_token_length"], None)
+    keys, states = vector.inputs["keys"].transpose(0, 1).flatten(1), vector.inputs["states"]
+    signals = {"keys": keys, "states": states, "places": torch.arange(len(states))}
+    own = {f"llm_{name}": each[image] for name, each in signals.items()}
+    behind = {f"llm_text_{name}": each[text] for name, each in signals.items()}
+    batch = make_batch([ImageTokens(states[image], signals=own | behind)], None, [None], EncoderProfile())
+    names = {"budget": "max_num_trunction", "image_pivots": "pivot_image_token", "text_pivots": "pivot_text_token"}
+    method = Dart(**{name: given[value] for name, value in names.items()})
+    assert method.first_short_layer(32) == given["K"]
+    selection = method.select(batch)[0]
+    leads = method.pivots(batch, method.quality(batch), len(selection))
+    places = [*(leads[0] + start).tolist(), *(leads[1] + text.start).tolist()]
+    order = [places[i] for i in visited(places)]
+    return {
+        "indices": selection.indices,
+        "pivots_in_order_visited": torch.tensor(order),
+        "count": len(selection),
+    }
+
+
 def fastv(vector: Vector) -> Outputs:
     image = ImageTokens(vector.inputs["hidden"])
     batch = make_batch([image], None, [None], EncoderProfile())
@@ -132,6 +156,7 @@ def _image(vector: Vector) -> slice:
 ADAPTERS = {
     "cdpruner": Adapter(cdpruner),
     "cls-attention": Adapter(cls_attention),
+    "dart": Adapter(dart),
     "divprune": Adapter(divprune),
     "prumerge": Adapter(prumerge),
     "prumerge-plus": Adapter(prumerge_plus),

@@ -42,7 +42,9 @@ def by_hand(model: Any, one: dict[str, Tensor], cuts: dict[int, Decide], *, renu
     ids, text = one["input_ids"][0], model.model.language_model
     embeddings = text.embed_tokens(ids)
     places = (ids == tiny.IMAGE_TOKEN).nonzero().squeeze(1).tolist()
-    embeddings[places] = torch.cat(list(model.model.get_image_features(one["pixel_values"], return_dict=True).pooler_output))
+    embeddings[places] = torch.cat(
+        list(model.model.get_image_features(one["pixel_values"], return_dict=True).pooler_output)
+    )
     hidden, rows, out = embeddings, dict[int, Tensor](), Hand(torch.zeros(0))
     for step in range(steps):
         states, at, image, prompt = hidden, torch.arange(len(hidden)), places, len(ids)
@@ -143,5 +145,8 @@ def density_peaks(states: Tensor, count: int) -> list[list[int]]:
     far = max(max(row) for row in distance)
     gap = [min((distance[i][j] for j in size if density[j] > density[i]), default=far) for i in size]
     centers = sorted(size, key=lambda i: -gap[i] * density[i])[:count]
-    nearest = [min(range(count), key=lambda c: (i != centers[c], 0) if i in centers else (0, distance[i][centers[c]])) for i in size]
+    nearest = [
+        min(range(count), key=lambda c: (i != centers[c], 0) if i in centers else (0, distance[i][centers[c]]))
+        for i in size
+    ]
     return [[i for i in size if nearest[i] == c] for c in range(count)]

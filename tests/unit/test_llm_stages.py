@@ -59,9 +59,7 @@ def test_pyramiddrop_is_that_by_hand(attention: str, renumber: bool) -> None:
 def test_sparsevlm_is_that_by_hand(kind: str, recycle: bool) -> None:
     model, one = deep_llava(kind, layers=5), tiny.llava_batch([1], seed=2)
     options = {**METHODS["sparsevlm"], "recycle": recycle}
-    cuts = {
-        layer: sparsevlm(count, clusters=recycle) for layer, count in zip(LAYERS, counts(options), strict=True)
-    }
+    cuts = {layer: sparsevlm(count, clusters=recycle) for layer, count in zip(LAYERS, counts(options), strict=True)}
     _check(model, one, options, cuts, renumber=True)
 
 

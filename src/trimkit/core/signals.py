@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from trimkit.errors import ConfigError
 
-__all__ = ["OF_LAYERS", "OF_TOWER", "SIGNALS", "SignalName", "is_per_token", "parse_signal"]
+__all__ = ["OF_LAYERS", "OF_LLM", "OF_TOWER", "SIGNALS", "SignalName", "is_per_token", "parse_signal"]
 
 SIGNALS: dict[str, str] = {
     "cls_attention": "[N] float32, what the class token attends to at each patch, mean over heads",
@@ -22,15 +22,24 @@ SIGNALS: dict[str, str] = {
     "alive": "[N] bool, patches that the vision tower was run to its end on (a method with a TowerPlan)",
     "clip_patches": "[N, P] float32, the patches in the space of the scorer's text embeddings",
     "clip_text": "[S, P] float32, the question there, an embedding for each segment that the text tower's length allows",
+    "llm_keys": "[N, K] keys of the image's tokens in the language model's layer that ranks, rotated, heads side by side",
+    "llm_states": "[N, H] what that layer gives at the image's tokens, through the language model's last norm",
+    "llm_places": "[N] int64, where in the prompt they stand, padding not counted",
+    "llm_text_keys": "[M, K] as llm_keys, of the prompt's text behind the image",
+    "llm_text_states": "[M, H] as llm_states, of that text",
+    "llm_text_places": "[M] int64, as llm_places, of that text",
 }
-"""Every kind, with its shape. Rows are an image's N tokens, but for ``cls_state``, ``words`` and ``clip_text``, which are of
-the image or the question as a whole. Attention is a softmax over the class token and the patches."""
+"""Every kind, with its shape. Rows are an image's N tokens, but for what is of the image, the question or the text as a whole.
+Those that begin with ``llm`` are for methods of ``stage`` ``llm``, the others for those of ``tower``. Attention is a softmax
+over the class token and the patches."""
 
 OF_LAYERS = frozenset({"cls_attention", "cls_attention_wide", "keys", "keys_mean", "received"})
 """Kinds that a layer of the vision tower gives."""
 OF_TOWER = OF_LAYERS | {"cls_state"}
 """Kinds that a tower with a class token gives."""
-_WHOLE = frozenset({"cls_state", "words", "clip_text"})
+OF_LLM = frozenset(name for name in SIGNALS if name.startswith("llm"))
+"""Kinds that a layer of the language model gives."""
+_WHOLE = frozenset({"cls_state", "words", "clip_text", "llm_text_keys", "llm_text_states", "llm_text_places"})
 
 
 class SignalName(NamedTuple):
@@ -57,7 +66,9 @@ def parse_signal(name: str) -> SignalName:
         layer = float(number)
     if kind not in OF_LAYERS or layer == 0:
         kinds = ", ".join(sorted(OF_LAYERS))
-        raise ConfigError(f"signal {name!r}: a layer is a number such as 9 or -1, or a share of the depth such as 0.375, and only {kinds} have one")
+        raise ConfigError(
+            f"signal {name!r}: a layer is a number such as 9 or -1, or a share of the depth such as 0.375, and only {kinds} have one"
+        )
     return SignalName(kind, layer)
 
 

@@ -14,6 +14,7 @@ from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.tower_plan import TowerPlan
 from trimkit.core.types import EncoderProfile, Selection, TokenBatch
 from trimkit.errors import ConfigError
+from trimkit.methods._published import PublishedAccuracy
 
 __all__ = ["Method", "keep_all", "single"]
 
@@ -54,6 +55,8 @@ class Method(BaseModel):
         name: what ``--method`` takes.
         summary: one line for the catalogue.
         paper: link of the source.
+        published: relative accuracy that others have measured, see ``PublishedAccuracy``; empty where none is known here.
+        deterministic: whether the same picture and question always keep the same tokens.
         uses_text: whether it reads the question.
         reads_relevance: whether it reads the question as ``TokenBatch.relevance``, which a scorer gives; else it asks for a
             signal such as ``words``.
@@ -79,6 +82,8 @@ class Method(BaseModel):
     name: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
+    published: ClassVar[tuple[PublishedAccuracy, ...]] = ()
+    deterministic: ClassVar[bool] = True
     uses_text: ClassVar[bool] = False
     reads_relevance: ClassVar[bool] = True
     stage: ClassVar[Literal["tower", "llm"]] = "tower"
@@ -173,6 +178,16 @@ class Method(BaseModel):
     def tower_plan(self) -> TowerPlan | None:
         """How this method changes the way of a picture through the vision tower; None where it does not."""
         return None
+
+    @property
+    def fits_engines(self) -> bool:
+        """Whether a serving engine that computes features itself can use it, with these options.
+
+        That is: tokens go before the language model, their number is known before the image, and nothing is asked for but
+        features, relevance, and class attention and keys of the layer that gives the features.
+        """
+        plain = self.asked_signals <= {"cls_attention", "keys"} and (self.reads_relevance or not self.uses_text)
+        return self.stage == "tower" and plain and not self.keeps_class_token and self.tokens(576) is not None
 
     def words(self, question: str) -> str:
         """The part of a question whose tokens' input embeddings are the signal ``words``."""

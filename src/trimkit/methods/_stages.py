@@ -22,11 +22,11 @@ class StagedMethod(Method):
     """Base of methods that cut at several layers. A subclass says how many tokens each cut leaves, and scores.
 
     Class attributes:
-        published: the layers, in a language model of 32, that are each the first to see fewer tokens.
+        published_layers: the layers, in a language model of 32, that are each the first to see fewer tokens.
     """
 
     stage: ClassVar[Literal["tower", "llm"]] = "llm"
-    published: ClassVar[tuple[int, ...]]
+    published_layers: ClassVar[tuple[int, ...]]
     fixed_budget: ClassVar[bool] = True
 
     layers: Literal["auto"] | tuple[int, ...] = "auto"
@@ -38,19 +38,19 @@ class StagedMethod(Method):
             raise ConfigError(f"method {self.name!r} makes no aggregated token: give aggregate='none'")
         if self.layers != "auto" and len(self.layers) not in self.possible:
             raise ConfigError(
-                f"layers {list(self.layers)}: method {self.name!r} cuts at {len(self.published)} layers, give so many, "
-                f"for example {list(self.published)}"
+                f"layers {list(self.layers)}: method {self.name!r} cuts at {len(self.published_layers)} layers, give so many, "
+                f"for example {list(self.published_layers)}"
             )
 
     @property
     def possible(self) -> range:
         """How many layers may be named."""
-        return range(len(self.published), len(self.published) + 1)
+        return range(len(self.published_layers), len(self.published_layers) + 1)
 
     @property
     def stages(self) -> int:
         """How many cuts there are."""
-        return len(self.published if self.layers == "auto" else self.layers)
+        return len(self.published_layers if self.layers == "auto" else self.layers)
 
     @abstractmethod
     def left(self, stage: int, total: int, now: int) -> int:
@@ -60,8 +60,8 @@ class StagedMethod(Method):
         if self.layers != "auto":
             return self.layers
         if layers >= PUBLISHED_DEPTH:
-            return self.published
-        return tuple(max(1, min(round(at * layers / PUBLISHED_DEPTH), layers - 1)) for at in self.published)
+            return self.published_layers
+        return tuple(max(1, min(round(at * layers / PUBLISHED_DEPTH), layers - 1)) for at in self.published_layers)
 
     @property
     def renumbers(self) -> bool:

@@ -38,7 +38,9 @@ class HiPrune(ChoosingMethod):
     """
 
     name: ClassVar[str] = "hiprune"
-    summary: ClassVar[str] = "HiPrune: anchors of a middle layer with their neighbors, and registers of the features' layer"
+    summary: ClassVar[str] = (
+        "HiPrune: anchors of a middle layer with their neighbors, and registers of the features' layer"
+    )
     paper: ClassVar[str] = "https://arxiv.org/abs/2508.00553"
     signals: ClassVar[frozenset[str]] = frozenset({"received", f"received@{_DEPTH}"})
 

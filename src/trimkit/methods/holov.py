@@ -36,7 +36,9 @@ class HoloV(ChoosingMethod):
     """
 
     name: ClassVar[str] = "holov"
-    summary: ClassVar[str] = "HoloV: shares of the tokens for runs of the picture, and in each the highest class attention"
+    summary: ClassVar[str] = (
+        "HoloV: shares of the tokens for runs of the picture, and in each the highest class attention"
+    )
     paper: ClassVar[str] = "https://github.com/obananas/HoloV"
     signals: ClassVar[frozenset[str]] = frozenset({"cls_attention", "projected"})
 

@@ -33,7 +33,9 @@ class MMR(ChoosingMethod):
     """
 
     name: ClassVar[str] = "mmr"
-    summary: ClassVar[str] = "maximal marginal relevance (IDPruner's rule): important tokens unlike those already chosen"
+    summary: ClassVar[str] = (
+        "maximal marginal relevance (IDPruner's rule): important tokens unlike those already chosen"
+    )
     paper: ClassVar[str] = "https://github.com/Tencent/AngelSlim"
     uses_text: ClassVar[bool] = True
     signals: ClassVar[frozenset[str]] = frozenset({"projected"})
@@ -59,7 +61,9 @@ class MMR(ChoosingMethod):
         if self.importance == "cls_attention":
             values = F.sanitize(signal(self, image, "cls_attention"))[0]
         elif image.relevance is None:
-            raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer, or give importance='cls_attention'")
+            raise ConfigError(
+                f"method {self.name!r} needs text relevance: attach a scorer, or give importance='cls_attention'"
+            )
         else:
             values = F.sanitize(image.relevance * image.profile.sign)[0]
         if len(values) == 0 or values.amax() == values.amin():

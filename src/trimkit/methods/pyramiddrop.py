@@ -35,10 +35,12 @@ class PyramidDrop(StagedMethod):
     """
 
     name: ClassVar[str] = "pyramiddrop"
-    summary: ClassVar[str] = "PyramidDrop: in three stages inside the language model, by the last prompt token's attention"
+    summary: ClassVar[str] = (
+        "PyramidDrop: in three stages inside the language model, by the last prompt token's attention"
+    )
     paper: ClassVar[str] = "https://arxiv.org/abs/2410.17247"
     asks_next: ClassVar[bool] = True
-    published: ClassVar[tuple[int, ...]] = (8, 16, 24)
+    published_layers: ClassVar[tuple[int, ...]] = (8, 16, 24)
 
     budget: BudgetField = Budget("ratio", 0.125)
     ratios: Literal["auto"] | tuple[float, ...] = "auto"

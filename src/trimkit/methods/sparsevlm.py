@@ -42,10 +42,12 @@ class SparseVLM(StagedMethod):
     """
 
     name: ClassVar[str] = "sparsevlm"
-    summary: ClassVar[str] = "SparseVLM: in three stages inside the language model, by attention of the question's words"
+    summary: ClassVar[str] = (
+        "SparseVLM: in three stages inside the language model, by attention of the question's words"
+    )
     paper: ClassVar[str] = "https://arxiv.org/abs/2410.04417"
     asks_raters: ClassVar[bool] = True
-    published: ClassVar[tuple[int, ...]] = (3, 7, 16)
+    published_layers: ClassVar[tuple[int, ...]] = (3, 7, 16)
     table: ClassVar[dict[int, tuple[int, ...]]] = {
         64: (66, 30, 17),
         96: (238, 48, 26),
@@ -101,9 +103,7 @@ class SparseVLM(StagedMethod):
         rows[len(chosen.indices) + group, members] = 1.0
         rows = rows / rows.sum(dim=1, keepdim=True)
         stands = rows.argmax(dim=1)
-        return replace(
-            chosen, indices=stands.sort().values, mixing=rows if self.renumber else rows[stands.argsort()]
-        )
+        return replace(chosen, indices=stands.sort().values, mixing=rows if self.renumber else rows[stands.argsort()])
 
 
 def _clusters(dropped: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +71,7 @@ def select_by_attention(
     rows: Sequence[int],
     method: Method,
     read: LayerRead | None = None,
+    signals: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> list[Selection]:
     """Choose the tokens of every image inside the language model.
 
@@ -80,11 +81,14 @@ def select_by_attention(
         rows: the prompt of each image, where the method shares its budget among a prompt's images.
         method: what chooses, of ``stage`` ``llm``.
         read: at which of its cuts, and what else it reads there of each image.
+        signals: what it has asked for beside attention, of every image.
     """
     shared = method.share == "prompt" and not method.keeps_all
     groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
     groups = groups if shared else [[i] for i in range(len(rows))]
-    tokens = [ImageTokens(torch.cat([features[i] for i in group])) for group in groups]
+    given: Sequence[Mapping[str, Tensor]] = [{}] * len(rows) if signals is None else signals
+    images = [ImageTokens(each, signals=own) for each, own in zip(features, given, strict=True)]
+    tokens = [merge_images([images[i] for i in group]) for group in groups]
     batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
     joined = [torch.cat([attention[i] for i in group]) for group in groups]
     padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)

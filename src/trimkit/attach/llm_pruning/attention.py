@@ -75,6 +75,22 @@ class AttentionProbe:
         finally:
             handle.remove()
 
+    def keys(self, length: int, every: int) -> Tensor:
+        """``[B, heads, length, K]`` rotated keys of the call on record; of rows that are copies, every so many-th.
+
+        Raises:
+            UnsupportedError: the module did not give its keys to a cache.
+        """
+        if self._recorder is None or self._recorder.keys is None:
+            raise self._no_keys()
+        return self._recorder.keys[::every, :, :length]
+
+    def _no_keys(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"{type(self._attention).__name__} keeps no keys and values where they are looked for: use a method that drops "
+            "tokens before the language model"
+        )
+
     @torch.no_grad()
     def attention_to(self, columns: Tensor, queries: Tensor, rows: Tensor, length: int) -> Tensor:
         """Weights of the attention from column ``queries[i]`` to ``columns[i]``, in sequence ``rows[i]`` of the recorded call.
@@ -93,10 +109,7 @@ class AttentionProbe:
         """
         recorder = self._recorder
         if recorder is None or recorder.keys is None or recorder.values is None:
-            raise UnsupportedError(
-                f"{type(self._attention).__name__} keeps no keys and values where they are looked for: use a method that drops "
-                "tokens before the language model"
-            )
+            raise self._no_keys()
         device = recorder.keys.device
         rows, queries, columns = rows.to(device), queries.to(device), columns.to(device)
         keys = recorder.keys[rows, :, :length]

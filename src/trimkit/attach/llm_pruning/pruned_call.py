@@ -52,7 +52,7 @@ class PrunedCall:
         self.length = int(prompts.places.shape[1])
         self._decoder, self._method = decoder, method
         self._stage, self._done = stage, done
-        self._chooser = StageChooser(method, prompts)
+        self._chooser = StageChooser(method, prompts, decoder.module)
         asked = {layer: layer if method.asks_next else layer - 1 for layer in decoder.stages}
         self._probes = {layer: AttentionProbe(decoder.layers[at].self_attn) for layer, at in asked.items()}
         self._layouts: dict[int, LayerLayout | None] = {}  # by layer: what goes on from there, once it is decided

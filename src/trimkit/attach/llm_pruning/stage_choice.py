@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimkit.attach.llm_pruning.attention import AttentionProbe
 from trimkit.attach.llm_pruning.layer_layout import LayerLayout, Prompts, plan_layers
+from trimkit.attach.llm_pruning.llm_signals import llm_signals
 from trimkit.core.layer_read import LayerRead, TextRows
+from trimkit.core.signals import OF_LLM
 from trimkit.core.types import Selection
 from trimkit.methods import Method
 from trimkit.pipeline.selecting import select_by_attention
@@ -26,13 +29,14 @@ class StageChooser:
     Args:
         method: what chooses.
         prompts: the prompts, with their images.
+        module: the language model.
 
     Attributes:
         selections: of every image, what is left of it now.
     """
 
-    def __init__(self, method: Method, prompts: Prompts) -> None:
-        self._method, self._prompts = method, prompts
+    def __init__(self, method: Method, prompts: Prompts, module: Any) -> None:
+        self._method, self._prompts, self._module = method, prompts, module
         self._columns = list(prompts.columns)  # where what is left of each image stands
         self._own = [torch.arange(len(columns), device=columns.device) for columns in prompts.columns]
         self._raters: list[Tensor] = []
@@ -64,13 +68,29 @@ class StageChooser:
         rows = self._text_rows(probe, before, every) if self._method.asks_raters else ()
         pairs = zip(self._columns, prompts.rows, strict=True)
         features = [hidden[row * every, columns.to(hidden.device)].detach() for columns, row in pairs]
+        signals = self._signals(probe, hidden, before, every)
         probe.forget()
         read = LayerRead(stage, tuple(len(columns) for columns in prompts.columns), tuple(rows))
         with torch.no_grad():
-            found = select_by_attention(attention, features, prompts.rows, self._method, read)
+            found = select_by_attention(attention, features, prompts.rows, self._method, read, signals)
         layout = plan_layers(prompts.places, prompts.real, found, prompts.rows, self._columns)
         self._narrow(found)
         return layout
+
+    def _signals(
+        self, probe: AttentionProbe, hidden: Tensor, before: LayerLayout | None, every: int
+    ) -> list[dict[str, Tensor]] | None:
+        """What the method asks the layer for beside attention, of every image; None where that is nothing."""
+        names = self._method.asked_signals & OF_LLM
+        if not names:
+            return None
+        keys = probe.keys(self._length(before), every)
+
+        def place(columns: Tensor, row: int) -> Tensor:
+            return self._place(columns, row, before)
+
+        with torch.no_grad():
+            return llm_signals(names, self._prompts, self._columns, hidden[::every], keys, self._module, place)
 
     def _narrow(self, found: Sequence[Selection]) -> None:
         """Take note of what is left; a token that several went into counts under the number of the first of them."""
