@@ -1,4 +1,4 @@
-"""Methods that cut at several layers, written out for one prompt with one image of a tiny LLaVA: eager, no cache, no library."""
+"""Methods that cut at several layers, written out for one prompt with one image of a tiny LLaVA: no cache, no library."""
 
 from __future__ import annotations
 

@@ -43,8 +43,11 @@ _WHOLE = frozenset({"cls_state", "words", "clip_text", "llm_text_keys", "llm_tex
 
 
 class SignalName(NamedTuple):
-    """A parsed name. ``layer`` counts from 1, or from the end with -1, or is a share of the tower's depth, such as 0.375; None is
-    the layer that gives the features."""
+    """A parsed name.
+
+    ``layer`` counts from 1, or from the end with -1, or is a share of the tower's depth, such as 0.375; None is the layer that
+    gives the features.
+    """
 
     kind: str
     layer: int | float | None
@@ -67,7 +70,7 @@ def parse_signal(name: str) -> SignalName:
     if kind not in OF_LAYERS or layer == 0:
         kinds = ", ".join(sorted(OF_LAYERS))
         raise ConfigError(
-            f"signal {name!r}: a layer is a number such as 9 or -1, or a share of the depth such as 0.375, and only {kinds} have one"
+            f"signal {name!r}: a layer is a number such as 9 or -1 or a share such as 0.375, and only {kinds} have one"
         )
     return SignalName(kind, layer)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor
 
 from trimkit.core import functional as F
@@ -14,6 +14,7 @@ from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.tower_plan import TowerPlan
 from trimkit.core.types import EncoderProfile, Selection, TokenBatch
 from trimkit.errors import ConfigError
+from trimkit.methods._in_language_model import InLanguageModel
 from trimkit.methods._published import PublishedAccuracy
 
 __all__ = ["Method", "keep_all", "single"]
@@ -48,7 +49,7 @@ def single(batch: TokenBatch, row: int) -> TokenBatch:
     )
 
 
-class Method(BaseModel):
+class Method(InLanguageModel):
     """Base of all methods. A subclass sets the class attributes and overrides ``scores``; its fields are its options.
 
     Class attributes:
@@ -64,8 +65,6 @@ class Method(BaseModel):
         signals: what it needs beside features, by name: ``cls_attention``, ``projected``, ``received@9`` (see
             ``trimkit.core.signals``). Where options have a say, override ``asked_signals``.
         fixed_budget: whether the budget has to be a fraction or a number: nothing else can decide how many tokens stay.
-        asks_next: of ``stage`` ``llm``: attention is that of the layer that is about to see fewer tokens, not of the one before.
-        asks_raters: of ``stage`` ``llm``: it reads what several text tokens attend to (``raters``).
 
     Options:
         budget: how many tokens stay, see ``trimkit.core.budget``.
@@ -89,8 +88,6 @@ class Method(BaseModel):
     stage: ClassVar[Literal["tower", "llm"]] = "tower"
     signals: ClassVar[frozenset[str]] = frozenset()
     fixed_budget: ClassVar[bool] = False
-    asks_next: ClassVar[bool] = False
-    asks_raters: ClassVar[bool] = False
 
     budget: BudgetField = Budget("iqr")
     aggregate: Literal["mean", "weighted", "none"] = "none"
@@ -118,31 +115,6 @@ class Method(BaseModel):
             indices: ``[k]`` ascending, fewer than N.
         """
         return None
-
-    def first_short_layer(self, layers: int) -> int:
-        """Of a method inside a language model of that many ``layers``: the first, counted from 0, that sees fewer tokens."""
-        raise NotImplementedError
-
-    def cuts(self, layers: int) -> tuple[int, ...]:
-        """Where such a method drops tokens: every layer that is the first to see fewer than the one before, ascending.
-
-        A layer named twice is cut once, as the later of the two stages says.
-        """
-        return (self.first_short_layer(layers),)
-
-    @property
-    def renumbers(self) -> bool:
-        """Whether such a method numbers what is left anew behind each cut, 0, 1, 2 ..; else everything keeps its position."""
-        return False
-
-    def raters(self, image: Tensor, text: Tensor) -> Tensor:
-        """``[M]`` bool, of a method that ``asks_raters``: which text tokens' attention it reads.
-
-        Args:
-            image: ``[N, D]`` input embeddings of an image's tokens.
-            text: ``[M, D]`` those of the prompt's text tokens behind them, M at least 1.
-        """
-        raise NotImplementedError
 
     @property
     def keeps_all(self) -> bool:

@@ -23,8 +23,8 @@ class ApET(ChoosingMethod):
 
     1. Basis: farthest point sampling of ``basis`` patches by squared Euclidean distance.
     2. Error of a patch: the distance to its least-squares fit by the basis (ridge 1e-5).
-    3. The T patches of largest error stay. At the places of the last ``basis`` of them, in raster order, stand the basis patches
-       in the order in which they were chosen; the others take in, by their mean, every patch that is nearest (cosine) to them.
+    3. The T patches of largest error stay. At the places of the last ``basis`` of them, in raster order, stand the basis
+       patches in the order in which they were chosen; the others take in, by their mean, every patch nearest (cosine) to them.
 
     The released code draws the first basis patch at random and seeds nothing. Here the draw follows from the picture's content
     and ``seed``, so that it is the same each time. The released code goes on in float16 behind the errors; here the model's own

@@ -18,8 +18,8 @@ __all__ = ["FlowCut", "flow_scores", "flow_step"]
 class FlowCut(PlannedMethod):
     """Drops patches behind every other layer of the tower, until at the last but one layer that is used the budget is left.
 
-    1. A patch's score in a layer: class attention (mean over heads, a share of the patches' sum), plus the share that it has in a
-       softmax of the class token's value times the patches' values, times the L1 norm of its value (mean over heads).
+    1. A patch's score in a layer: class attention (mean over heads, a share of the patches' sum), plus the share that it has in
+       a softmax of the class token's value times the patches' values; times the L1 norm of its value (mean over heads).
     2. Scores add up: half of what there was, half of the new one.
     3. With n patches left, r used layers before the last but one, and T to be kept: behind a layer with even r, drop
        ``round((n - T) / sqrt(r) * (1 - e ** 2))`` patches of the lowest scores, e the entropy of the class attention divided by

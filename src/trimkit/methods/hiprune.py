@@ -33,8 +33,8 @@ class HiPrune(ChoosingMethod):
 
     Options:
         alpha: the share of the tokens that is anchors and buffers.
-        object_layer: layer of the vision tower, counted from 1, that the anchors are ranked in. ``auto`` is the paper's 9 of 24,
-            or the one at that depth of another tower.
+        object_layer: layer of the vision tower, counted from 1, that the anchors are ranked in. ``auto`` is the paper's 9 of
+            24, or the one at that depth of another tower.
     """
 
     name: ClassVar[str] = "hiprune"

@@ -21,8 +21,8 @@ class HoloV(ChoosingMethod):
     """Cuts the picture into runs of consecutive patches, gives each a share of the tokens, and keeps the best of each.
 
     1. Raster order is cut into ``runs`` runs of equal length (of 576 tokens one and a half rows: not squares).
-    2. A run's score is the mean over its patches of ``1000 * class attention``, and of the variance of their cosines to the others
-       of the run (behind the projector), which is scaled to 9% of the attention's mean. So the attention decides alone.
+    2. A run's score is the mean over its patches of ``1000 * class attention``, and of the variance of their cosines to the
+       others of the run (behind the projector), scaled to 9% of the attention's mean. So the attention decides alone.
     3. Tokens go to the runs in proportion to their scores, rounded down; what is missing goes to the largest shares, one each.
     4. A run keeps its patches of highest class attention, or all.
 

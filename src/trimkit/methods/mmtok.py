@@ -20,18 +20,56 @@ _PROMPTS = (  # of benchmarks; they say nothing about the picture
     "Answer with the option's letter from the given choices directly.",
 )
 _FUNCTION_WORDS = frozenset(
-    "a an the is are was were be been being am do does did have has had of in on at to for with by from and or but not this "
-    "that these those it its as what which who where".split()
+    (
+        *(
+            "a",
+            "an",
+            "the",
+            "is",
+            "are",
+            "was",
+            "were",
+            "be",
+            "been",
+            "being",
+            "am",
+            "do",
+            "does",
+            "did",
+            "have",
+            "has",
+            "had",
+        ),
+        *(
+            "of",
+            "in",
+            "on",
+            "at",
+            "to",
+            "for",
+            "with",
+            "by",
+            "from",
+            "and",
+            "or",
+            "but",
+            "not",
+            "this",
+            "that",
+            "these",
+        ),
+        *("those", "it", "its", "as", "what", "which", "who", "where"),
+    )
 )
 
 
 class MMTok(ChoosingMethod):
     """Chooses greedily the tokens that cover the question's words and the picture's own patches.
 
-    1. How much token j covers word i: softmax over the tokens of cosine / ``text_temperature``, between the word's input embedding
-       in the language model and the token behind the projector, divided by the number of words.
-    2. How much it covers patch i: softmax of cosine / ``image_temperature`` between patches before the projector, times ``alpha``,
-       divided by the number of patches.
+    1. How much token j covers word i: softmax over the tokens of cosine / ``text_temperature``, between the word's input
+       embedding in the language model and the token behind the projector, divided by the number of words.
+    2. How much it covers patch i: softmax of cosine / ``image_temperature`` between patches before the projector, times
+       ``alpha``, divided by the number of patches.
     3. Take the token that raises the sum of the largest covers most, until the budget is full.
 
     The question's words are those of its text without benchmark prompts and function words, or all where none is left. The

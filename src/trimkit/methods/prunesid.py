@@ -22,14 +22,15 @@ class PruneSID(ChoosingMethod):
 
     T is the number of tokens, the class token's own state among them.
 
-    1. Groups: of the patches' sigmoids, centered patch by patch, the first ``int(T / 4)`` singular vectors; a patch belongs to the
-       one in which it weighs most.
+    1. Groups: of the patches' sigmoids, centered patch by patch, the first ``int(T / 4)`` singular vectors; a patch belongs to
+       the one in which it weighs most.
     2. Suppression: in a group, by falling class attention, a patch more similar (cosine) to one already taken than T / 32 times
        the picture's mean similarity is suppressed. The suppressed come behind all that are taken.
     3. Counts: one for each group, and the rest in proportion to how many each took, at most ``5 * ceil(T / 64)`` at first.
 
-    The language model gets the class token, then group by group by falling singular value, each in its own order. The released
-    code's singular vectors come of an unseeded random sketch; here they are exact. The layer is the one that gives the features.
+    The language model gets the class token, then group by group by falling singular value, each in its own order. The
+    released code's singular vectors come of an unseeded random sketch; here they are exact. The layer is the one that gives
+    the features.
 
     Options:
         class_token: whether the class token is kept; without it, its place is a patch's.

@@ -22,10 +22,10 @@ class PyramidDrop(StagedMethod):
        a token's score is its mean over heads.
     2. The highest scores stay: behind the first cut ``int(N * r)`` of an image's N tokens, then ``int(N * r ** 2)`` and so on.
 
-    The budget is what the last stage keeps, r its root by the number of stages: the default 0.125 gives the paper's 1/2, 1/4 and 1/8. The layers
-    before the first cut see all tokens, so that the mean over layers is larger. As in the released code, what is left is
-    numbered anew (models with 3-D positions keep them). In training, the last token before the answer ranks; the released
-    code takes the mean over all tokens before it.
+    The budget is what the last stage keeps, r its root by the number of stages: the default 0.125 gives the paper's 1/2, 1/4
+    and 1/8. The layers before the first cut see all tokens, so that the mean over layers is larger. As in the released code,
+    what is left is numbered anew (models with 3-D positions keep them). In training, the last token before the answer ranks;
+    the released code takes the mean over all tokens before it.
 
     Options:
         layers: the layers, one or more, counted from 0, that are each the first to see fewer tokens. ``auto``: 8, 16 and 24, or

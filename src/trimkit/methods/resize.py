@@ -47,6 +47,6 @@ class Resize(PlannedMethod):
 
 
 def grid_within(tokens: int) -> tuple[int, int]:
-    """Rows and columns of the largest grid of at most ``tokens`` (1 or more) that is square, or has one row less than columns."""
+    """Rows and columns of the largest grid of at most ``tokens`` (1 or more), square or with one row less than columns."""
     side = math.isqrt(tokens)
     return (side, side + 1) if side * (side + 1) <= tokens else (side, side)

@@ -27,8 +27,8 @@ class SparseVLM(StagedMethod):
        their dot products, mean over the image) more than the mean text token.
     2. Behind each layer of ``layers``, a token's score is what the raters attend to at it, mean over heads, then over raters.
     3. The highest scores stay, as many as the published table says for that layer and budget, at most all but one.
-    4. Of the dropped, the ``int(0.3 * dropped) + 1`` of highest score are put into ``int(that / 10) + 1`` clusters around density
-       peaks. The mean of each stands behind the kept tokens and is an image token like any other from there on.
+    4. Of the dropped, the ``int(0.3 * dropped) + 1`` of highest score are put into ``int(that / 10) + 1`` clusters around
+       density peaks. The mean of each stands behind the kept tokens, and is an image token like any other from there on.
 
     The budget is the paper's count, a *mean over layers*; its table is for 576 tokens and 192, 128, 96 and 64 of them, and is
     scaled and interpolated for others. As in the released code, what is left is numbered anew (models with 3-D positions keep
@@ -117,9 +117,9 @@ def _clusters(dropped: int) -> tuple[int, int]:
 def density_peaks(features: Tensor, clusters: int) -> Tensor:
     """Clusters around density peaks with the nearest neighbors (Du, Ding, Jia 2016), every one of them with a member.
 
-    A token's density is ``exp(-mean squared distance)`` to its nearest ``clusters`` tokens (itself among them), distances divided
-    by the root of the width; its rank is density times the distance to the nearest token that is denser. The highest ranks are
-    the centers, and each token goes to the nearest.
+    A token's density is ``exp(-mean squared distance)`` to its nearest ``clusters`` tokens (itself among them), distances
+    divided by the root of the width. It ranks by density times the distance to the nearest token that is denser; the highest
+    ranks are the centers, and each token goes to the nearest.
 
     Args:
         features: ``[n, D]``.

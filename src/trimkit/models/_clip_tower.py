@@ -105,7 +105,7 @@ def run_stepwise(tower: Any, pixels: Tensor, last: int, step: Step) -> tuple[Ten
     inner = _stock(tower)
     if inner is None:
         raise UnsupportedError(
-            "this vision tower is not CLIP's own, or somebody has hooked or wrapped it, so that no patches can leave it on the way"
+            "this vision tower is not CLIP's own, or somebody has hooked or wrapped it: no patches can leave it on the way"
         )
     state = inner.pre_layrnorm(inner.embeddings(pixels))
     whole, left, carried = state[0], torch.arange(state.shape[1] - 1, device=state.device), None

@@ -61,7 +61,7 @@ class AttentionProbe:
         return self._with_cache(kwargs, self._recorder)
 
     def peek(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record what ``layer``, whose attention this is, would call it with; the layer is run up to its keys and no further."""
+        """Record what ``layer``, whose attention this is, would call it with. The layer is run as far as its keys."""
         thread = threading.get_ident()
 
         def record(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -58,7 +58,9 @@ class PrunableDecoder:
 
     def _stages(self, cuts: tuple[int, ...]) -> dict[int, int]:
         for layer in cuts:
-            if not 1 <= layer < len(self.layers):
+            if layer < 1:
+                raise ConfigError(f"layer {layer} is not possible: one layer at least sees all tokens, give 1 or more")
+            if layer >= len(self.layers):
                 raise ConfigError(
                     f"layer {layer} is behind the last of {self.name}'s {len(self.layers)} layers: give 1 to "
                     f"{len(self.layers) - 1}"

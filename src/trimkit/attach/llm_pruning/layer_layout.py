@@ -43,7 +43,7 @@ class _Merged:
 
 @dataclass(frozen=True)
 class _Mixed:
-    """What stands in the ``columns`` ``[k]`` of an image of ``row``: ``rows`` ``[k, N]`` of the states at its ``places`` ``[N]``."""
+    """What stands in the ``columns`` ``[k]`` of an image: ``rows`` ``[k, N]`` of the states at its ``places`` ``[N]``."""
 
     row: int
     columns: Tensor
