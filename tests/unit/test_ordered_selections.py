@@ -101,7 +101,7 @@ def test_the_class_token_and_the_mean_count(budget: Any) -> None:
     with trimkit.reduce(model, method=Backwards(budget=budget)) as trim, torch.no_grad():
         model(**inputs)
     (image,) = trim.report.images
-    assert image.tokens_after == trim.method.tokens(image.tokens_before) == trim.method.budget.tokens(16)
+    assert image.tokens_after == trim.method.tokens(image.tokens_before) == trim.method.budget.tokens(36)
     assert (image.class_token, image.aggregated) == (image.tokens_after > 1, image.tokens_after > 2)
 
 
