@@ -49,11 +49,17 @@ def signals_of(images: list[torch.Tensor]) -> dict[str, tuple[torch.Tensor, ...]
 
 
 def build(name: str, **options: Any) -> Method:
-    if CLASSES[name].fixed_budget and str(options.get("budget", 1)).startswith(("iqr", "top-p")):
+    """The method; skips where it says that it does not take such a budget, or makes no aggregated token."""
+    cls, budget, aggregate = CLASSES[name], str(options.get("budget", 1)), options.get("aggregate", "none")
+    if cls.fixed_budget and budget.startswith(("iqr", "top-p")):
         with pytest.raises(ConfigError, match="needs a fixed budget: give a fraction or a number"):
             get_method(name, **options)
         pytest.skip("refused: only a fixed budget can be met")
-    return CLASSES[name](**options)
+    if not cls.aggregates and aggregate != "none":
+        with pytest.raises(ConfigError, match="makes no aggregated token"):
+            get_method(name, **options)
+        pytest.skip("refused: there is nothing that it could aggregate")
+    return cls(**options)
 
 
 def even(name: str, **options: Any) -> Method:
@@ -146,8 +152,8 @@ def test_a_fixed_budget_is_met_exactly(name: str, budget: Any) -> None:
             assert len(chosen) == method.budget.tokens(length)
 
 
-ROUNDED = {"divprune", "prumerge"}
-"""Whose published code reads a fraction otherwise: ``round``, and the token of the dropped on top."""
+ROUNDED = {"divprune", "prumerge", "resize"}
+"""Whose published code reads a fraction otherwise: ``round``, and the token of the dropped on top; and a grid of patches."""
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -65,6 +65,7 @@ class Method(InLanguageModel):
         signals: what it needs beside features, by name: ``cls_attention``, ``projected``, ``received@9`` (see
             ``trimkit.core.signals``). Where options have a say, override ``asked_signals``.
         fixed_budget: whether the budget has to be a fraction or a number: nothing else can decide how many tokens stay.
+        aggregates: whether there can be a token for all that was dropped.
 
     Options:
         budget: how many tokens stay, see ``trimkit.core.budget``.
@@ -88,6 +89,7 @@ class Method(InLanguageModel):
     stage: ClassVar[Literal["tower", "llm"]] = "tower"
     signals: ClassVar[frozenset[str]] = frozenset()
     fixed_budget: ClassVar[bool] = False
+    aggregates: ClassVar[bool] = True
 
     budget: BudgetField = Budget("iqr")
     aggregate: Literal["mean", "weighted", "none"] = "none"
@@ -102,6 +104,13 @@ class Method(InLanguageModel):
         if cls.fixed_budget and budget.kind not in ("ratio", "count"):
             raise ConfigError(f"method {cls.name!r} needs a fixed budget: give a fraction or a number, not {budget}")
         return budget
+
+    @field_validator("aggregate")
+    @classmethod
+    def _makes(cls, aggregate: str) -> str:
+        if not cls.aggregates and aggregate != "none":
+            raise ConfigError(f"method {cls.name!r} makes no aggregated token: give aggregate='none'")
+        return aggregate
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """``[B, N]`` float scores, higher = keep."""
@@ -159,7 +168,8 @@ class Method(InLanguageModel):
         features, relevance, and class attention and keys of the layer that gives the features.
         """
         plain = self.asked_signals <= {"cls_attention", "keys"} and (self.reads_relevance or not self.uses_text)
-        return self.stage == "tower" and plain and not self.keeps_class_token and self.tokens(576) is not None
+        known = self.tokens(576) is not None
+        return self.stage == "tower" and plain and known and not self.keeps_class_token and self.tower_plan is None
 
     def words(self, question: str) -> str:
         """The part of a question whose tokens' input embeddings are the signal ``words``."""

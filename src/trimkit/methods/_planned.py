@@ -20,6 +20,7 @@ class PlannedMethod(Method):
     """Base of methods with a ``tower_plan``, a fixed budget for each image, and no aggregated token."""
 
     fixed_budget: ClassVar[bool] = True
+    aggregates: ClassVar[bool] = False
     signals: ClassVar[frozenset[str]] = frozenset({"alive"})
 
     def model_post_init(self, context: object) -> None:
@@ -31,6 +32,7 @@ class PlannedMethod(Method):
         return signal(self, batch, "alive").float()
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
-        alive = (scores * batch.mask).sum(dim=1).long()
-        counts = super().keep(scores, batch).sum(dim=1)
-        return F.count_select(scores, torch.minimum(counts, alive.clamp(min=1)), batch.mask)
+        totals = batch.mask.sum(dim=1).tolist()
+        alive = (scores * batch.mask).sum(dim=1).tolist()
+        counts = [min(self.fixed_tokens(total), int(there)) for total, there in zip(totals, alive, strict=True)]
+        return F.count_select(scores, torch.tensor(counts, device=scores.device), batch.mask)

@@ -28,14 +28,13 @@ class StagedMethod(Method):
     stage: ClassVar[Literal["tower", "llm"]] = "llm"
     published_layers: ClassVar[tuple[int, ...]]
     fixed_budget: ClassVar[bool] = True
+    aggregates: ClassVar[bool] = False
 
     layers: Literal["auto"] | tuple[int, ...] = "auto"
     renumber: bool = False
 
     def model_post_init(self, context: object) -> None:
         """Refuse what these methods do not do."""
-        if self.aggregate != "none":
-            raise ConfigError(f"method {self.name!r} makes no aggregated token: give aggregate='none'")
         if self.layers != "auto" and len(self.layers) not in self.possible:
             raise ConfigError(
                 f"layers {list(self.layers)}: method {self.name!r} cuts at {len(self.published_layers)} layers, give so many, "

@@ -35,11 +35,9 @@ class Resize(PlannedMethod):
     def tower_plan(self) -> TowerPlan:
         return TowerPlan(f"resize {self.budget}", grid=self._grid)
 
-    def tokens(self, total: int) -> int | None:
-        if self.keeps_all or self.budget.tokens(total) == total:
-            return total
-        rows, columns = self._grid(math.isqrt(total), math.isqrt(total))
-        return rows * columns
+    def fixed_tokens(self, total: int) -> int:
+        tokens = self.budget.tokens(total)
+        return total if tokens == total else math.prod(grid_within(tokens))
 
     def _grid(self, rows: int, columns: int) -> tuple[int, int]:
         tokens = self.budget.tokens(rows * columns)
