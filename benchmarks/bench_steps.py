@@ -29,7 +29,7 @@ from trimkit.core.types import ImageTokens
 from trimkit.models import family_of
 from trimkit.models._base import AT_ONCE
 from trimkit.models._clip_tower import layer_states
-from trimkit.models._signals import attention_of, record_signals
+from trimkit.models._signals import record_signals, signal_source
 
 SHAPE, KEPT = "llava-1.5-7b", 121
 FEATURES = -2
@@ -48,7 +48,7 @@ def steps(model: Any, pixels: Tensor) -> dict[str, tuple[str, str, Way, Way]]:
         return of(one, output_hidden_states=True, return_dict=True, **more)
 
     def listened() -> list[ImageTokens]:
-        with record_signals(attention_of(tower, FEATURES), frozenset({"cls_attention"})) as heard:
+        with record_signals(signal_source(tower, FEATURES), frozenset({"cls_attention"})) as heard:
             state = layer_states(tower, one, [FEATURES])[FEATURES]
             return heard.onto([ImageTokens(features=state[0, 1:])])
 

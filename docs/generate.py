@@ -30,11 +30,11 @@ def methods() -> str:
     for name, cls in method_classes():
         paper = f"[{cls.paper.rsplit('/', 1)[-1]}]({cls.paper})" if cls.paper else ""
         budget = cls.model_fields["budget"].default
-        signals = ", ".join(f"`{signal}`" for signal in sorted(cls.signals)) or "features"
-        text = "yes" if cls.uses_text else "no"
-        rows.append([f"`{name}`", cls.summary, cls.stage, text, signals, f"`{budget}`", paper])
+        signals = ", ".join(f"`{signal}`" for signal in sorted(cls().asked_signals)) or "features"
+        text, engines = ("yes" if each else "no" for each in (cls.uses_text, cls(budget=64).fits_engines))
+        rows.append([f"`{name}`", cls.summary, cls.stage, text, signals, engines, f"`{budget}`", paper])
     return _text_table(
-        ["method", "what it keeps", "stage", "reads the question", "needs", "default budget", "source"], rows
+        ["method", "what it keeps", "stage", "reads the question", "needs", "in vLLM", "default budget", "source"], rows
     )
 
 

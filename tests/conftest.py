@@ -16,6 +16,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path(__file__).parent / "golden" / "vectors",
         help="directory with manifest.json and <case>.safetensors of the released TRIM",
     )
+    parser.addoption(
+        "--rivals-dir",
+        type=Path,
+        action="append",
+        help="directory with manifest.json and vectors of published code (repeatable); see tests/golden/rivals/README.md",
+    )
     parser.addoption("--fuzz-commands", type=int, default=2000, help="how many command lines make fuzz runs")
     parser.addoption("--fuzz-seed", type=int, help="of these; by default the number of the day")
     parser.addoption("--matrix", type=Path, help="write what the contract tests found, by family, to this JSON file")
@@ -39,6 +45,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         directory = metafunc.config.getoption("--golden-dir")
         names = sorted(json.loads((directory / "manifest.json").read_text()))
         metafunc.parametrize("golden_case", names)
+    if "rival_vector" in metafunc.fixturenames:
+        from tests.rivals.vectors import names_in
+
+        golden = Path(__file__).parent / "golden"
+        directories = metafunc.config.getoption("--rivals-dir") or [golden / "rivals", golden / "more"]
+        vectors = [(directory, name) for directory in directories for name in names_in(directory)]
+        metafunc.parametrize("rival_vector", vectors, ids=[name.removesuffix(".safetensors") for _, name in vectors])
 
 
 @pytest.fixture(autouse=True)

@@ -115,6 +115,15 @@ def test_methods(cli: Cli) -> None:
     assert trim["uses_text"] is True
     assert trim["options"]["budget"] == "iqr"
     assert trim["paper"].startswith("https://")
+    assert trim["published"][0]["kept"]["192"] == 97.1
+    assert trim["published"][0]["date"] == "2025-08"
+    by_name = {entry["name"]: entry for entry in listed}
+    assert by_name["focus"]["published"] is None
+    assert all(entry["deterministic"] is True for entry in listed)
+    works = {name: entry["vllm"] for name, entry in by_name.items()}
+    assert {"trim", "focus", "scope", "cls-attention", "dart-tower"} <= {name for name in works if works[name]}
+    assert not {"fastv", "dart", "visionzip", "prumerge", "divprune"} & {name for name in works if works[name]}
+    assert by_name["visionzip"]["signals"] == ["cls_attention", "cls_state", "keys_mean"]
     assert "trim-released" in cli("methods").out
 
 

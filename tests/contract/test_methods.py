@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.signals import made_up, with_signals
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
-from trimkit.methods import Method, method_classes
+from trimkit.errors import ConfigError
+from trimkit.methods import Method, get_method, method_classes
 from trimkit.pipeline.selecting import reduced_features
 
 LENGTHS = (36, 1, 20, 7)
@@ -37,11 +39,32 @@ def batch_of(images: list[tuple[torch.Tensor, torch.Tensor]], keys: list[str]) -
         cls_attention=pad([torch.softmax(2 * features[:, 0], dim=0) for features, _ in images], batch_first=True),
         tower_keys=pad([features.flip(1) for features, _ in images], batch_first=True),
         attention=pad([relevance.softmax(dim=0) for _, relevance in images], batch_first=True),
+        signals=signals_of([features for features, _ in images]),
     )
 
 
+def signals_of(images: list[torch.Tensor]) -> dict[str, tuple[torch.Tensor, ...]]:
+    found = [made_up(features.detach()) for features in images]
+    return {name: tuple(each[name] for each in found) for name in found[0]}
+
+
 def build(name: str, **options: Any) -> Method:
-    return CLASSES[name](**options)
+    """The method; skips where it says that it does not take such a budget, or makes no aggregated token."""
+    cls, budget, aggregate = CLASSES[name], str(options.get("budget", 1)), options.get("aggregate", "none")
+    if cls.fixed_budget and budget.startswith(("iqr", "top-p")):
+        with pytest.raises(ConfigError, match="needs a fixed budget: give a fraction or a number"):
+            get_method(name, **options)
+        pytest.skip("refused: only a fixed budget can be met")
+    if not cls.aggregates and aggregate != "none":
+        with pytest.raises(ConfigError, match="makes no aggregated token"):
+            get_method(name, **options)
+        pytest.skip("refused: there is nothing that it could aggregate")
+    return cls(**options)
+
+
+def even(name: str, **options: Any) -> Method:
+    """With merged tokens as long as others, where a method has the choice; published sums are in ``tests/golden``."""
+    return build(name, **({"merge": "mean"} if "merge" in CLASSES[name].model_fields else {}), **options)
 
 
 def same(a: Selection, b: Selection) -> bool:
@@ -52,7 +75,8 @@ def same(a: Selection, b: Selection) -> bool:
     if a.mixing is not None and b.mixing is not None and not torch.allclose(a.mixing, b.mixing):
         return False
     weights = a.weights is None or b.weights is None or torch.allclose(a.weights, b.weights)
-    return torch.equal(a.indices, b.indices) and a.aggregated == b.aggregated and weights
+    extra = (a.aggregated, a.class_token) == (b.aggregated, b.class_token)
+    return torch.equal(a.indices, b.indices) and torch.equal(a.ordered, b.ordered) and extra and weights
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -71,8 +95,9 @@ def test_a_row_does_not_depend_on_the_others(name: str, budget: Any) -> None:
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_selections_are_sound(name: str, budget: Any) -> None:
-    for length, chosen in zip(LENGTHS, build(name, budget=budget).select(batch_of(rows(), list("abcd"))), strict=True):
+    for length, chosen in zip(LENGTHS, even(name, budget=budget).select(batch_of(rows(), list("abcd"))), strict=True):
         assert chosen.total == length
+        assert torch.equal(chosen.ordered.sort().values, chosen.indices)
         assert torch.equal(chosen.indices, chosen.indices.unique())  # ascending, each once
         assert chosen.indices.numel() == 0 or 0 <= int(chosen.indices[0]) <= int(chosen.indices[-1]) < length
         assert 1 <= len(chosen) <= length
@@ -86,13 +111,16 @@ def test_selections_are_sound(name: str, budget: Any) -> None:
 @pytest.mark.parametrize("name", sorted(set(CLASSES) - {"none"}))
 @pytest.mark.parametrize("aggregate", ["mean", "weighted", "none"])
 def test_what_is_dropped_becomes_one_token(name: str, aggregate: str) -> None:
-    chosen = build(name, budget=5, aggregate=aggregate).select(batch_of(rows(), list("abcd")))[0]
+    chosen = even(name, budget=5, aggregate=aggregate).select(batch_of(rows(), list("abcd")))[0]
     features = rows()[0][0]
-    image = ImageTokens(features=features.requires_grad_())
+    image = with_signals(ImageTokens(features=features.clone()))
+    image.features.requires_grad_()
     tokens = reduced_features(image, chosen)
     assert len(tokens) == len(chosen)
     kept = features[chosen.indices] if chosen.mixing is None else chosen.mixing @ features
-    assert torch.equal(tokens[: chosen.indices.numel()], kept)
+    kept = kept if chosen.order is None else kept[chosen.order]
+    first = [image.signals["cls_state"][None]] if chosen.class_token else []
+    assert torch.equal(tokens[: chosen.indices.numel() + chosen.class_token], torch.cat([*first, kept]))
     assert chosen.aggregated == (aggregate != "none")
     if chosen.aggregated:
         rest = torch.ones(len(features), dtype=torch.bool)
@@ -119,7 +147,13 @@ def test_a_fixed_budget_is_met_exactly(name: str, budget: Any) -> None:
     """``none`` keeps all by definition; the released code's aggregated token comes on top."""
     method = build(name, budget=budget)
     for length, chosen in zip(LENGTHS, method.select(batch_of(rows(), list("abcd"))), strict=True):
-        assert len(chosen) == method.budget.tokens(length)
+        assert len(chosen) == method.fixed_tokens(length)
+        if name not in ROUNDED:
+            assert len(chosen) == method.budget.tokens(length)
+
+
+ROUNDED = {"divprune", "prumerge", "resize"}
+"""Whose published code reads a fraction otherwise: ``round``, and the token of the dropped on top; and a grid of patches."""
 
 
 @pytest.mark.parametrize("name", CLASSES)

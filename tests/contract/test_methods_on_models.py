@@ -34,7 +34,14 @@ def random_case() -> Case:
     per_row = [1, 1]
     batch = tiny.llava_batch(per_row, seed=3)
     singles = tuple(tiny.single(batch, row, per_row) for row in range(2))
-    return Case(tiny.llava(), None, batch, singles, 0.25, {"scorer": ToyScorer()}, ("left", "right one"))
+    return Case(tiny.llava(), ToyTokenizer(), batch, singles, 0.25, {"scorer": ToyScorer()}, ("left", "right one"))
+
+
+class ToyTokenizer:
+    """An id for each word, for methods that look the question's words up."""
+
+    def __call__(self, text: str, **options: object) -> dict[str, list[int]]:
+        return {"input_ids": [3 + len(word) for word in text.split()]}
 
 
 @pytest.fixture(scope="module")

@@ -142,11 +142,12 @@ def test_another_dtype_is_caught(case: Case, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_hooks_left_behind_are_caught(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
-    def careless(attention: Any, signals: frozenset[str]) -> Iterator[_signals.SignalRecorder]:
-        heard = _signals.SignalRecorder(attention, signals)
-        handle = attention.q_proj.register_forward_hook(heard.query)
+    def careless(source: Any, signals: frozenset[str]) -> Iterator[_signals.SignalRecorder]:
+        heard = _signals.SignalRecorder(source, signals)
+        handles = list(heard.hooks())
         yield heard
-        handle.remove()  # not when something fails
+        for handle in handles:  # not when something fails
+            handle.remove()
 
     monkeypatch.setattr(encoding, "record_signals", careless)
     with pytest.raises(AssertionError):

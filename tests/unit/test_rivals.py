@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import Any
 
 import pytest
@@ -24,12 +23,26 @@ PROFILE = EncoderProfile(sign=-1)
 def image(n: int = 30, width: int = 6, seed: int = 0, grid: tuple[int, int] | None = None) -> ImageTokens:
     generator = torch.Generator().manual_seed(seed)
     attention = torch.rand(n, generator=generator)
-    return ImageTokens(
-        torch.randn(n, width, generator=generator),
-        grid=grid,
-        cls_attention=attention / attention.sum(),
-        keys=torch.randn(n, width, generator=generator),
+    return signalled(
+        ImageTokens(
+            torch.randn(n, width, generator=generator),
+            grid=grid,
+            cls_attention=attention / attention.sum(),
+            keys=torch.randn(n, width, generator=generator),
+        )
     )
+
+
+def signalled(tokens: ImageTokens) -> ImageTokens:
+    """The same attention and keys under every name, tokens that the projector leaves alone, and a class token of nines."""
+    own = {
+        "cls_attention_wide@-1": tokens.cls_attention,
+        "keys@-1": tokens.keys,
+        "keys_mean": tokens.keys,
+        "projected": tokens.features,
+        "cls_state": torch.full_like(tokens.features[0], 9.0),
+    }
+    return dataclasses.replace(tokens, signals={name: each for name, each in own.items() if each is not None})
 
 
 def chosen(name: str, tokens: ImageTokens, relevance: Tensor | None = None, **options: Any) -> Selection:
@@ -50,6 +63,9 @@ def test_one_image_of_a_batch_keeps_all_that_is_known_of_it() -> None:
         before, after = getattr(batch, field.name), getattr(alone, field.name)
         if isinstance(before, Tensor):
             assert torch.equal(after, before[:1, :4]), field.name
+        elif isinstance(before, dict):
+            assert set(after) == set(before)
+            assert all(after[name] == before[name][:1] for name in before)
         elif isinstance(before, tuple):
             assert after == before[:1], field.name
         else:
@@ -122,20 +138,42 @@ def test_class_attention_is_what_ranks() -> None:
 
 def test_prumerge_merges_the_nearest_by_key() -> None:
     """Four patches; 2 is the outlier. Its nearest keys are those of 0 and 3."""
-    tokens = ImageTokens(
-        features=torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0]]),
-        cls_attention=torch.tensor([0.1, 0.1, 0.5, 0.3]),
-        keys=torch.tensor([[1.0, 0.1], [-1.0, 0.0], [1.0, 0.0], [1.0, -0.2]]),
+    tokens = signalled(
+        ImageTokens(
+            features=torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0]]),
+            cls_attention=torch.tensor([0.1, 0.1, 0.5, 0.3]),
+            keys=torch.tensor([[1.0, 0.1], [-1.0, 0.0], [1.0, 0.0], [1.0, -0.2]]),
+        )
     )
-    one = chosen("prumerge", tokens, budget=1, neighbors=2)
+    one = chosen("prumerge", tokens, budget=1, neighbors=2, merge="mean")
     assert one.indices.tolist() == [2]
     total = torch.tensor([1.0 + 0.1 * 1.0 + 0.3 * 2.0, 1.0])  # x_2 + a_0 x_0 + a_3 x_3
     torch.testing.assert_close(reduced_features(tokens, one)[0], total / 1.4)
-    released = chosen("prumerge", tokens, budget=1, neighbors=2, merge="released")
+    released = chosen("prumerge", tokens, budget=1, neighbors=2)
     torch.testing.assert_close(reduced_features(tokens, released)[0], total)
-    behind = chosen("prumerge", tokens, budget=2, neighbors=0, aggregate="weighted")
-    expected = (0.1 * tokens.features[0] + 0.1 * tokens.features[1] + 0.3 * tokens.features[3]) / 0.5
-    torch.testing.assert_close(reduced_features(tokens, behind), torch.stack([tokens.features[2], expected]))
+    features = chosen("prumerge", dataclasses.replace(tokens, signals={}), budget=1, neighbors=2, attention="features")
+    torch.testing.assert_close(reduced_features(tokens, features)[0], total)
+    rest = 0.1 * tokens.features[0] + 0.1 * tokens.features[1] + 0.3 * tokens.features[3]
+    for merge, expected in (("released", rest), ("mean", rest / 0.5)):
+        behind = chosen("prumerge", tokens, budget=2, neighbors=0, aggregate="weighted", merge=merge)
+        torch.testing.assert_close(reduced_features(tokens, behind), torch.stack([tokens.features[2], expected]))
+
+
+def test_prumerge_gives_patches_by_falling_attention() -> None:
+    tokens = signalled(
+        ImageTokens(torch.eye(5), cls_attention=torch.tensor([0.1, 0.3, 0.0, 0.4, 0.2]), keys=torch.eye(5))
+    )
+    selection = chosen("prumerge", tokens, budget=4, neighbors=0, aggregate="weighted")
+    assert selection.indices.tolist() == [1, 3, 4]
+    assert selection.ordered.tolist() == [3, 1, 4]
+    expected = torch.stack([*torch.eye(5)[[3, 1, 4]], torch.tensor([0.1, 0, 0, 0, 0])])
+    torch.testing.assert_close(reduced_features(tokens, selection), expected)
+
+
+@pytest.mark.parametrize(("fraction", "total", "kept"), [(0.2, 30, 7), (0.13, 30, 4), (0.01, 30, 2), (0.9, 3, 3)])
+def test_prumerge_reads_a_fraction_as_patches_with_one_on_top(fraction: float, total: int, kept: int) -> None:
+    options = {"budget": fraction, "aggregate": "weighted"}
+    assert len(chosen("prumerge", image(total), **options)) == get_method("prumerge", **options).tokens(total) == kept
 
 
 def test_prumerge_is_a_plain_loop() -> None:
@@ -143,28 +181,53 @@ def test_prumerge_is_a_plain_loop() -> None:
     attention, keys = tokens.cls_attention, tokens.keys
     assert attention is not None
     assert keys is not None
-    selection = chosen("prumerge", tokens, budget=7, neighbors=5)
-    got = reduced_features(tokens, selection)
-    for row, i in enumerate(selection.indices.tolist()):
-        others = sorted((j for j in range(40) if j != i), key=lambda j: -cosine(keys[i], keys[j]))[:5]
-        total = tokens.features[i] + sum(attention[j] * tokens.features[j] for j in others)
-        torch.testing.assert_close(got[row], total / (1 + sum(float(attention[j]) for j in others)))
+    for merge in ("released", "mean"):
+        selection = chosen("prumerge", tokens, budget=7, neighbors=5, merge=merge)
+        got = reduced_features(tokens, selection)
+        for row, i in enumerate(selection.ordered.tolist()):
+            others = sorted((j for j in range(40) if j != i), key=lambda j: -cosine(keys[i], keys[j]))[:5]
+            total = tokens.features[i] + sum(attention[j] * tokens.features[j] for j in others)
+            weights = 1 + sum(float(attention[j]) for j in others) if merge == "mean" else 1
+            torch.testing.assert_close(got[row], total / weights)
 
 
-def test_prumerge_counts_outliers_and_plus_adds_three_for_each() -> None:
-    tokens = image(40)
-    flat = torch.full((40,), 0.01) + 1e-4 * torch.arange(40)
-    flat[[5, 20]] = 0.4
-    tokens = ImageTokens(tokens.features, cls_attention=flat, keys=tokens.keys)
+def outlying(total: int, places: list[int]) -> ImageTokens:
+    tokens, flat = image(total), torch.full((total,), 0.01) + 1e-4 * torch.arange(total)
+    flat[places] = 0.4 + 0.01 * torch.arange(len(places))
+    return signalled(ImageTokens(tokens.features, cls_attention=flat, keys=tokens.keys))
+
+
+def test_prumerge_counts_outliers_and_plus_adds_samples_at_equal_steps() -> None:
+    tokens = outlying(40, [5, 20])
     assert chosen("prumerge", tokens).indices.tolist() == [5, 20]
-    plus = chosen("prumerge-plus", tokens).indices.tolist()
-    assert len(plus) == 8
-    assert {5, 20} <= set(plus)
-    gaps = [b - a for a, b in itertools.pairwise(i for i in plus if i not in (5, 20))]
-    assert all(5 <= gap <= 8 for gap in gaps)  # six over the remaining 38
+    plus = chosen("prumerge-plus", tokens)
+    assert plus.ordered.tolist() == [20, 5, 0, 6, 12, 18, 24, 30, 36]  # int(int(1 / 0.05) / 3) = 6, from 0 to 38
+    assert chosen("prumerge-plus", outlying(40, [6, 20, 30])).ordered.tolist() == [
+        30,
+        20,
+        6,
+        *range(0, 6, 4),
+        *range(8, 20, 4),
+        24,
+        28,
+        32,
+        36,
+    ]
     fixed = chosen("prumerge-plus", tokens, budget=12).indices.tolist()
     assert len(fixed) == 12
-    assert set(flat.topk(3).indices.tolist()) <= set(fixed)
+    assert {5, 20, 39} <= set(fixed)  # a quarter by attention
+
+
+def test_prumerge_plus_samples_for_training_may_be_given_twice() -> None:
+    """An eighth of 40: five by attention, and 4, 12, 20, 28, 36; 20 and 36 are both."""
+    tokens = outlying(40, [5, 20, 36, 37, 38])
+    selection = chosen("prumerge-plus", tokens, budget=0.125, samples="training", aggregate="weighted")
+    assert selection.ordered.tolist() == [38, 37, 36, 20, 5, 4, 12, 20, 28, 36]
+    assert selection.indices.tolist() == [4, 5, 12, 20, 20, 28, 36, 36, 37, 38]
+    assert len(reduced_features(tokens, selection)) == len(selection) == 11
+    assert get_method("prumerge-plus", budget=0.125, samples="training").tokens(40) == 11
+    with pytest.raises(trimkit.ConfigError, match="at steps of a fraction"):
+        get_method("prumerge-plus", budget=64, samples="training")
 
 
 # VisionZip
@@ -172,18 +235,24 @@ def test_prumerge_counts_outliers_and_plus_adds_three_for_each() -> None:
 
 def test_visionzip_keeps_and_merges() -> None:
     """Six patches, two dominant (1, 4); of the others 0 and 3 start, 2 joins 0 and 5 joins 3 by their keys."""
-    tokens = ImageTokens(
-        features=torch.eye(6),
-        cls_attention=torch.tensor([0.0, 0.5, 0.1, 0.0, 0.3, 0.1]),
-        keys=torch.tensor([[1.0, 0.0], [9.0, 9.0], [0.9, 0.1], [0.0, 1.0], [9.0, 9.0], [0.1, 0.9]]),
+    tokens = signalled(
+        ImageTokens(
+            features=torch.eye(6),
+            cls_attention=torch.tensor([0.0, 0.5, 0.1, 0.0, 0.3, 0.1]),
+            keys=torch.tensor([[1.0, 0.0], [9.0, 9.0], [0.9, 0.1], [0.0, 1.0], [9.0, 9.0], [0.1, 0.9]]),
+        )
     )
-    selection = chosen("visionzip", tokens, budget=4, dominant=0.5)
+    eye, own = torch.eye(6), torch.full((6,), 9.0)
+    starts = [eye[0] + eye[2], eye[3] + eye[5]]
+    selection = chosen("visionzip", tokens, budget=5, dominant=0.6)  # three of five, one of them the class token
     assert selection.indices.tolist() == [0, 1, 3, 4]
-    got = reduced_features(tokens, selection)
-    eye = torch.eye(6)
-    torch.testing.assert_close(got, torch.stack([(eye[0] + eye[2]) / 2, eye[1], (eye[3] + eye[5]) / 2, eye[4]]))
-    released = reduced_features(tokens, chosen("visionzip", tokens, budget=4, dominant=0.5, merge="released"))
-    torch.testing.assert_close(released, torch.stack([eye[0] + eye[2], eye[1], eye[3] + eye[5], eye[4]]))
+    assert selection.ordered.tolist() == [1, 4, 0, 3]
+    assert selection.class_token
+    torch.testing.assert_close(reduced_features(tokens, selection), torch.stack([own, eye[1], eye[4], *starts]))
+    mean = chosen("visionzip", tokens, budget=4, dominant=0.5, class_token=False, merge="mean")
+    assert not mean.class_token
+    expected = torch.stack([eye[1], eye[4], *(each / 2 for each in starts)])
+    torch.testing.assert_close(reduced_features(tokens, mean), expected)
 
 
 def test_visionzip_shares_tokens_out_as_the_paper() -> None:
@@ -191,12 +260,11 @@ def test_visionzip_shares_tokens_out_as_the_paper() -> None:
     assert tokens.cls_attention is not None
     selection = chosen("visionzip", tokens)
     assert len(selection) == 64
-    top = set(tokens.cls_attention.topk(54).indices.tolist())
-    assert top <= set(selection.indices.tolist())
+    top = sorted(tokens.cls_attention.topk(53).indices.tolist())  # the class token is the 54th
+    assert selection.ordered[:53].tolist() == top
     mixing = selection.mixing
     assert mixing is not None
-    whole = (mixing == 1.0).any(dim=1)
-    assert int(whole.sum()) >= 54
+    assert int(((mixing > 0).sum(dim=1) == 1).sum()) >= 53
     assert bool((mixing.sum(dim=0) > 0).all())  # every patch went somewhere
 
 
@@ -206,12 +274,35 @@ def test_visionzip_shares_tokens_out_as_the_paper() -> None:
 def test_divprune_is_greedy_max_min() -> None:
     """Directions in the plane: 0 and 5 degrees, 90, 180 and 184. 90 is farthest from its nearest, then 0 or 184."""
     angles = torch.deg2rad(torch.tensor([0.0, 5.0, 90.0, 180.0, 184.0]))
-    tokens = ImageTokens(
-        torch.stack([angles.cos(), angles.sin()], dim=1) * torch.tensor([[1.0], [7.0], [2.0], [3.0], [1.0]])
-    )
+    lengths = torch.tensor([[1.0], [7.0], [2.0], [3.0], [1.0]])
+    tokens = signalled(ImageTokens(torch.stack([angles.cos(), angles.sin()], dim=1) * lengths))
     assert chosen("divprune", tokens, budget=1).indices.tolist() == [2]
     assert chosen("divprune", tokens, budget=2).indices.tolist() == [2, 4]  # 94 degrees away
     assert chosen("divprune", tokens, budget=3).indices.tolist() == [0, 2, 4]  # 0 is 90 from 90, 176 from 184
+
+
+def test_divprune_compares_behind_the_projector_and_rounds_a_fraction() -> None:
+    tokens = image(25)
+    behind = dataclasses.replace(tokens, signals={"projected": tokens.features.flip(0)})
+    indices = chosen("divprune", behind, budget=6).indices
+    assert (24 - indices).flip(0).tolist() == chosen("divprune", behind, budget=6, compare="features").indices.tolist()
+    assert [get_method("divprune", budget=r).tokens(25) for r in (0.18, 0.1, 0.14, 0.01)] == [4, 2, 4, 1]
+    assert len(chosen("divprune", tokens, budget=0.14)) == 4
+    with pytest.raises(trimkit.ConfigError, match="compare='features'"):
+        chosen("divprune", ImageTokens(tokens.features), budget=6)
+
+
+def test_divprune_gives_a_token_again_where_only_copies_are_left() -> None:
+    """Three directions, each several times: five of eight, then six that differ."""
+    eye = torch.eye(3)[[0, 1, 1, 2, 2, 2, 0, 0]]
+    tokens = signalled(ImageTokens(eye))
+    again = chosen("divprune", tokens, budget=5)
+    assert len(again) == 5
+    assert len(set(again.indices.tolist())) == 3
+    assert len(eye[again.indices].unique(dim=0)) == 3
+    assert len(reduced_features(tokens, again)) == 5
+    assert len(set(chosen("divprune", tokens, budget=5, repeats=False).indices.tolist())) == 5
+    assert chosen("divprune", signalled(ImageTokens(torch.ones(6, 2))), budget=3).indices.unique().numel() == 1
 
 
 @pytest.mark.parametrize("count", [1, 4, 9])
@@ -242,7 +333,7 @@ def test_cdpruner_takes_the_largest_determinant_each_time(count: int) -> None:
 def test_cdpruner_beyond_the_rank_goes_by_relevance() -> None:
     quality = torch.tensor([0.2, 0.9, 0.5, 0.7])
     assert greedy_map(quality, torch.ones(4, 4), 4).tolist() == [1, 3, 2, 0]  # all the same: one has volume
-    tokens = ImageTokens(torch.ones(6, 2))
+    tokens = signalled(ImageTokens(torch.ones(6, 2)))
     relevance = torch.tensor([3.0, 1.0, 2.0, 0.0, 5.0, 4.0])
     assert chosen("cdpruner", tokens, relevance, budget=3).indices.tolist() == [1, 2, 3]  # sign -1: low is relevant
 
@@ -269,16 +360,18 @@ def test_dart_keeps_pivots_and_what_repeats_them_least() -> None:
     tokens = ImageTokens(
         torch.tensor([[9.0, 0.0], [1.0, 0.1], [0.9, 0.5], [0.5, -1.0], [0.0, 8.0], [-1.0, -0.5], [0.1, 1.0]])
     )
-    assert chosen("dart", tokens, budget=4, pivots=2).indices.tolist() == [0, 3, 4, 5]
-    assert chosen("dart", tokens, budget=1).indices.tolist() == [0]
-    assert chosen("dart", tokens, budget=5, pivots=2).indices.numel() == 5
+    assert chosen("dart-tower", tokens, budget=4, pivots=2).indices.tolist() == [0, 3, 4, 5]
+    assert chosen("dart-tower", tokens, budget=1).indices.tolist() == [0]
+    assert chosen("dart-tower", tokens, budget=5, pivots=2).indices.numel() == 5
 
 
-@pytest.mark.parametrize("name", ["divprune", "cdpruner", "scope", "dart", "prumerge", "prumerge-plus", "visionzip"])
+@pytest.mark.parametrize(
+    "name", ["divprune", "cdpruner", "scope", "dart-tower", "prumerge", "prumerge-plus", "visionzip"]
+)
 @pytest.mark.parametrize("fill", [0.0, float("nan")])
 def test_features_that_say_nothing(name: str, fill: float) -> None:
-    tokens = ImageTokens(
-        torch.full((10, 3), fill), cls_attention=torch.full((10,), fill), keys=torch.full((10, 3), fill)
+    tokens = signalled(
+        ImageTokens(torch.full((10, 3), fill), cls_attention=torch.full((10,), fill), keys=torch.full((10, 3), fill))
     )
     for budget in (1, 4, 9, "iqr", "top-p:0.5"):
         selection = chosen(name, tokens, torch.full((10,), fill), budget=budget)

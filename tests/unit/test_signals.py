@@ -15,7 +15,7 @@ from trimkit.core.sharing import merge_images
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.methods import Method
 from trimkit.models import family_of
-from trimkit.models._signals import attention_of, record_signals
+from trimkit.models._signals import record_signals, signal_source
 from trimkit.pipeline.encoding import encode
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.pipeline.selecting import make_batch, reduced_image
@@ -150,24 +150,25 @@ def test_a_family_without_a_class_token_refuses_in_one_line() -> None:
 
 
 def test_a_tower_that_is_not_clip_has_no_layer() -> None:
-    assert attention_of(torch.nn.Linear(2, 2), -2) is None
-    assert attention_of(tiny.llava().model.vision_tower, 0) is None  # the embeddings
+    assert signal_source(torch.nn.Linear(2, 2), -2) is None
+    assert signal_source(tiny.llava().model.vision_tower, 0) is None  # the embeddings
 
 
 def test_hooks_go_whatever_happens() -> None:
-    attention = attention_of(tiny.llava().model.vision_tower, -2)
+    source = signal_source(tiny.llava().model.vision_tower, -2)
 
     def fail() -> None:
-        with record_signals(attention, BOTH):
-            assert len(attention.k_proj._forward_hooks) == 1
+        with record_signals(source, BOTH):
+            assert len(source.layers[1].self_attn.k_proj._forward_hooks) == 1
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert len(attention.q_proj._forward_hooks) == len(attention.k_proj._forward_hooks) == 0
+    layer = source.layers[1].self_attn
+    assert len(layer.q_proj._forward_hooks) == len(layer.k_proj._forward_hooks) == 0
 
 
 def test_an_encoder_that_runs_the_layer_otherwise_is_refused() -> None:
-    attention = attention_of(tiny.llava().model.vision_tower, -2)
-    with record_signals(attention, BOTH) as heard, pytest.raises(trimkit.UnsupportedError, match="one by one"):
+    source = signal_source(tiny.llava().model.vision_tower, -2)
+    with record_signals(source, BOTH) as heard, pytest.raises(trimkit.UnsupportedError, match="one by one"):
         heard.onto([ImageTokens(torch.ones(3, 2))])

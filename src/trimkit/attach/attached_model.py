@@ -51,7 +51,9 @@ class AttachedModel:
         self.cache_name = cache_name(model.forward)
         self._on_unreduced = on_unreduced
         self.current = CurrentCall()
-        self.decoder = PrunableDecoder(model, self.method) if self.method.prunes_llm else None
+        self.decoder: PrunableDecoder | None = None
+        if self.method.prunes_llm:
+            self.decoder = PrunableDecoder(model, self.method, own_positions=reducer.family.own_positions)
         self._report: Report | None = None
         self._pixels = tuple(medium.pixels(model) for medium in reducer.media)
 

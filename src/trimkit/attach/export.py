@@ -231,7 +231,7 @@ def _check_readable(directory: Path, reduction: dict[str, Any]) -> None:
         ModelError: the method reads the question and there is no tokenizer.
     """
     method = get_method(**reduction)
-    if method.needs_relevance and not any(
+    if method.needs_question and not any(
         (directory / f"tokenizer{end}").is_file() for end in (".json", "_config.json")
     ):
         raise ModelError(

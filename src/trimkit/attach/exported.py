@@ -82,8 +82,8 @@ def _build(model: Any, processor: Any) -> Attachment:
     scorer = None
     if method.needs_relevance:
         scorer = scorer_of(model, directory=directory)
-        if processor is None or not hasattr(processor, "image_processor"):
-            processor = _processor(name, revision) or processor
+    if method.needs_question and (processor is None or not hasattr(processor, "image_processor")):
+        processor = _processor(name, revision) or processor
     model.save_pretrained = functools.partial(_save, model, directory)
     return Attachment(model, processor, method=method, scorer=scorer)
 

@@ -168,8 +168,10 @@ def plan_prompt(
 ) -> PromptLayout:
     """Plan which columns stay.
 
-    Kept tokens stay in order; the aggregated token follows the last kept one of its image and takes the place of the
-    middle one of those it stands for. Padding at either end is stripped, then rows are padded anew on ``side``.
+    Kept tokens stay in order, or come in the selection's, in the columns that they have among them; each brings its own
+    position. The aggregated token follows the last kept one of its image and takes the place of the middle one of those it
+    stands for; the class token comes before the first, in the place of the first that is dropped. Padding at either end is
+    stripped, then rows are padded anew on ``side``.
 
     Args:
         input_ids, attention_mask: ``[B, L]``.
@@ -206,25 +208,36 @@ def pad_left(mask: Tensor) -> PromptLayout:
 def _row_sources(ids: Tensor, image_token_id: int, selections: Sequence[Selection], start: int, stop: int) -> Tensor:
     """Kept columns of one row, in their new order."""
     placeholders = (ids == image_token_id).nonzero().squeeze(1)
-    # Sort keys: a column's own number; an aggregated token's is just behind the last kept column of its image.
-    keep = torch.zeros(len(ids), dtype=torch.bool)
-    keep[start:stop] = True
-    keep[placeholders] = False
-    extra_at, extra_key, first = [], [], 0
+    text = torch.zeros(len(ids), dtype=torch.bool)
+    text[start:stop] = True
+    text[placeholders] = False
+    sources, first = [text.nonzero().squeeze(1)], 0
+    keys = [sources[0].double()]
     for selection in selections:
-        columns = placeholders[first : first + selection.total]
+        own, key = _image_sources(selection, placeholders[first : first + selection.total])
         first += selection.total
-        indices = selection.indices.cpu()
-        keep[columns[indices]] = True
+        sources.append(own)
+        keys.append(key)
+    return torch.cat(sources)[torch.cat(keys).argsort(stable=True)]
+
+
+def _image_sources(selection: Selection, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns of what is kept of one image, and what to sort them by among the row's: the slots of the kept ones in turn; just
+    before the first the class token's, just behind the last the aggregated token's.
+    """
+    slots = columns[selection.indices.cpu()]
+    own, keys = [columns[selection.ordered.cpu()]], [slots.double()]
+    if selection.aggregated or selection.class_token:
+        dropped = torch.ones(selection.total, dtype=torch.bool)
+        dropped[selection.indices.cpu()] = False
+        rest, ends = columns[dropped], slots if len(slots) else columns[:1]
+        if selection.class_token:
+            own.insert(0, rest[:1])
+            keys.insert(0, ends[:1].double() - 0.5)
         if selection.aggregated:
-            dropped = torch.ones(selection.total, dtype=torch.bool)
-            dropped[indices] = False
-            rest = columns[dropped]
-            extra_at.append(int(rest[len(rest) // 2]))
-            extra_key.append(float(columns[indices[-1]] if indices.numel() else columns[0]) + 0.5)
-    columns = keep.nonzero().squeeze(1)
-    keys = torch.cat([columns.double(), torch.tensor(extra_key, dtype=torch.float64)])
-    return torch.cat([columns, torch.tensor(extra_at, dtype=torch.int64)])[keys.argsort(stable=True)]
+            own.append(rest[len(rest) // 2][None])
+            keys.append(ends[-1:].double() + 0.5)
+    return torch.cat(own), torch.cat(keys)
 
 
 def _real_span(mask: Tensor) -> tuple[int, int]:

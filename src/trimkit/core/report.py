@@ -20,8 +20,9 @@ class ImageReport:
 
     ``medium`` is ``image``, or ``video`` for a video (with ``share="frame"``, for one frame of it); ``frames`` counts what each
     of its frames has before. ``groups`` ``[N]`` int64 is set by a method that merges: which kept token each token went into,
-    -1 where it went into none. ``query`` is what it was scored against: None where the method reads no text, and where the user
-    says nothing; ``note`` says why it is not what its turn says, where it is not.
+    -1 where it went into none. ``class_token`` says that the tower's class token is kept, too. ``query`` is what it was scored
+    against: None where the method reads no text, and where the user says nothing; ``note`` says why it is not what its turn
+    says, where it is not.
     """
 
     row: int
@@ -37,12 +38,13 @@ class ImageReport:
     medium: str = "image"
     frames: tuple[int, ...] = ()
     groups: Tensor | None = None
+    class_token: bool = False
     note: str | None = None
 
     @property
     def keeps_all(self) -> bool:
         """Whether every token of the image stayed as it was."""
-        return not self.aggregated and int(self.indices.numel()) == self.tokens_before
+        return not (self.aggregated or self.class_token) and int(self.indices.numel()) == self.tokens_before
 
     def __repr__(self) -> str:
         asked = "" if self.query is None else f", query={_short(self.query)!r}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from trimkit.core.signals import is_per_token
 from trimkit.core.types import ImageTokens, Selection
 from trimkit.errors import ConfigError
 
@@ -23,7 +24,19 @@ def merge_images(images: Sequence[ImageTokens]) -> ImageTokens:
         key="+".join(image.key for image in images),
         cls_attention=_joined([image.cls_attention for image in images]),
         keys=_joined([image.keys for image in images]),
+        signals=_joined_signals(images),
     )
+
+
+def _joined_signals(images: Sequence[ImageTokens]) -> dict[str, Tensor]:
+    """Those that all have: of tokens one behind the other; of the question the first's; a class token is of one image alone."""
+    found = {}
+    for name in images[0].signals:
+        parts = [image.signals.get(name) for image in images]
+        joined = _joined(parts) if is_per_token(name) else (None if name == "cls_state" else parts[0])
+        if joined is not None:
+            found[name] = joined
+    return found
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
@@ -43,13 +56,14 @@ def split_selection(selection: Selection, totals: Sequence[int], *, fixed: bool)
         fixed: whether the budget is a number that must hold in all: the lowest-ranked tokens then pay for what is added.
 
     Raises:
-        ConfigError: the method merges tokens, which would mix one image into another.
+        ConfigError: the method merges tokens, which would mix one image into another, or gives them in an order of its own.
     """
     if len(totals) == 1:
         return [selection]
-    if selection.mixing is not None:
+    if not selection.plain:
         raise ConfigError(
-            "a method that merges tokens cannot share one budget among the images of a prompt: leave share= at 'image'"
+            "a method that merges or reorders tokens cannot share one budget among the images of a prompt: leave share= at "
+            "'image'"
         )
     device = selection.indices.device
     keep = torch.zeros(selection.total, dtype=torch.bool, device=device)
@@ -119,8 +133,10 @@ def union(selections: Sequence[Selection]) -> Selection:
     last = selections[-1]
     if all(_same(each, last) for each in selections[:-1]):
         return last
-    if any(selection.mixing is not None for selection in selections):
-        raise ConfigError("tokens merged for several questions have no union: use turns='refresh' or turns='first'")
+    if not all(selection.plain for selection in selections):
+        raise ConfigError(
+            "tokens merged or reordered for several questions have no union: use turns='refresh' or turns='first'"
+        )
     keep = torch.zeros(last.total, dtype=torch.bool, device=last.indices.device)
     keep[torch.cat([selection.indices for selection in selections])] = True
     indices, rest = keep.nonzero().squeeze(1), not bool(keep.all())
@@ -129,6 +145,7 @@ def union(selections: Sequence[Selection]) -> Selection:
 
 def _same(one: Selection, other: Selection) -> bool:
     """Whether both give the same tokens."""
-    if one.mixing is None or other.mixing is None or one.aggregated != other.aggregated:
+    if one.plain or other.plain or (one.aggregated, one.class_token) != (other.aggregated, other.class_token):
         return False
-    return torch.equal(one.indices, other.indices) and torch.equal(one.mixing, other.mixing)
+    pairs = (one.ordered, other.ordered), (one.mixing, other.mixing)
+    return all((a is None and b is None) or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pydantic import ConfigDict
 from torch import Tensor
 
 from trimkit.core.geometry import View
+from trimkit.core.layer_read import LayerRead
 from trimkit.core.report import ImageReport, Report, ReportRenderer, StageSeconds
 from trimkit.errors import ConfigError
 
@@ -84,6 +86,7 @@ class ImageTokens:
         cls_attention: ``[N]`` float, what the tower's class token attends to at each patch, mean over heads, at the layer that
             gives ``features``; only where a method asks for it.
         keys: ``[N, K]`` attention keys of the patches at that layer, heads side by side; likewise.
+        signals: what else a method has asked for, by name; ``trimkit.core.signals`` lists names and shapes.
         midway: set where the tower has not been run to its end yet; ``features`` are then the states at that layer.
         alive: ``[N]`` bool, which patches the tower was run to its end on, where it was not on all; the others have the
             features of the layer at which they were dropped, and are not selected.
@@ -100,6 +103,12 @@ class ImageTokens:
     keys: Tensor | None = None
     midway: Midway | None = None
     alive: Tensor | None = None
+    signals: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+
+    def signal(self, name: str) -> Tensor | None:
+        """The signal called ``name``, wherever it is held, or None."""
+        given = {"cls_attention": self.cls_attention, "keys": self.keys}.get(name)
+        return self.signals.get(name) if given is None else given
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
@@ -120,6 +129,8 @@ class TokenBatch:
         tower_keys: ``[B, N, K]``, the ``keys`` of ``ImageTokens``; likewise.
         attention: ``[B, N]`` float, what the last prompt token attends to at each token, mean over heads; only for a method of
             ``stage`` ``llm``, whose ``features`` are hidden states of the language model.
+        layer: at which of the method's cuts that is, and what else it reads there; likewise.
+        signals: what else the method has asked for, by name: B tensors without padding, see ``trimkit.core.signals``.
     """
 
     features: Tensor
@@ -131,6 +142,8 @@ class TokenBatch:
     cls_attention: Tensor | None = None
     tower_keys: Tensor | None = None
     attention: Tensor | None = None
+    layer: LayerRead | None = None
+    signals: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -138,15 +151,18 @@ class Selection:
     """What is kept of one image.
 
     Attributes:
-        indices: ``[k]`` int64, ascending.
+        indices: ``[k]`` int64, ascending; one is there twice only where a published code gives a token twice.
         total: N, the tokens before.
         aggregated: True where one token stands in for all that was dropped; it comes last.
+        class_token: True where the vision tower's class token is kept, too; it comes first.
+        order: ``[k]`` int64, which of ``indices`` comes first, second and so on in the language model; None where they stay
+            in raster order.
         scores: ``[N]`` what the method ranked by (higher = keep), or None.
         relevance: ``[N]`` signed text relevance, or None.
         weights: ``[N]`` shares of the dropped tokens in the aggregated one, or None for their plain mean.
         mixing: ``[k, N]`` rows of a method that merges: kept token i becomes ``mixing[i] @ features`` and stands at
-            ``indices[i]``; None where kept tokens stay as they are. Rows sum to 1, unless a released code's do not and the
-            method is asked to do as it does.
+            ``indices[i]``; None where kept tokens stay as they are. One row more is the aggregated token's. Rows sum to 1,
+            unless a published code's do not.
     """
 
     indices: Tensor
@@ -156,12 +172,25 @@ class Selection:
     relevance: Tensor | None = None
     weights: Tensor | None = None
     mixing: Tensor | None = None
+    class_token: bool = False
+    order: Tensor | None = None
 
     @property
     def keeps_all(self) -> bool:
         """Whether the image's tokens stay just as they are."""
-        return not self.aggregated and int(self.indices.numel()) == self.total
+        whole = not (self.aggregated or self.class_token) and self.order is None
+        return whole and int(self.indices.numel()) == self.total
+
+    @property
+    def ordered(self) -> Tensor:
+        """``[k]`` int64: ``indices`` in the order in which the language model gets them."""
+        return self.indices if self.order is None else self.indices[self.order]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a set of tokens as they are, and not merged, reordered or joined by the class token."""
+        return self.mixing is None and self.order is None and not self.class_token
 
     def __len__(self) -> int:
         """Tokens the language model sees for this image."""
-        return int(self.indices.numel()) + int(self.aggregated)
+        return int(self.indices.numel()) + int(self.aggregated) + int(self.class_token)

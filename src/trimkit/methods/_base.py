@@ -6,13 +6,16 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.tower_plan import TowerPlan
 from trimkit.core.types import EncoderProfile, Selection, TokenBatch
 from trimkit.errors import ConfigError
+from trimkit.methods._in_language_model import InLanguageModel
+from trimkit.methods._published import PublishedAccuracy
 
 __all__ = ["Method", "keep_all", "single"]
 
@@ -42,19 +45,27 @@ def single(batch: TokenBatch, row: int) -> TokenBatch:
         cls_attention=cut(batch.cls_attention),
         tower_keys=cut(batch.tower_keys),
         attention=cut(batch.attention),
+        signals={name: each[row : row + 1] for name, each in batch.signals.items()},
     )
 
 
-class Method(BaseModel):
+class Method(InLanguageModel):
     """Base of all methods. A subclass sets the class attributes and overrides ``scores``; its fields are its options.
 
     Class attributes:
         name: what ``--method`` takes.
         summary: one line for the catalogue.
         paper: link of the source.
-        uses_text: whether ``TokenBatch.relevance`` is needed.
+        published: relative accuracy that others have measured, see ``PublishedAccuracy``; empty where none is known here.
+        deterministic: whether the same picture and question always keep the same tokens.
+        uses_text: whether it reads the question.
+        reads_relevance: whether it reads the question as ``TokenBatch.relevance``, which a scorer gives; else it asks for a
+            signal such as ``words``.
         stage: ``tower`` where tokens go before the language model, ``llm`` where they go after some of its layers.
-        signals: what it needs from the vision tower beside features: ``cls_attention``, ``keys``.
+        signals: what it needs beside features, by name: ``cls_attention``, ``projected``, ``received@9`` (see
+            ``trimkit.core.signals``). Where options have a say, override ``asked_signals``.
+        fixed_budget: whether the budget has to be a fraction or a number: nothing else can decide how many tokens stay.
+        aggregates: whether there can be a token for all that was dropped.
 
     Options:
         budget: how many tokens stay, see ``trimkit.core.budget``.
@@ -71,9 +82,14 @@ class Method(BaseModel):
     name: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
+    published: ClassVar[tuple[PublishedAccuracy, ...]] = ()
+    deterministic: ClassVar[bool] = True
     uses_text: ClassVar[bool] = False
+    reads_relevance: ClassVar[bool] = True
     stage: ClassVar[Literal["tower", "llm"]] = "tower"
     signals: ClassVar[frozenset[str]] = frozenset()
+    fixed_budget: ClassVar[bool] = False
+    aggregates: ClassVar[bool] = True
 
     budget: BudgetField = Budget("iqr")
     aggregate: Literal["mean", "weighted", "none"] = "none"
@@ -81,6 +97,20 @@ class Method(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     share: Literal["image", "frame", "prompt"] = "image"
     profile: EncoderProfile | None = None
+
+    @field_validator("budget")
+    @classmethod
+    def _takes(cls, budget: Budget) -> Budget:
+        if cls.fixed_budget and budget.kind not in ("ratio", "count"):
+            raise ConfigError(f"method {cls.name!r} needs a fixed budget: give a fraction or a number, not {budget}")
+        return budget
+
+    @field_validator("aggregate")
+    @classmethod
+    def _makes(cls, aggregate: str) -> str:
+        if not cls.aggregates and aggregate != "none":
+            raise ConfigError(f"method {cls.name!r} makes no aggregated token: give aggregate='none'")
+        return aggregate
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """``[B, N]`` float scores, higher = keep."""
@@ -95,14 +125,15 @@ class Method(BaseModel):
         """
         return None
 
-    def first_short_layer(self, layers: int) -> int:
-        """Of a method inside a language model of that many ``layers``: the first, counted from 0, that sees fewer tokens."""
-        raise NotImplementedError
-
     @property
     def keeps_all(self) -> bool:
         """Whether nothing is dropped whatever the image."""
         return self.budget.keeps_all
+
+    @property
+    def keeps_class_token(self) -> bool:
+        """Whether one of the tokens is the vision tower's class token, where there is room for more than one."""
+        return False
 
     @property
     def prunes_llm(self) -> bool:
@@ -110,15 +141,45 @@ class Method(BaseModel):
         return self.stage == "llm" and not self.keeps_all
 
     @property
-    def needs_relevance(self) -> bool:
+    def needs_question(self) -> bool:
         """Whether this method, with its options, reads the text at all."""
-        return self.uses_text and not self.keeps_all
+        return self.needs_relevance or (self.uses_text and not self.keeps_all)
+
+    @property
+    def needs_relevance(self) -> bool:
+        """Whether this method, with its options, reads a scorer's relevance."""
+        return self.uses_text and self.reads_relevance and not self.keeps_all
+
+    @property
+    def asked_signals(self) -> frozenset[str]:
+        """The signals that this method, with its options, needs; none where it keeps everything."""
+        return frozenset() if self.keeps_all else self.signals
+
+    @property
+    def tower_plan(self) -> TowerPlan | None:
+        """How this method changes the way of a picture through the vision tower; None where it does not."""
+        return None
+
+    @property
+    def fits_engines(self) -> bool:
+        """Whether a serving engine that computes features itself can use it, with these options.
+
+        That is: tokens go before the language model, their number is known before the image, and nothing is asked for but
+        features, relevance, and class attention and keys of the layer that gives the features.
+        """
+        plain = self.asked_signals <= {"cls_attention", "keys"} and (self.reads_relevance or not self.uses_text)
+        known = self.tokens(576) is not None
+        return self.stage == "tower" and plain and known and not self.keeps_class_token and self.tower_plan is None
+
+    def words(self, question: str) -> str:
+        """The part of a question whose tokens' input embeddings are the signal ``words``."""
+        return question
 
     def tokens(self, total: int) -> int | None:
         """How many tokens the language model gets for an image of ``total``, where that is known before the image is seen.
 
-        The aggregated token is counted. For a method of ``stage`` ``llm`` it is what the layers behind its cut see. A method
-        whose count follows from more than its budget overrides this.
+        The aggregated and the class token are counted. For a method of ``stage`` ``llm`` it is what the layers behind its cut
+        see. A method whose count follows from more than its budget overrides this.
 
         Args:
             total: tokens of the image without reduction, 0 or more.
@@ -132,7 +193,7 @@ class Method(BaseModel):
         if self.budget.kind not in ("ratio", "count") or self.share != "image":
             return None
         patches = int(self._patch_counts(torch.ones(1, total, dtype=torch.bool))[0])
-        return patches + int(self.aggregate != "none" and self._fits(patches, total))
+        return patches + sum(self._joined(patches, total))
 
     def normalize_relevance(self, profile: EncoderProfile) -> bool:
         """Whether the scorer is to give cosines instead of dot products."""
@@ -141,6 +202,11 @@ class Method(BaseModel):
     @property
     def truncates_text(self) -> bool:
         """Whether a question beyond the text tower's length is cut instead of read in chunks."""
+        return False
+
+    @property
+    def cuts_text(self) -> bool:
+        """Whether a question beyond the text tower's length is cut to segments, whose similarities are averaged."""
         return False
 
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
@@ -160,7 +226,7 @@ class Method(BaseModel):
             self._pack(keep[row, :total], scores[row, :total], None if relevance is None else relevance[row, :total])
             for row, total in enumerate(batch.mask.sum(dim=1).tolist())
         ]
-        return [self._mixed(selection, batch, row) for row, selection in enumerate(chosen)]
+        return [self._finished(selection, batch, row) for row, selection in enumerate(chosen)]
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         """``[B, N]`` bool: the budget applied to the scores."""
@@ -171,32 +237,52 @@ class Method(BaseModel):
             return F.top_p_select(scores, self.budget.value, batch.mask, min_tokens=floor, max_tokens=cap)
         return F.count_select(scores, self._patch_counts(batch.mask), batch.mask)
 
-    def _mixed(self, selection: Selection, batch: TokenBatch, row: int) -> Selection:
-        """With the rows of a method that merges, unless every token stays."""
-        if type(self).mixing is Method.mixing or len(selection.indices) == selection.total:
+    def finish(self, image: TokenBatch, selection: Selection) -> Selection:
+        """The selection of one image with all that a set of indices does not say: merged tokens, an order, tokens twice.
+
+        Args:
+            image: the image alone, B = 1, without padding.
+            selection: fewer than N tokens.
+        """
+        return replace(selection, mixing=self.mixing(image, selection.indices))
+
+    def _finished(self, selection: Selection, batch: TokenBatch, row: int) -> Selection:
+        """Finished, unless every token stays or the method has nothing to add."""
+        silent = type(self).mixing is Method.mixing and type(self).finish is Method.finish
+        if silent or len(selection.indices) == selection.total:
             return selection
-        return replace(selection, mixing=self.mixing(single(batch, row), selection.indices))
+        return self.finish(single(batch, row), selection)
+
+    def fixed_tokens(self, total: int) -> int:
+        """Tokens of an image of ``total`` with a fixed budget. A method whose published code rounds otherwise overrides it."""
+        return self.budget.tokens(total)
 
     def _patch_counts(self, mask: Tensor) -> Tensor:
-        """Patches of a fixed budget: one place is the aggregated token's, unless all or a single one is kept."""
+        """Patches of a fixed budget: one place each is the class token's and the aggregated token's, unless all are kept; one
+        patch stays.
+        """
         counts = []
         for total in mask.sum(dim=1).tolist():
-            tokens = self.budget.tokens(int(total))
-            room = self.aggregate != "none" and 1 < tokens < total
-            counts.append(tokens - 1 if room else tokens)
+            tokens = self.fixed_tokens(int(total))
+            others = int(self.keeps_class_token) + int(self.aggregate != "none")
+            counts.append(max(tokens - others, min(tokens, 1)) if tokens < total else tokens)
         return torch.tensor(counts, dtype=torch.int64, device=mask.device)
 
-    def _fits(self, kept: int, total: int) -> bool:
-        """Whether there is something to aggregate and the budget has room for the token."""
-        return kept < (self.budget.tokens(total) if self.budget.kind in ("ratio", "count") else total)
+    def _joined(self, kept: int, total: int) -> tuple[bool, bool]:
+        """Whether the class token, and one for what is dropped, come on top: where there is room for them."""
+        room = (self.fixed_tokens(total) if self.budget.kind in ("ratio", "count") else total) - kept
+        class_token = self.keeps_class_token and room > 0
+        return class_token, self.aggregate != "none" and room > int(class_token)
 
     def _pack(self, keep: Tensor, scores: Tensor, relevance: Tensor | None) -> Selection:
         """The selection of one image from its ``[N]`` rows."""
         indices = keep.nonzero().squeeze(1)
+        class_token, aggregated = self._joined(indices.numel(), len(keep))
         return Selection(
             indices=indices,
             total=len(keep),
-            aggregated=self.aggregate != "none" and self._fits(indices.numel(), len(keep)),
+            aggregated=aggregated,
+            class_token=class_token,
             scores=scores,
             relevance=relevance,
             weights=scores if self.aggregate == "weighted" else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,11 @@ from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method, single
 
-__all__ = ["ChoosingMethod", "cosines", "evenly", "signal", "trim_counts", "wide_dtype"]
+__all__ = ["ChoosingMethod", "Compared", "compared", "cosines", "evenly", "signal", "trim_counts", "wide_dtype"]
+
+
+Compared = Literal["projected", "features"]
+"""What tokens are compared by: behind the projector, or as the family gives them."""
 
 
 class ChoosingMethod(Method):
@@ -58,15 +64,34 @@ class ChoosingMethod(Method):
 
 
 def signal(method: Method, batch: TokenBatch, name: str) -> Tensor:
-    """A signal of the vision tower that ``method`` needs: ``cls_attention`` ``[B, N]`` or ``keys`` ``[B, N, K]``.
+    """A signal that ``method`` needs, with a row for each token: ``[B, N]`` or ``[B, N, K]``, zeros on padding.
 
     Raises:
         ConfigError: the batch has none.
     """
-    found = batch.cls_attention if name == "cls_attention" else batch.tower_keys
-    if found is None:
-        raise ConfigError(f"method {method.name!r} needs {name} of the vision tower, and these image tokens have none")
-    return found
+    own = {"cls_attention": batch.cls_attention, "keys": batch.tower_keys}.get(name)
+    if own is not None:
+        return own
+    if name not in batch.signals:
+        raise ConfigError(f"method {method.name!r} needs {name}, and these image tokens have none")
+    rows = batch.signals[name]
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def compared(method: Method, image: TokenBatch) -> Tensor:
+    """``[N, D]`` what a method with an option ``compare`` compares of one image.
+
+    Raises:
+        ConfigError: tokens behind the projector, which the image does not hold.
+    """
+    if "projected" not in method.asked_signals:
+        return image.features[0]
+    if "projected" not in image.signals:
+        raise ConfigError(
+            f"method {method.name!r} compares tokens behind the projector, and there are none: pass them as "
+            "signals={'projected': ...}, or compare='features'"
+        )
+    return image.signals["projected"][0]
 
 
 def trim_counts(method: Method, batch: TokenBatch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.errors import ConfigError
-from trimkit.methods._choosing import ChoosingMethod, cosines, wide_dtype
+from trimkit.methods._choosing import ChoosingMethod, Compared, compared, cosines, wide_dtype
+from trimkit.methods._published import RERUNS, PublishedAccuracy
 
 __all__ = ["CDPruner"]
 
@@ -21,17 +22,37 @@ _LEAST = 1e-6  # the released code's: the least relevant patch can still be kept
 class CDPruner(ChoosingMethod):
     """Maximises the determinant of ``diag(r) S diag(r)`` over the kept patches, greedily.
 
-    S is the cosine similarity of the patches, r their cosine to the question, scaled to 0 to 1 within the picture. As in the
-    released code, r takes the encoder's sign (negative for CLIP). The released S is of tokens after the projector; here, as
-    the family gives them. Where all relevances are equal, diversity alone decides. The default budget is one of the paper's.
+    S is the cosine similarity of the tokens behind the projector, r their cosine to the question, scaled to 0 to 1 within the
+    picture. As in the published code (github.com/Theia-4869/CDPruner), r takes the encoder's sign (negative for CLIP), and a
+    question longer than the text tower takes is cut into segments, whose cosines are averaged. There r is scaled within a
+    batch, which is one picture in its evaluations. Where all relevances are equal, diversity alone decides. The default
+    budget is one of the paper's.
+
+    Options:
+        compare: ``projected``; or ``features``, as the family gives them (in LLaVA-1.5 before the projector, which then runs
+            on kept tokens alone).
+        text: of a long question ``segments`` as above, where the scorer is a CLIP; ``chunks`` is TRIM's way, even parts with
+            start and end tokens of their own.
     """
 
     name: ClassVar[str] = "cdpruner"
     summary: ClassVar[str] = "CDPruner: relevant and different patches (conditional determinantal point process)"
     paper: ClassVar[str] = "https://arxiv.org/abs/2506.10967"
+    published: ClassVar[tuple[PublishedAccuracy, ...]] = (PublishedAccuracy({128: 97.4, 64: 95.4}, RERUNS),)
     uses_text: ClassVar[bool] = True
+    signals: ClassVar[frozenset[str]] = frozenset({"projected"})
 
     budget: BudgetField = Budget("count", 64)
+    compare: Compared = "projected"
+    text: Literal["segments", "chunks"] = "segments"
+
+    @property
+    def asked_signals(self) -> frozenset[str]:
+        return self.signals if self.compare == "projected" and not self.keeps_all else frozenset()
+
+    @property
+    def cuts_text(self) -> bool:
+        return self.text == "segments"
 
     def normalize_relevance(self, profile: EncoderProfile) -> bool:
         return True
@@ -45,7 +66,7 @@ class CDPruner(ChoosingMethod):
         return (signed - signed.amin() + _LEAST) / (signed.amax() - signed.amin())
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return greedy_map(scores, cosines(image.features[0].to(wide_dtype(scores.device))), count)
+        return greedy_map(scores, cosines(compared(self, image).to(wide_dtype(scores.device))), count)
 
 
 def greedy_map(quality: Tensor, similarity: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""DART: a few pivot tokens, and the tokens that repeat them least."""
+"""DART's idea after the vision tower: a few pivot patches, and the patches that repeat them least."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines
 
-__all__ = ["Dart"]
+__all__ = ["DartTower"]
 
 
-class Dart(ChoosingMethod):
+class DartTower(ChoosingMethod):
     """Keeps pivots, the tokens of the largest L1 norm, and for each pivot in turn the tokens least similar to it (cosine).
 
-    The paper does this inside the language model, at the second layer, with pivots by the norm of its keys, four of the
-    picture and four of the text. This is its form *after the vision tower*: norms and similarities are of the features, and
-    there are no text pivots. What the text adds is therefore missing, and so is the cost of the first layers. The default
-    budget is the paper's 88.9 % pruned of 576.
+    The published method, ``dart``, does this inside the language model, with pivots of the text, too. This is a form of it
+    *after the vision tower*, where nothing goes through the first layers: norms and similarities are of the features, and
+    there are no text pivots. No paper has measured it. The default budget is that of ``dart``.
 
     Options:
         pivots: how many (at most a half of what is kept, at least one).
     """
 
-    name: ClassVar[str] = "dart"
-    summary: ClassVar[str] = "DART, after the tower: pivots of large norm and the patches that repeat them least"
+    name: ClassVar[str] = "dart-tower"
+    summary: ClassVar[str] = "DART's idea after the tower: pivots of large norm and the patches that repeat them least"
     paper: ClassVar[str] = "https://arxiv.org/abs/2502.11494"
 
     budget: BudgetField = Budget("count", 64)

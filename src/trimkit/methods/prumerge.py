@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -9,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from trimkit.core import functional as F
-from trimkit.core.types import TokenBatch
+from trimkit.core.types import Selection, TokenBatch
+from trimkit.errors import ConfigError
 from trimkit.methods._choosing import ChoosingMethod, cosines, evenly, signal
 
 __all__ = ["PruMerge", "PruMergePlus"]
@@ -18,71 +20,171 @@ __all__ = ["PruMerge", "PruMergePlus"]
 class PruMerge(ChoosingMethod):
     """Keeps the outliers of the class token's attention (IQR rule), and adds to each the patches that resemble it.
 
-    A kept patch i becomes ``x_i + sum_j a_j x_j`` over its ``neighbors`` nearest patches j, kept ones included, by the cosine
-    of their attention keys; a is the class attention. One more token stands for all that was dropped, weighted by a. Both are
-    so in the released code; here sums are divided by their weights, so that a token stays as long as a patch, unless
-    ``merge="released"``, which leaves kept tokens undivided. The default budget is the paper's adaptive one.
+    1. a: what the class token attends to, in the last layer of the tower (LLaVA's features are what that layer reads), by one
+       head as wide as the tower.
+    2. Keep the outliers, a > Q3 + 1.5 IQR.
+    3. A kept patch i becomes ``x_i + sum_j a_j x_j`` over its ``neighbors`` nearest patches j, kept ones included, by the
+       cosine of their attention keys in that layer.
+    4. One more token is the sum of ``a_j x_j`` over all that was dropped.
+    5. The language model gets the kept patches by falling a, then that token.
 
-    Attention and keys are those of the layer that gives the features, mean over heads; the released code reads the layer after
-    it, in one head as wide as the model.
+    All of this is the published code's (github.com/42Shawn/LLaVA-PruMerge). Its fixed ``reduction_ratio`` r is a fraction as
+    budget: it keeps ``int(r N)`` patches and the last token on top; a whole number counts every token. An image without
+    outliers has one patch here, and none there.
 
     Options:
-        neighbors: patches merged into each kept one; the released code has 32.
-        merge: ``mean`` divides by the weights, ``released`` does not.
+        neighbors: patches merged into each kept one.
+        merge: ``released`` sums as above; ``mean`` divides each sum by its weights, so that tokens stay as long as patches.
+        attention: ``released``; or ``features``, the layer that gives the features, mean over heads, as other methods read it.
     """
 
     name: ClassVar[str] = "prumerge"
     summary: ClassVar[str] = "PruMerge: outliers of class attention, merged with their nearest patches by key"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.15388"
-    signals: ClassVar[frozenset[str]] = frozenset({"cls_attention", "keys"})
+    signals: ClassVar[frozenset[str]] = frozenset({"cls_attention_wide@-1", "keys@-1"})
 
     aggregate: Literal["mean", "weighted", "none"] = "weighted"
     neighbors: int = Field(default=32, ge=0)
-    merge: Literal["mean", "released"] = "mean"
+    merge: Literal["released", "mean"] = "released"
+    attention: Literal["released", "features"] = "released"
+
+    @property
+    def asked_signals(self) -> frozenset[str]:
+        return frozenset() if self.keeps_all else frozenset(self._names)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        return ("cls_attention_wide@-1", "keys@-1") if self.attention == "released" else ("cls_attention", "keys")
+
+    def fixed_tokens(self, total: int) -> int:
+        on_top = self.budget.kind == "ratio" and self.aggregate != "none"
+        return min(super().fixed_tokens(total) + int(on_top), total)
 
     def quality(self, image: TokenBatch) -> Tensor:
-        return F.sanitize(signal(self, image, "cls_attention"))[0]
-
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return F.count_select(scores.unsqueeze(0), count)[0].nonzero().squeeze(1)
-
-    def mixing(self, image: TokenBatch, indices: Tensor) -> Tensor | None:
-        attention = self.quality(image)
-        similar = cosines(signal(self, image, "keys")[0])[indices]
-        own = torch.arange(len(indices), device=indices.device)
-        similar[own, indices] = -torch.inf
-        order = torch.sort(similar, dim=1, descending=True, stable=True).indices
-        nearest = order[:, : min(self.neighbors, similar.shape[1] - 1)]
-        rows = torch.zeros_like(similar).scatter(1, nearest, attention[nearest].to(similar))
-        rows[own, indices] = 1.0
-        return rows / rows.sum(dim=1, keepdim=True) if self.merge == "mean" else rows
-
-
-class PruMergePlus(PruMerge):
-    """PruMerge+: the outliers, and patches at equal steps over the rest of the picture, all merged as in PruMerge.
-
-    The paper's adaptive budget (``iqr``) keeps three spatial samples for each outlier, up to four times PruMerge's tokens; a
-    fixed budget is shared out likewise.
-
-    Options:
-        outliers: the share of kept patches that class attention chooses, rounded, at least one.
-    """
-
-    name: ClassVar[str] = "prumerge-plus"
-    summary: ClassVar[str] = "PruMerge+: the outliers and three spatial samples for each, merged"
-
-    outliers: float = Field(default=0.25, gt=0.0, le=1.0)
+        return F.sanitize(signal(self, image, self._names[0]))[0]
 
     def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         found = super().counts(scores, batch)
         if self.budget.kind != "iqr":
             return found
         totals = batch.mask.sum(dim=1)
-        samples = (found / self.outliers).round().long()
-        return torch.minimum(F.limit_counts(samples, max_tokens=self.max_tokens), totals)
+        share = found.double() / totals.clamp(min=1)  # the published count goes through this quotient and its rounding
+        floor = torch.minimum(found, totals.clamp(max=self.min_tokens))
+        return torch.maximum((totals * share).long(), floor)
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        top = super().choose(image, scores, max(1, round(count * self.outliers)))
-        left = torch.ones_like(scores, dtype=torch.bool)
+        return _highest(scores, count)
+
+    def finish(self, image: TokenBatch, selection: Selection) -> Selection:
+        attention = self.quality(image)
+        given = self.listed(attention, len(selection.indices))
+        indices, place = given.sort(stable=True)
+        order = place.argsort()
+        rows = self._merged(image, attention, given)[place]
+        if selection.aggregated and self.aggregate == "weighted" and self.merge == "released":
+            rows = torch.cat([rows, self._left(attention, given)[None].to(rows)])
+        return replace(selection, indices=indices, order=order, mixing=rows)
+
+    def listed(self, attention: Tensor, count: int) -> Tensor:
+        """The kept patches in the order of the language model, one as often as it is given."""
+        return _highest(attention, count)
+
+    def _left(self, attention: Tensor, given: Tensor) -> Tensor:
+        """``[N]`` the attention of what was dropped, 0 elsewhere.
+
+        Where patches are given twice, as many of the first dropped ones are lost, as the published code loses them.
+        """
+        dropped = torch.ones_like(attention, dtype=torch.bool)
+        dropped[given] = False
+        twice = len(given) - (len(attention) - dropped.sum())
+        return torch.where(dropped & (dropped.cumsum(0) > twice), attention, 0.0)
+
+    def _merged(self, image: TokenBatch, attention: Tensor, given: Tensor) -> Tensor:
+        """``[k, N]`` rows of the given patches."""
+        others = self._left(torch.ones_like(attention), given).nonzero().squeeze(1)
+        listed = torch.cat([given, others])
+        similar = cosines(signal(self, image, self._names[1])[0])[given][:, listed]
+        similar.fill_diagonal_(-torch.inf)  # a patch is given before all others: its own place
+        order = torch.sort(similar, dim=1, descending=True, stable=True).indices
+        nearest = listed[order[:, : min(self.neighbors, len(listed) - 1)]]
+        rows = torch.zeros(len(given), len(attention), dtype=similar.dtype, device=similar.device)
+        rows.scatter_add_(1, nearest, attention[nearest].to(rows))
+        rows[torch.arange(len(given), device=rows.device), given] += 1.0
+        return rows / rows.sum(dim=1, keepdim=True) if self.merge == "mean" else rows
+
+
+class PruMergePlus(PruMerge):
+    """PruMerge+: the outliers, and patches at equal steps over the picture, all merged as in PruMerge.
+
+    With the adaptive budget (``iqr``), r being the share of outliers, every ``int(int(1 / r) / 3)``-th patch is kept that is no
+    outlier; the last patch never is. The language model gets the outliers by falling attention, then the samples in raster
+    order. So the published code (there the picture has 576 patches).
+
+    For training it has a fixed r and steps of ``int(1 / r)``, beginning in the middle of the first; a sample that is an outlier
+    is given twice. That is ``samples="training"``, with r a fraction as budget: about 2 r N tokens.
+
+    It has no other fixed budget. Here one is shared out: ``outliers`` of the patches by attention, the others at equal steps
+    over the rest.
+
+    Options:
+        samples: ``adaptive`` or ``training``.
+        outliers: the share of kept patches that class attention chooses with a fixed budget, rounded, at least one.
+    """
+
+    name: ClassVar[str] = "prumerge-plus"
+    summary: ClassVar[str] = "PruMerge+: the outliers and spatial samples around them, merged"
+
+    samples: Literal["adaptive", "training"] = "adaptive"
+    outliers: float = Field(default=0.25, gt=0.0, le=1.0)
+
+    def model_post_init(self, context: object) -> None:
+        """Refuse training samples that no fraction places."""
+        if self.samples == "training" and self.budget.kind != "ratio":
+            raise ConfigError(
+                f"samples='training' stand at steps of a fraction, not {self.budget}: give one such as 0.125"
+            )
+
+    def fixed_tokens(self, total: int) -> int:
+        if self.samples == "adaptive":
+            return min(self.budget.tokens(total), total)
+        patches = int(total * self.budget.value) + len(self._steps(total))
+        return min(max(patches, 1) + int(self.aggregate != "none"), total)
+
+    def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
+        if self.budget.kind != "iqr":
+            return super().counts(scores, batch)
+        totals = batch.mask.sum(dim=1).tolist()
+        lengths = [len(self._adaptive(row[:total])) if total else 0 for row, total in zip(scores, totals, strict=True)]
+        return F.limit_counts(torch.tensor(lengths, device=scores.device), max_tokens=self.max_tokens)
+
+    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+        return self.listed(scores, count)
+
+    def listed(self, attention: Tensor, count: int) -> Tensor:
+        if self.samples == "training":
+            steps = self._steps(len(attention)).to(attention.device)
+            return torch.cat([_highest(attention, int(len(attention) * self.budget.value)), steps])
+        if self.budget.kind == "iqr":
+            return self._adaptive(attention)[:count]
+        top = _highest(attention, max(1, round(count * self.outliers)))
+        left = torch.ones_like(attention, dtype=torch.bool)
         left[top] = False
         return torch.cat([top, evenly(left.nonzero().squeeze(1), count - len(top))])
+
+    def _adaptive(self, attention: Tensor) -> Tensor:
+        total = len(attention)
+        share = max(int(F.iqr_count(attention[None])), min(self.min_tokens, total)) / total
+        top = _highest(attention, max(int(total * share), 1))
+        sampled = torch.zeros_like(attention, dtype=torch.bool)
+        sampled[: total - 1 : max(int(int(1 / share) / 3), 1)] = True
+        sampled[top] = False
+        return torch.cat([top, sampled.nonzero().squeeze(1)])
+
+    def _steps(self, total: int) -> Tensor:
+        step = int(1 / self.budget.value)
+        return torch.arange(int(step / 2), max(total - 1, int(step / 2)), step)
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    """``[count]`` places of the highest scores, falling; of equal ones the first."""
+    return torch.sort(scores, descending=True, stable=True).indices[:count]

@@ -12,6 +12,7 @@ from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines, signal
+from trimkit.methods._published import RERUNS, PublishedAccuracy
 
 __all__ = ["Scope"]
 
@@ -32,6 +33,7 @@ class Scope(ChoosingMethod):
     name: ClassVar[str] = "scope"
     summary: ClassVar[str] = "SCOPE: patches with high class attention that cover the others"
     paper: ClassVar[str] = "https://arxiv.org/abs/2510.24214"
+    published: ClassVar[tuple[PublishedAccuracy, ...]] = (PublishedAccuracy({192: 98.3, 128: 97.8, 64: 96.0}, RERUNS),)
     signals: ClassVar[frozenset[str]] = frozenset({"cls_attention"})
 
     budget: BudgetField = Budget("count", 64)

@@ -15,6 +15,7 @@ from trimkit.core import functional as F
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method
+from trimkit.methods._published import PublishedAccuracy
 
 __all__ = ["Trim", "TrimPaper", "TrimReleased"]
 
@@ -36,6 +37,9 @@ class Trim(Method):
     name: ClassVar[str] = "trim"
     summary: ClassVar[str] = "patches with outlying CLIP relevance to the question + one mean token (our default)"
     paper: ClassVar[str] = "https://arxiv.org/abs/2409.10994"
+    published: ClassVar[tuple[PublishedAccuracy, ...]] = (
+        PublishedAccuracy({192: 97.1, 128: 95.7, 64: 92.1}, "re-run in HiPrune, arXiv 2508.00553", "2025-08"),
+    )
     uses_text: ClassVar[bool] = True
 
     sign: Literal["auto", 1, -1] = "auto"
@@ -126,5 +130,5 @@ class TrimReleased(Trim):
             return torch.tensor([min(int(self.budget.value), total) for total in totals.tolist()], device=mask.device)
         return torch.tensor([int(total * self.budget.value) for total in totals.tolist()], device=mask.device)
 
-    def _fits(self, kept: int, total: int) -> bool:
-        return kept < total
+    def _joined(self, kept: int, total: int) -> tuple[bool, bool]:
+        return False, self.aggregate != "none" and kept < total

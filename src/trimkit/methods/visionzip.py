@@ -1,7 +1,8 @@
-"""VisionZip: dominant patches by class attention, and contextual tokens merged from the rest by key similarity."""
+"""VisionZip: the class token, dominant patches by class attention, and contextual tokens merged from the rest by key."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
-from trimkit.core.types import TokenBatch
+from trimkit.core.types import Selection, TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines, signal
+from trimkit.methods._published import RERUNS, PublishedAccuracy
 
 __all__ = ["VisionZip"]
 
@@ -19,25 +21,46 @@ __all__ = ["VisionZip"]
 class VisionZip(ChoosingMethod):
     """Keeps the patches of the highest class attention as they are, and merges all others into a few contextual tokens.
 
-    Contextual tokens start from patches at equal steps among the others; each of the remaining ones joins the start whose
-    attention key is nearest (cosine), and the token is the mean of its start and of the mean of those that joined. The released
-    code adds the two instead, which gives a token twice as long: ``merge="released"``. It also averages keys over heads before
-    it compares them, and keeps the class token, which LLaVA does not hand on. The layer is the released code's, the one that
-    gives the features. The default budget is the paper's 54 + 10 = 64 tokens.
+    1. Of T tokens, ``dominant`` x T are dominant: the class token's own state, and the patches of the highest class attention.
+    2. The others, in raster order, are cut into equal steps; the first patch of each step starts a contextual token.
+    3. Each patch that is left joins the start whose attention key is nearest (cosine of keys averaged over heads). A
+       contextual token is its start plus the mean of those that joined.
+    4. The language model gets the class token, the dominant patches in raster order, the contextual tokens in that of starts.
+
+    All of this, the layer (the one that gives the features) and the default budget, 54 + 10 = 64 tokens, are the published
+    code's (github.com/dvlab-research/VisionZip). There a token that nothing joined is its start alone, too.
 
     Options:
-        dominant: the share of kept tokens that are dominant, rounded, at least one.
-        merge: ``mean`` or ``released``.
+        dominant: the share of tokens that are dominant, rounded, at least one patch.
+        merge: ``released`` adds start and mean, which gives a token about twice as long; ``mean`` halves the sum.
+        keys: ``mean`` compares keys averaged over heads, ``heads`` keys with heads side by side.
+        class_token: whether the class token is kept; without it, its place is a patch's.
     """
 
     name: ClassVar[str] = "visionzip"
     summary: ClassVar[str] = "VisionZip: patches of high class attention, the rest merged into contextual tokens by key"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.04467"
-    signals: ClassVar[frozenset[str]] = frozenset({"cls_attention", "keys"})
+    published: ClassVar[tuple[PublishedAccuracy, ...]] = (PublishedAccuracy({192: 97.7, 128: 96.8, 64: 93.0}, RERUNS),)
+    signals: ClassVar[frozenset[str]] = frozenset({"cls_attention", "keys_mean", "cls_state"})
 
     budget: BudgetField = Budget("count", 64)
     dominant: float = Field(default=54 / 64, gt=0.0, le=1.0)
-    merge: Literal["mean", "released"] = "mean"
+    merge: Literal["released", "mean"] = "released"
+    keys: Literal["mean", "heads"] = "mean"
+    class_token: bool = True
+
+    @property
+    def keeps_class_token(self) -> bool:
+        return self.class_token
+
+    @property
+    def asked_signals(self) -> frozenset[str]:
+        own = {"cls_attention", self._keys} | ({"cls_state"} if self.class_token else set())
+        return frozenset() if self.keeps_all else frozenset(own)
+
+    @property
+    def _keys(self) -> str:
+        return "keys_mean" if self.keys == "mean" else "keys"
 
     def quality(self, image: TokenBatch) -> Tensor:
         return F.sanitize(signal(self, image, "cls_attention"))[0]
@@ -45,12 +68,19 @@ class VisionZip(ChoosingMethod):
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
         top = self._dominant(scores, count)
         others = (~top).nonzero().squeeze(1)
-        contextual = count - int(top.sum())
+        contextual = count - self._dominant_count(count)
         starts = others[:: max(1, len(others) // max(contextual, 1))][:contextual]
         return torch.cat([top.nonzero().squeeze(1), starts])
 
-    def mixing(self, image: TokenBatch, indices: Tensor) -> Tensor | None:
+    def finish(self, image: TokenBatch, selection: Selection) -> Selection:
+        indices = selection.indices
         top = self._dominant(self.quality(image), len(indices))
+        # In raster order among the dominant ones, and among the starts, which come behind.
+        order = torch.sort((~top[indices]).to(torch.int8), stable=True).indices
+        return replace(selection, mixing=self._rows(image, indices, top), order=order)
+
+    def _rows(self, image: TokenBatch, indices: Tensor, top: Tensor) -> Tensor:
+        """``[k, N]``, see ``Selection.mixing``."""
         rows = torch.zeros(len(indices), len(top), device=indices.device)
         places = torch.arange(len(indices), device=indices.device)
         rows[places, indices] = 1.0
@@ -59,12 +89,17 @@ class VisionZip(ChoosingMethod):
             return rows
         joining = ~top
         joining[indices] = False
-        similar = cosines(signal(self, image, "keys")[0])[joining][:, indices[starts]]
+        similar = cosines(signal(self, image, self._keys)[0])[joining][:, indices[starts]]
         joined = torch.zeros(len(starts), len(top), device=indices.device)
         joined[similar.argmax(dim=1), joining.nonzero().squeeze(1)] = 1.0
         rows[starts] += joined / joined.sum(dim=1, keepdim=True).clamp(min=1.0)
         return rows / rows.sum(dim=1, keepdim=True) if self.merge == "mean" else rows
 
+    def _dominant_count(self, count: int) -> int:
+        """Of ``count`` patches; the class token is one of the dominant tokens."""
+        own = int(self.class_token)
+        return min(max(round((count + own) * self.dominant) - own, 1), count)
+
     def _dominant(self, scores: Tensor, count: int) -> Tensor:
         """``[N]`` bool."""
-        return F.count_select(scores.unsqueeze(0), max(1, round(count * self.dominant)))[0]
+        return F.count_select(scores.unsqueeze(0), self._dominant_count(count))[0]

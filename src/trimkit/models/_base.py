@@ -14,6 +14,7 @@ from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
 from trimkit.models._checks import check_feature_layers, check_features
 from trimkit.models._forward_reads import model_reads
+from trimkit.models._signals import SignalSource
 
 __all__ = ["AT_ONCE", "Family", "ModelInputs"]
 
@@ -193,6 +194,10 @@ class Family:
         """Layers of the vision tower whose patches can be dropped in the middle, in ``finish``; 0 where they can't be."""
         return 0
 
+    def follows_plans(self, model: Any) -> bool:
+        """Whether ``encode`` takes a ``TowerPlan`` (``tower_plan`` in its arguments)."""
+        return False
+
     def finish(self, model: Any, images: Sequence[ImageTokens], alive: Sequence[Tensor]) -> list[ImageTokens]:
         """Images that ``encode`` has left ``midway`` (``stop_after`` in its arguments), run on for what is ``alive``.
 
@@ -245,8 +250,8 @@ class Family:
         """Modules whose change makes cached features stale."""
         return [m for name, m in model.named_modules() if "language_model" not in name and "lm_head" not in name]
 
-    def signal_layer(self, model: Any, arguments: ModelInputs) -> Any:
-        """The attention module of the tower's layer that gives the features, whose class token a method may ask about.
+    def signal_source(self, model: Any, arguments: ModelInputs) -> SignalSource | None:
+        """The layers of the vision tower, whose attention and keys a method may ask for (``trimkit.core.signals``).
 
         None where the tower has no class token, or its patches are not the tokens one by one.
         """

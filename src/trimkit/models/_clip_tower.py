@@ -6,14 +6,25 @@ own, in its own order: what comes out is equal to the stock call's to the last b
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Collection, Iterator
+from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from trimkit.errors import ConfigError
+from trimkit.core.tower_plan import TowerRead
+from trimkit.errors import ConfigError, UnsupportedError
 
-__all__ = ["go_on", "layer_states"]
+__all__ = ["go_on", "layer_states", "resized_states", "run_stepwise"]
+
+_PARTS = ("q_proj", "k_proj", "v_proj")
+
+Step = Callable[[TowerRead], tuple[Tensor | None, Tensor | None]]
 
 
 class _NoSuchLayerError(ConfigError, IndexError):
@@ -56,6 +67,89 @@ def go_on(tower: Any, state: Tensor, first: int, last: int) -> Tensor:
     for layer in inner.encoder.layers[first:last]:
         state = _run(layer, state)
     return state
+
+
+def resized_states(tower: Any, pixels: Tensor, grid: tuple[int, int], last: int) -> Tensor:
+    """``[B, 1 + rows * columns, D]`` states behind ``last`` layers of pictures resized to a grid of patches.
+
+    Position embeddings are interpolated, as the tower's own ``interpolate_pos_encoding`` does it.
+
+    Raises:
+        UnsupportedError: somebody has hooked or wrapped the tower, or it takes one size alone.
+    """
+    inner = _stock(tower)
+    if inner is None or "interpolate_pos_encoding" not in signature(inner.embeddings.forward).parameters:
+        raise UnsupportedError("this vision tower takes pictures of one size alone: resize them before the processor")
+    side = inner.embeddings.patch_size
+    size = (grid[0] * side, grid[1] * side)
+    small = interpolate(pixels.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
+    state = inner.pre_layrnorm(inner.embeddings(small.to(pixels.dtype), interpolate_pos_encoding=True))
+    return go_on(tower, state, 0, last)
+
+
+def run_stepwise(tower: Any, pixels: Tensor, last: int, step: Step) -> tuple[Tensor, Tensor]:
+    """One picture through ``last`` layers, with patches that leave on the way.
+
+    Args:
+        tower: a ``CLIPVisionModel`` that nobody has hooked or wrapped.
+        pixels: ``[1, 3, H, W]``.
+        last: how many layers are run.
+        step: see ``TowerPlan``.
+
+    Returns:
+        ``[1 + N, D]`` the state of every token when it left, and ``[N]`` bool, which patches went all the way.
+
+    Raises:
+        UnsupportedError: another tower.
+    """
+    inner = _stock(tower)
+    if inner is None:
+        raise UnsupportedError(
+            "this vision tower is not CLIP's own, or somebody has hooked or wrapped it: no patches can leave it on the way"
+        )
+    state = inner.pre_layrnorm(inner.embeddings(pixels))
+    whole, left, carried = state[0], torch.arange(state.shape[1] - 1, device=state.device), None
+    for number, layer in enumerate(inner.encoder.layers[:last]):
+        with _watched(layer.self_attn) as seen:
+            state = _run(layer, state)
+        whole = whole.index_copy(0, torch.cat([left.new_zeros(1), left + 1]), state[0])
+        read = _tower_read(layer.self_attn, seen, number, last, len(whole) - 1, carried)
+        with torch.no_grad():
+            going, carried = step(read)
+        if going is not None:
+            left = left[going]
+            state = torch.cat([state[:, :1], state[:, 1 + going]], dim=1)
+    return whole, torch.zeros(len(whole) - 1, dtype=torch.bool, device=left.device).index_fill(0, left, True)
+
+
+def _tower_read(
+    attention: Any, seen: dict[str, Tensor], number: int, last: int, total: int, carried: Tensor | None
+) -> TowerRead:
+    """What a layer's queries, keys and values ``[1, 1 + n, D]`` say."""
+    query, key, value = (seen[part][0].float().unflatten(1, (attention.num_heads, -1)) for part in _PARTS)
+    with torch.autocast(key.device.type, enabled=False):
+        scores = torch.einsum("hd,thd->ht", query[0], key) * attention.scale
+    return TowerRead(number, last, total, scores.softmax(dim=1).mean(dim=0)[1:], value, carried)
+
+
+@contextlib.contextmanager
+def _watched(attention: Any) -> Iterator[dict[str, Tensor]]:
+    """Queries, keys and values of an attention module while it runs within."""
+    seen: dict[str, Tensor] = {}
+    thread = threading.get_ident()
+
+    def keep(part: str, module: Any, args: Any, output: Tensor) -> None:
+        if threading.get_ident() == thread:  # another thread may run the same model
+            seen[part] = output.detach()
+
+    handles = []
+    try:
+        for part in _PARTS:
+            handles.append(getattr(attention, part).register_forward_hook(functools.partial(keep, part)))
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _run(layer: Any, state: Tensor) -> Tensor:

@@ -1,33 +1,60 @@
-"""What a CLIP tower's class token attends to, and the patches' keys: read in passing, while the tower runs as it always does.
+"""What layers of a CLIP tower attend to, and their keys: read in passing, while the tower runs as it always does.
 
-Only queries and keys of one layer are listened to, and one row of its attention is computed from them. The model keeps its
-attention implementation (no switch to eager), and no other layer's attention matrix is ever made.
+Only queries and keys of the layers asked for are listened to, and attention is computed from them a head of one image at a
+time. The model keeps its attention implementation (no switch to eager), and no other layer's attention is ever made. A layer
+behind the one that gives the features is not run by the tower: it is computed from the features' layer on, up to its keys.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trimkit.core.signals import OF_LAYERS, parse_signal
 from trimkit.core.types import ImageTokens
-from trimkit.errors import UnsupportedError
+from trimkit.errors import ConfigError, UnsupportedError
 
-__all__ = ["SignalRecorder", "attention_of", "record_signals"]
+__all__ = ["SignalRecorder", "SignalSource", "record_signals", "signal_source"]
+
+_PARTS = ("q_proj", "k_proj", "num_heads", "scale")
 
 
-def attention_of(tower: Any, feature_layer: int | Sequence[int]) -> Any:
-    """The self-attention of the layer whose output is ``hidden_states[feature_layer]``; the deepest one of several.
+@dataclass(frozen=True)
+class SignalSource:
+    """The layers of a vision tower with a class token, and the number (from 1) of the one that gives the features."""
 
-    For LLaVA-1.5 (-2 of 24 layers) that is the last but one, as in FasterVLM, VisionZip and SCOPE.
+    layers: Sequence[Any]
+    deepest: int
+
+    def number(self, layer: int | float | None) -> int:
+        """The number of a layer counted from 1, from the end with -1, by its share of the depth, or None for the features' own.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        if layer is None:
+            return self.deepest
+        if isinstance(layer, float):
+            return max(1, round(layer * len(self.layers)))
+        number = layer if layer > 0 else len(self.layers) + 1 + layer
+        if not 1 <= number <= len(self.layers):
+            raise ConfigError(f"the vision tower has {len(self.layers)} layers, and the method reads layer {layer}")
+        return number
+
+
+def signal_source(tower: Any, feature_layer: int | Sequence[int]) -> SignalSource | None:
+    """Where signals beside ``hidden_states[feature_layer]`` come from; beside the deepest one of several.
+
+    For LLaVA-1.5 (-2 of 24 layers) that is the last layer but one, as in FasterVLM, VisionZip and SCOPE.
 
     Returns:
-        The module, or None where the features are the embeddings or the tower is not built as CLIP's is.
+        The layers, or None where the features are the embeddings or the tower is not built as CLIP's is.
     """
     layers = getattr(getattr(getattr(tower, "vision_model", tower), "encoder", None), "layers", None)
     if layers is None:
@@ -35,77 +62,160 @@ def attention_of(tower: Any, feature_layer: int | Sequence[int]) -> Any:
     asked = [feature_layer] if isinstance(feature_layer, int) else list(feature_layer)
     deepest = max(layer if layer >= 0 else len(layers) + 1 + layer for layer in asked)
     attention = layers[deepest - 1].self_attn if 1 <= deepest <= len(layers) else None
-    return attention if all(hasattr(attention, part) for part in ("q_proj", "k_proj", "num_heads", "scale")) else None
+    return SignalSource(layers, deepest) if all(hasattr(attention, part) for part in _PARTS) else None
+
+
+@dataclass
+class _LayerRecord:
+    """Queries and keys ``[1 + N, D]`` of one layer, an entry an image; of queries only what is needed."""
+
+    layer: Any
+    kinds: set[str]
+    queries: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+
+    @property
+    def all_queries(self) -> bool:
+        return "received" in self.kinds
+
+    def signals(self, image: int, first: int) -> dict[str, Tensor]:
+        """By kind, of one image; the patches begin at row ``first``."""
+        attention, query, key = self.layer.self_attn, self.queries[image], self.keys[image]
+        found = {}
+        with torch.autocast(key.device.type, enabled=False):
+            if "cls_attention" in self.kinds:
+                found["cls_attention"] = _attention(query[:1], key, attention.num_heads, attention.scale)[first:]
+            if "cls_attention_wide" in self.kinds:
+                found["cls_attention_wide"] = _attention(query[:1], key, 1, key.shape[1] ** -0.5)[first:]
+            if "received" in self.kinds:
+                found["received"] = _attention(query, key, attention.num_heads, attention.scale)[first:]
+            if "keys" in self.kinds:
+                found["keys"] = key[first:]
+            if "keys_mean" in self.kinds:
+                found["keys_mean"] = key[first:].view(len(key) - first, attention.num_heads, -1).mean(dim=1)
+        return found
+
+
+def _attention(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
+    """``[T]`` attention of ``queries`` ``[Q, D]`` to ``keys`` ``[T, D]``: softmax in float32, mean over queries and heads."""
+    parts = zip(queries.float().chunk(heads, dim=1), keys.float().chunk(heads, dim=1), strict=True)
+    rows = [torch.softmax(query @ key.T * scale, dim=1).mean(dim=0) for query, key in parts]
+    return torch.stack(rows).mean(dim=0)
 
 
 class SignalRecorder:
-    """The class token's queries and all keys, as the layer has computed them.
+    """Queries and keys of layers, as they have computed them.
 
     Args:
-        attention: the layer's self-attention, or None for nothing.
-        signals: which to give: ``cls_attention``, ``keys``.
+        source: the tower's layers, or None for nothing.
+        names: which signals to give; those that no layer gives are left to others.
+
+    Raises:
+        ConfigError: a layer that is not there.
     """
 
-    def __init__(self, attention: Any, signals: frozenset[str]) -> None:
-        self._attention = attention
-        self._signals = signals
-        self._queries: list[Tensor] = []
-        self._keys: list[Tensor] = []
-        self._thread = threading.get_ident()
+    def __init__(self, source: SignalSource | None, names: Iterable[str]) -> None:
+        self._source, self._thread = source, threading.get_ident()
+        self._wanted: dict[str, tuple[int, str]] = {}
+        self._records: dict[int, _LayerRecord] = {}
+        self._states: list[Tensor] = []
+        for name in sorted(names):
+            kind, layer = parse_signal(name)
+            if source is not None and kind in OF_LAYERS:
+                number = source.number(layer)
+                self._wanted[name] = number, kind
+                record = self._records.setdefault(number, _LayerRecord(source.layers[number - 1], set()))
+                record.kinds.add(kind)
 
-    def query(self, module: Any, inputs: Any, output: Tensor) -> None:
-        """Hook on the queries ``[B, T, C]``: only the first token's are held."""
-        if threading.get_ident() == self._thread:  # another thread may run the same model
-            self._queries.append(output[:, 0].detach())
+    def hooks(self) -> Iterator[Any]:
+        """Handles of hooks on the layers, to be removed by the caller; registered one by one."""
+        source = self._source
+        if source is None:
+            return
+        for number, record in self._records.items():
+            if number <= source.deepest:
+                attention = record.layer.self_attn
+                yield attention.q_proj.register_forward_hook(self._on_queries(record))
+                yield attention.k_proj.register_forward_hook(self._on_keys(record))
+        if any(number > source.deepest for number in self._records):
+            yield source.layers[source.deepest - 1].register_forward_hook(self._on_state)
 
-    def key(self, module: Any, inputs: Any, output: Tensor) -> None:
-        """Hook on the keys ``[B, T, C]``."""
+    def _on_queries(self, record: _LayerRecord) -> Any:
+        def hook(module: Any, inputs: Any, output: Tensor) -> None:
+            if threading.get_ident() == self._thread:  # another thread may run the same model
+                record.queries += (output if record.all_queries else output[:, :1]).detach()
+
+        return hook
+
+    def _on_keys(self, record: _LayerRecord) -> Any:
+        def hook(module: Any, inputs: Any, output: Tensor) -> None:
+            if threading.get_ident() == self._thread:
+                record.keys += output.detach()
+
+        return hook
+
+    def _on_state(self, module: Any, inputs: Any, output: Any) -> None:
         if threading.get_ident() == self._thread:
-            self._keys.append(output.detach())
+            self._states.append((output[0] if isinstance(output, tuple) else output).detach())
 
     def onto(self, images: Sequence[ImageTokens]) -> list[ImageTokens]:
         """The images with their signals.
 
         Raises:
-            UnsupportedError: what the layer saw is not one row an image.
+            UnsupportedError: what a layer saw is not one row an image.
         """
-        if self._attention is None or not images:
+        if not self._wanted or not images:
             return list(images)
-        queries = [row for rows in self._queries for row in rows]
-        keys = [row for rows in self._keys for row in rows]
-        lead = {len(key) - len(image) for key, image in zip(keys, images, strict=False)}
-        if len(keys) != len(images) or len(queries) != len(keys) or len(lead) != 1 or not lead <= {0, 1}:
+        self._go_on()
+        first = self._first(images)
+        done = []
+        for i, image in enumerate(images):
+            found = {number: record.signals(i, first) for number, record in self._records.items()}
+            signals = {name: found[number][kind] for name, (number, kind) in self._wanted.items()}
+            row, keys = signals.pop("cls_attention", None), signals.pop("keys", None)
+            done.append(replace(image, cls_attention=row, keys=keys, signals={**image.signals, **signals}))
+        return done
+
+    @torch.no_grad()
+    def _go_on(self) -> None:
+        """Run the layers behind the features' one, each only as far as it is asked for."""
+        source = self._source
+        last = max(self._records)
+        if source is None or last <= source.deepest:
+            return
+        for state in self._states:
+            for number in range(source.deepest + 1, last + 1):
+                layer = source.layers[number - 1]
+                if (record := self._records.get(number)) is not None:
+                    inner = layer.layer_norm1(state)
+                    record.queries += layer.self_attn.q_proj(inner if record.all_queries else inner[:, :1])
+                    record.keys += layer.self_attn.k_proj(inner)
+                if number < last:
+                    state = layer(state, None)
+
+    def _first(self, images: Sequence[ImageTokens]) -> int:
+        """Where the patches begin: behind the class token, or with it where the family hands it on as one of its tokens."""
+        lead: set[int] = set()
+        for record in self._records.values():
+            whole = len(record.keys) == len(record.queries) == len(images)
+            pairs = zip(record.keys, images, strict=True) if whole else ()
+            lead |= {len(key) - len(image) for key, image in pairs} or {-1}
+        if len(lead) != 1 or not lead <= {0, 1}:
             raise UnsupportedError(
                 "the vision tower's attention does not match its tokens one by one: use a method without signals "
                 "(`trimkit methods` lists what each needs)"
             )
-        first = lead.pop()
-        return [
-            replace(
-                image,
-                cls_attention=self._row(query, key)[first:] if "cls_attention" in self._signals else None,
-                keys=key[first:] if "keys" in self._signals else None,
-            )
-            for image, query, key in zip(images, queries, keys, strict=True)
-        ]
-
-    def _row(self, query: Tensor, keys: Tensor) -> Tensor:
-        """``[T]`` attention of ``query`` ``[C]`` over ``keys`` ``[T, C]``: softmax in float32, mean over heads."""
-        heads = self._attention.num_heads
-        with torch.autocast(query.device.type, enabled=False):
-            scores = torch.einsum("hd,thd->ht", query.float().view(heads, -1), keys.float().view(len(keys), heads, -1))
-            return torch.softmax(scores * self._attention.scale, dim=-1).mean(dim=0)
+        return lead.pop()
 
 
 @contextmanager
-def record_signals(attention: Any, signals: frozenset[str]) -> Iterator[SignalRecorder]:
-    """Record the signals of ``attention`` while the tower runs within; no hook is left on it afterwards, whatever happens."""
-    recorder = SignalRecorder(attention, signals)
-    handles = []
+def record_signals(source: SignalSource | None, names: Iterable[str]) -> Iterator[SignalRecorder]:
+    """Record signals while the tower runs within; no hook is left on it afterwards, whatever happens."""
+    recorder = SignalRecorder(source, names)
+    handles: list[Any] = []
     try:
-        if attention is not None and signals:
-            handles.append(attention.q_proj.register_forward_hook(recorder.query))
-            handles.append(attention.k_proj.register_forward_hook(recorder.key))
+        for handle in recorder.hooks():
+            handles.append(handle)  # one by one: those there are removed where the next one fails
         yield recorder
     finally:
         for handle in handles:

@@ -12,8 +12,8 @@ from torch import Tensor
 from trimkit.core.types import ImageTokens, Midway
 from trimkit.errors import UnsupportedError
 from trimkit.models._base import AT_ONCE, Family, ModelInputs
-from trimkit.models._clip_tower import go_on, layer_states
-from trimkit.models._signals import attention_of
+from trimkit.models._clip_tower import go_on, layer_states, resized_states, run_stepwise
+from trimkit.models._signals import SignalSource, signal_source
 
 __all__ = ["Llava"]
 
@@ -41,6 +41,8 @@ class Llava(Family):
         tower = self.base(model).vision_tower
         if "stop_after" in arguments:
             return self._begin(model, arguments)
+        if "tower_plan" in arguments:
+            return self._planned(model, arguments)
         without_cls = strategy == "default"
         layers = [layer] if isinstance(layer, int) else list(layer)
         hidden = layer_states(tower, arguments["pixel_values"], layers)
@@ -50,7 +52,11 @@ class Llava(Family):
         width = features.shape[-1] // len(layers)
         start = width * (layers.index(_SCORED) if _SCORED in layers else 0)
         columns = None if len(layers) == 1 else (start, start + width)
-        return [ImageTokens(features=image, grid=grid, tower_columns=columns) for image in features]
+        own = torch.cat([hidden[i][:, 0] for i in layers], dim=-1)  # the class token's, which is not handed on
+        return [
+            ImageTokens(image, grid, tower_columns=columns, signals={"cls_state": state} if without_cls else {})
+            for image, state in zip(features, own, strict=True)
+        ]
 
     def project(self, model: Any, features: Sequence[Tensor]) -> list[Tensor]:
         if not self._before_projector(model):
@@ -84,6 +90,27 @@ class Llava(Family):
                     done[i] = _finished(images[i], alive[i], state)
         return [done[i] for i in range(len(images))]
 
+    def follows_plans(self, model: Any) -> bool:
+        return self.tower_layers(model) > 0
+
+    def _planned(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
+        """Images whose way through the tower a method has planned."""
+        if {"vision_feature_layer", "vision_feature_select_strategy"} & set(arguments):
+            raise UnsupportedError("this method reads the layer that the model's config names: do not pass another one")
+        plan, pixels, tower = arguments["tower_plan"], arguments["pixel_values"], self.base(model).vision_tower
+        side = model.config.vision_config.image_size // model.config.vision_config.patch_size
+        last = self.tower_layers(model)
+        if plan.step is not None:
+            states = [run_stepwise(tower, each[None], last, plan.step) for each in pixels]
+            found = [(state[1:], alive) for state, alive in states]
+        else:
+            grid = plan.grid(side, side)
+            small = resized_states(tower, pixels, grid, last)[:, 1:]
+            alive = _cell_middles((side, side), grid).to(small.device)
+            whole = small.new_zeros(len(small), side * side, small.shape[-1])
+            found = [(each, alive) for each in whole.index_copy(1, alive.nonzero().squeeze(1), small)]
+        return [ImageTokens(each, (side, side), alive=alive, signals={"alive": alive}) for each, alive in found]
+
     def _begin(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         if {"vision_feature_layer", "vision_feature_select_strategy"} & set(arguments):
             raise UnsupportedError("tower_keep= reads the layer that the model's config names: do not pass another one")
@@ -93,10 +120,10 @@ class Llava(Family):
         grid = (side, side) if state.shape[1] == side * side + 1 else None
         return [ImageTokens(features=each[1:], grid=grid, midway=Midway(stop, each[:1])) for each in state]
 
-    def signal_layer(self, model: Any, arguments: ModelInputs) -> Any:
+    def signal_source(self, model: Any, arguments: ModelInputs) -> SignalSource | None:
         if not self._before_projector(model):
             return None
-        return attention_of(
+        return signal_source(
             self.base(model).vision_tower, arguments.get("vision_feature_layer", _feature_layer(model.config))
         )
 
@@ -115,6 +142,14 @@ class Llava(Family):
 
     def _before_projector(self, model: Any) -> bool:
         return bool(model.config.vision_config.model_type == "clip_vision_model")
+
+
+def _cell_middles(grid: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """``[N]`` bool, the token in the middle of each of so many rows and columns of cells."""
+    rows, columns = ((2 * torch.arange(n) + 1) * of // (2 * n) for of, n in zip(grid, cells, strict=True))
+    middles = torch.zeros(grid, dtype=torch.bool)
+    middles[rows[:, None], columns] = True
+    return middles.flatten()
 
 
 def _state(image: ImageTokens, alive: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from trimkit.core.choices import Positions, QueryFrom, TurnPolicy, check_choice
+from trimkit.core.signals import OF_TOWER, parse_signal
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.methods import Method
 from trimkit.models import Family
 from trimkit.pipeline.feature_cache import FeatureCache
 
-__all__ = ["CallSettings", "check_signals", "in_full_precision", "refuse_llm_stage"]
+__all__ = ["CallSettings", "check_signals", "in_full_precision", "refuse_llm_stage", "refuse_unplanned"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,33 @@ def check_signals(family: Family, model: Any, method: Method) -> None:
     """Refuse a method that asks the vision tower for signals that this model's tower does not have.
 
     Raises:
+        ConfigError: there is no such signal, or no such layer.
         UnsupportedError: the tower has no class token, or its patches are not the tokens one by one.
     """
-    if method.signals and not method.keeps_all and family.signal_layer(model, {}) is None:
+    names = {name: parse_signal(name) for name in sorted(method.asked_signals)}
+    of_tower = [name for name, parsed in names.items() if parsed.kind in OF_TOWER]
+    if not of_tower:
+        return
+    source = family.signal_source(model, {})
+    if source is None:
         raise UnsupportedError(
-            f"method {method.name!r} needs {' and '.join(sorted(method.signals))} of a CLIP tower with a class token, which "
+            f"method {method.name!r} needs {' and '.join(of_tower)} of a CLIP tower with a class token, which "
             f"{type(model).__name__} does not give: use a method without signals, such as 'trim' or 'divprune'"
+        )
+    for name in of_tower:
+        source.number(names[name].layer)
+
+
+def refuse_unplanned(family: Family, model: Any, method: Method) -> None:
+    """Refuse a method that changes the way through the vision tower, where the family's tower cannot do that.
+
+    Raises:
+        UnsupportedError: that.
+    """
+    if method.tower_plan is not None and not method.keeps_all and not family.follows_plans(model):
+        raise UnsupportedError(
+            f"method {method.name!r} works inside a CLIP tower of one picture size (LLaVA-1.5's), which {type(model).__name__} "
+            "does not have: use another method, or resize pictures before the processor"
         )
 
 

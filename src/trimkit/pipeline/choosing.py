@@ -27,6 +27,7 @@ from trimkit.pipeline.media import (
     with_views,
 )
 from trimkit.pipeline.model_store import scorer_of
+from trimkit.pipeline.question_signals import QuestionSignals
 from trimkit.pipeline.report_pictures import ReportPictures
 from trimkit.pipeline.selecting import no_scorer, select_everything
 from trimkit.pipeline.stage_clock import StageClock
@@ -66,6 +67,7 @@ class Chooser:
         self._model = model
         self._family = family
         self._processor = processor
+        self._signals = QuestionSignals(model, getattr(processor, "tokenizer", processor), method)
         self._queries = QueryFinder(processor, settings.turns, settings.query_from)
         self._scorer: Scorer | None = None
         self._placement: Any = None
@@ -83,7 +85,10 @@ class Chooser:
         choosing = [self._queries.chosen(each) for each in queries]
         if scorer is not None and hasattr(scorer, "text_embeddings"):
             wanted = [text for text in dict.fromkeys(text for each in choosing for text in each) if text is not None]
-            if wanted:
+            if self.method.cuts_text and hasattr(scorer, "segment_embeddings"):
+                for text in wanted:
+                    scorer.segment_embeddings(text)
+            elif wanted:
                 scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
         return choosing
 
@@ -137,7 +142,7 @@ class Chooser:
 
         None where nothing reads them, and for an image of a row in which the user says nothing.
         """
-        if query is None and not self.method.needs_relevance:
+        if query is None and not self.method.needs_question:
             return AskedOf([(None,)] * len(items))
         before: list[ImageQueries] = [()] * len(items)
         for row in {item.row for item in items} if earlier is not None else ():
@@ -175,5 +180,6 @@ class Chooser:
         profile = self.method.profile or (scorer.profile if scorer is not None else EncoderProfile())
         found = []
         for asked in query_rounds(queries):
-            found.append(select_asked(images, asked, self.method, scorer, profile, rows))
+            told = self._signals.onto(images, asked, scorer)
+            found.append(select_asked(told, asked, self.method, scorer, profile, rows))
         return [only_alive(image, union(each)) for image, each in zip(images, zip(*found, strict=True), strict=True)]

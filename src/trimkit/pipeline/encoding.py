@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trimkit.core.signals import OF_TOWER, parse_signal
 from trimkit.core.types import ImageTokens
 from trimkit.methods import Method
 from trimkit.models import AT_ONCE, Family, ModelInputs, family_of, record_signals
@@ -28,11 +29,11 @@ def encode(
 
     Without a cache all are encoded in one pass as the stock model does: another batch size may differ in the last bit.
     """
-    layer = family.signal_layer(model, arguments) if signals else None
+    source = family.signal_source(model, arguments) if signals else None
     if cache is None or not family.separable(model, arguments):
-        with record_signals(layer, signals) as recorder:
+        with record_signals(source, signals) as recorder:
             images = recorder.onto(family.encode(model, arguments))
-        return images, [False] * len(images)
+        return _projected(family, model, images, signals), [False] * len(images)
     parts = family.split(model, arguments)
     keys = [content_key(part) for part in parts]
     # With gradients on, features must carry theirs: nothing is taken from the cache.
@@ -45,12 +46,12 @@ def encode(
         wanted = list(missing.values())
         whole = len(missing) == len(parts) and (len(parts) <= AT_ONCE or not usable)
         groups = [wanted[i : i + AT_ONCE] for i in range(0, len(wanted), AT_ONCE)] if usable else [wanted]
-        with record_signals(layer, signals) as recorder:
+        with record_signals(source, signals) as recorder:
             if whole:
                 images = family.encode(model, arguments)
             else:
                 images = [image for group in groups for image in family.encode_parts(model, group)]
-            encoded = recorder.onto(images)
+            encoded = _projected(family, model, recorder.onto(images), signals)
         if len(encoded) != len(wanted):  # several images a row: they are not told apart
             return (encoded, [False] * len(encoded)) if whole else encode(family, model, arguments, None, signals)
         for key, tokens in zip(missing, encoded, strict=True):
@@ -72,7 +73,7 @@ def shared_encoder(model: Any, methods: Sequence[Method], cache: FeatureCache) -
         A function that encodes the images of a call into the cache, with the signals of all methods, and forgets those of
         the call before. Call it without gradients: the cache holds none.
     """
-    signals = frozenset[str]().union(*(method.signals for method in methods if not method.keeps_all))
+    signals = frozenset[str]().union(*(method.asked_signals for method in methods))
     family = family_of(model)
 
     def fill(inputs: ModelInputs) -> None:
@@ -85,4 +86,20 @@ def shared_encoder(model: Any, methods: Sequence[Method], cache: FeatureCache) -
 
 def _with_signals(cached: ImageTokens | None, signals: frozenset[str]) -> ImageTokens | None:
     """What a cache holds, or None where it was encoded for a method that did not ask for ``signals``."""
-    return None if cached is None or any(getattr(cached, name) is None for name in signals) else cached
+    held = cached is not None and all(cached.signal(name) is not None for name in _encoded(signals))
+    return cached if held else None
+
+
+def _encoded(signals: frozenset[str]) -> frozenset[str]:
+    """Those that come of the picture alone, and are held with it."""
+    return frozenset(name for name in signals if name == "projected" or parse_signal(name).kind in OF_TOWER)
+
+
+def _projected(family: Family, model: Any, images: list[ImageTokens], signals: frozenset[str]) -> list[ImageTokens]:
+    """The images with all of their tokens behind the projector, where that is asked for."""
+    if "projected" not in signals or not images:
+        return images
+    with torch.no_grad():
+        tokens = family.project(model, [image.features for image in images])
+    pairs = zip(images, tokens, strict=True)
+    return [replace(image, signals={**image.signals, "projected": each}) for image, each in pairs]

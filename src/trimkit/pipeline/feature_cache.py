@@ -47,6 +47,7 @@ class FeatureCache:
             views=(),
             cls_attention=_copied(tokens.cls_attention),
             keys=_copied(tokens.keys),
+            signals={name: each.detach().clone() for name, each in tokens.signals.items()},
             midway=None if midway is None else replace(midway, head=midway.head.detach().clone()),
         )
         self._held.put((key, stamp), held)

@@ -15,7 +15,7 @@ from trimkit.core.types import ImageTokens, Selection
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.methods import Method, get_method
 from trimkit.models import Family, ModelInputs, family_of
-from trimkit.pipeline.call_settings import CallSettings, check_signals, in_full_precision
+from trimkit.pipeline.call_settings import CallSettings, check_signals, in_full_precision, refuse_unplanned
 from trimkit.pipeline.choosing import Chooser
 from trimkit.pipeline.encoding import encode
 from trimkit.pipeline.media import (
@@ -83,6 +83,7 @@ class InputReducer:
         self._refuse_positions()
         self.method = get_method(method, **options)
         check_signals(self.family, model, self.method)
+        refuse_unplanned(self.family, model, self.method)
         self._refuse_settings()
         self.cache = feature_cache_of(model, settings.cache_images)
         self._model = model
@@ -198,7 +199,10 @@ class InputReducer:
             arguments |= self.chooser.tower.arguments()
         if self.method.keeps_all:
             return encode(family, self._model, arguments, None)
-        return encode(family, self._model, arguments, self.cache, self.method.signals)
+        if (plan := self.method.tower_plan) is not None:
+            refuse_unplanned(family, self._model, self.method)  # a video's family may be another one
+            arguments |= {"tower_plan": plan}
+        return encode(family, self._model, arguments, self.cache, self.method.asked_signals)
 
     def _refuse_positions(self) -> None:
         if self._settings.positions == "contiguous" and self.family.own_positions:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from trimkit.core.prompt_layout import image_rows
+from trimkit.core.signals import is_per_token
 from trimkit.core.types import ImageTokens
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.models import Family, ModelInputs
@@ -245,6 +246,7 @@ def _frames(video: ImageTokens) -> list[ImageTokens]:
                 frames=(length,),
                 cls_attention=None if video.cls_attention is None else video.cls_attention[part],
                 keys=None if video.keys is None else video.keys[part],
+                signals={name: each[part] if is_per_token(name) else each for name, each in video.signals.items()},
             )
         )
         start += length

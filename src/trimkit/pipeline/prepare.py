@@ -104,8 +104,8 @@ def choose(
 
 
 def _refuse_missing_signals(method: Method, image: ImageTokens) -> None:
-    missing = [] if method.keeps_all else [name for name in sorted(method.signals) if getattr(image, name) is None]
+    missing = [name for name in sorted(method.asked_signals) if image.signal(name) is None]
     if missing:
         raise ConfigError(
-            f"method {method.name!r} needs {' and '.join(missing)} of the vision tower: pass ImageTokens that hold them"
+            f"method {method.name!r} needs {' and '.join(missing)} beside the features: pass ImageTokens that hold them"
         )

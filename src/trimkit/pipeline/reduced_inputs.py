@@ -28,9 +28,11 @@ class ImageEmbeddings:
         row: its batch row; without a prompt, the number of its picture.
         query: the question that it was scored against, or None where the method reads no text or the user says none.
         tokens: what is kept as the encoder gives it; ``tokens.features`` is ``[k, D]``, before the projector where the
-            family can give it so, the aggregated token last; ``tokens.layers`` are deep-stack features.
+            family can give it so: a kept class token first, the aggregated token last; ``tokens.layers`` are deep-stack
+            features.
         embeddings: ``[k, H]``, what stands at its placeholders in the language model.
-        selection: which tokens were kept; ``selection.indices`` are those of the uncut image, ascending.
+        selection: which tokens were kept; ``selection.indices`` are those of the uncut image, ascending, and
+            ``selection.ordered`` the same in the order in which they stand in ``embeddings``.
         cached: whether its features came from a cache.
     """
 
@@ -44,7 +46,7 @@ class ImageEmbeddings:
 
     @property
     def indices(self) -> Tensor:
-        """``[k]`` or ``[k - 1]`` int64: which of the image's tokens stay (the aggregated token is none of them)."""
+        """``[n]`` int64: which of the image's tokens stay; the aggregated and the class token are none of them."""
         return self.selection.indices
 
     @property
@@ -197,13 +199,17 @@ def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection, 
         medium=item.family.medium,
         frames=item.image.frames,
         note=note,
+        class_token=selection.class_token,
         groups=None if selection.mixing is None else _groups(selection.mixing, selection.indices),
     )
 
 
 def _groups(mixing: Tensor, indices: Tensor) -> Tensor:
-    """``[N]`` int64: the kept token that takes most of each token, -1 where none takes anything; at ``indices`` its own."""
-    most, group = mixing.detach().abs().max(dim=0)
+    """``[N]`` int64: the kept token that takes most of each token, -1 where none takes anything; at ``indices`` its own.
+
+    Numbers are those of ``indices``, whatever order the language model gets the tokens in.
+    """
+    most, group = mixing[: len(indices)].detach().abs().max(dim=0)
     found = group.masked_fill(most == 0, -1)
     found[indices] = torch.arange(len(indices), device=found.device)
     return found

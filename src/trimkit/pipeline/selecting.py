@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimkit.core import functional as F
+from trimkit.core.layer_read import LayerRead
 from trimkit.core.sharing import merge_images, split_selection
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.errors import ConfigError
@@ -64,7 +66,12 @@ def select_tokens(
 
 
 def select_by_attention(
-    attention: Sequence[Tensor], features: Sequence[Tensor], rows: Sequence[int], method: Method
+    attention: Sequence[Tensor],
+    features: Sequence[Tensor],
+    rows: Sequence[int],
+    method: Method,
+    read: LayerRead | None = None,
+    signals: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> list[Selection]:
     """Choose the tokens of every image inside the language model.
 
@@ -73,15 +80,19 @@ def select_by_attention(
         features: B tensors ``[N_i, D]`` of hidden states.
         rows: the prompt of each image, where the method shares its budget among a prompt's images.
         method: what chooses, of ``stage`` ``llm``.
+        read: at which of its cuts, and what else it reads there of each image.
+        signals: what it has asked for beside attention, of every image.
     """
     shared = method.share == "prompt" and not method.keeps_all
     groups = [[i for i, each in enumerate(rows) if each == row] for row in dict.fromkeys(rows)]
     groups = groups if shared else [[i] for i in range(len(rows))]
-    tokens = [ImageTokens(torch.cat([features[i] for i in group])) for group in groups]
+    given: Sequence[Mapping[str, Tensor]] = [{}] * len(rows) if signals is None else signals
+    images = [ImageTokens(each, signals=own) for each, own in zip(features, given, strict=True)]
+    tokens = [merge_images([images[i] for i in group]) for group in groups]
     batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
     joined = [torch.cat([attention[i] for i in group]) for group in groups]
     padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
-    chosen = method.select(replace(batch, attention=padded))
+    chosen = method.select(replace(batch, attention=padded, layer=_of_groups(read, groups)))
     fixed = method.budget.kind in ("ratio", "count")
     found: dict[int, Selection] = {}
     for group, selection in zip(groups, chosen, strict=True):
@@ -89,6 +100,15 @@ def select_by_attention(
             zip(group, split_selection(selection, [len(attention[i]) for i in group], fixed=fixed), strict=True)
         )
     return [found[i] for i in range(len(rows))]
+
+
+def _of_groups(read: LayerRead | None, groups: Sequence[Sequence[int]]) -> LayerRead | None:
+    """What a cut reads, for images that are ranked together."""
+    if read is None or all(len(group) == 1 for group in groups):
+        return read
+    if read.rows:
+        raise ConfigError("text tokens' attention is read image by image: leave share= at 'image'")
+    return replace(read, totals=tuple(sum(read.totals[i] for i in group) for group in groups))
 
 
 def select_everything(images: Sequence[ImageTokens]) -> list[Selection]:
@@ -121,7 +141,11 @@ def relevance_of(
         raise ConfigError(f"method {method.name!r} needs a question for every image: pass query= or a processor")
     with torch.no_grad():
         cosine = method.normalize_relevance(method.profile or scorer.profile)
-        found = scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
+        by_segment: Any = getattr(scorer, "segment_similarity", None) if method.cuts_text else None
+        if by_segment is None:
+            found = scorer.similarity(images, asked, normalize=cosine, truncate=method.truncates_text)
+        else:
+            found = by_segment(images, asked)
     # NaN ranks last whatever the encoder's sign.
     return [
         row if image.alive is None else row.masked_fill(~image.alive.to(row.device), torch.nan)
@@ -155,6 +179,7 @@ def make_batch(
         keys=tuple(f"{image.key}|{query or ''}" for image, query in zip(images, queries, strict=True)),
         cls_attention=attention,
         tower_keys=keys,
+        signals=_signals(images, padded.device),
     )
 
 
@@ -164,24 +189,41 @@ def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | Non
     return torch.nn.utils.rnn.pad_sequence(given, batch_first=True) if len(given) == len(rows) else None
 
 
+def _signals(images: Sequence[ImageTokens], device: torch.device) -> dict[str, tuple[Tensor, ...]]:
+    """By name, those that all images have."""
+    names = [name for name in (images[0].signals if images else ()) if all(name in image.signals for image in images)]
+    return {name: tuple(image.signals[name].detach().to(device) for image in images) for name in names}
+
+
 def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
     """The image with what is kept of its features, and of those for deeper layers."""
     if selection.keeps_all:
         return image
+    if selection.class_token and (image.layers or "cls_state" not in image.signals):
+        raise ConfigError(
+            "the class token is kept and these image tokens have none: pass its state as signals['cls_state']"
+        )
     features, *layers = (_reduced(each, selection, image.alive) for each in (image.features, *image.layers))
-    return replace(image, features=features, layers=tuple(layers), views=(), cls_attention=None, keys=None, alive=None)
+    if selection.class_token:
+        features = torch.cat([image.signals["cls_state"].to(features)[None], features])
+    kept = replace(image, features=features, layers=tuple(layers), views=(), alive=None)
+    return replace(kept, cls_attention=None, keys=None, signals={})
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
-    """``[k (+1), D]`` kept features in order, the aggregated token last. Gradients flow into both."""
+    """``[k (+2), D]`` kept features in order, a kept class token first, the aggregated token last. Gradients flow into all."""
     return reduced_image(image, selection).features
 
 
 def _reduced(features: Tensor, selection: Selection, alive: Tensor | None) -> Tensor:
     indices = selection.indices.to(features.device)
-    kept = features[indices] if selection.mixing is None else _mixed(features, selection.mixing)
+    mixed = None if selection.mixing is None else _mixed(features, selection.mixing)
+    kept = features[indices] if mixed is None else mixed[: len(indices)]
+    kept = kept if selection.order is None else kept[selection.order.to(features.device)]
     if not selection.aggregated:
         return kept
+    if mixed is not None and len(mixed) > len(indices):
+        return torch.cat([kept, mixed[len(indices) :]])
     keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
     keep[0, indices] = True
     weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)

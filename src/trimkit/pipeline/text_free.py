@@ -49,7 +49,7 @@ def select_asked(
         profile: how to read it.
         rows: the prompt of each image.
     """
-    if not method.needs_relevance:
+    if not method.needs_question:
         return select_tokens(images, None, asked, method, profile, rows)
     found: dict[int, Selection] = {}
     for silent in (False, True):

@@ -102,7 +102,7 @@ def refuse_unranked(method: Method) -> None:
     Raises:
         ConfigError: that.
     """
-    if not method.keeps_all and (not method.uses_text or method.signals or isinstance(method, ChoosingMethod)):
+    if not method.keeps_all and (not method.uses_text or method.asked_signals or isinstance(method, ChoosingMethod)):
         raise ConfigError(
             f"tower_keep= ranks patches by the question alone, which method {method.name!r} does not do: choose one that does, "
             "such as 'trim'"

@@ -131,7 +131,7 @@ class VisionEncoder:
             UnsupportedError: a video.
         """
         arguments, rows, count = self._arguments(images)
-        if query is None and self.method.needs_relevance:
+        if query is None and self.method.needs_question:
             raise ConfigError(f"method {self.method.name!r} needs a question for every image: pass query=")
         given = [None] * count if query is None else each_row(query, count)
         if not rows:

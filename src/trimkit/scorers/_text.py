@@ -40,10 +40,12 @@ class TextEncoder:
         self._embed_ids, self._tokenizer, self._max_length, self._device = embed, tokenizer, max_length, device
         self._start, self._pad_id = start, pad_id
         self._held: Recent[tuple[str, bool], Tensor] = Recent(_HELD)
+        self._held_segments: Recent[str, Tensor] = Recent(_HELD)
 
     def clear(self) -> None:
         """Forget embeddings."""
         self._held.clear()
+        self._held_segments.clear()
 
     @torch.no_grad()
     def __call__(self, queries: Sequence[str], *, truncate: bool = False) -> list[Tensor]:
@@ -56,6 +58,25 @@ class TextEncoder:
             if not query.strip():
                 raise InputError("the question is empty: ask something, or use a method that does not read the text")
         return [self._embed(query, truncate) for query in queries]
+
+    @torch.no_grad()
+    def segments(self, query: str) -> Tensor:
+        """``[S, P]`` float32 of a question cut as CDPruner's code cuts it: ids with one start and one end token, in pieces of
+        the tower's length. A piece without an end token is read where the tower looks for it in vain.
+
+        Raises:
+            InputError: the question is empty.
+        """
+        if not query.strip():
+            raise InputError("the question is empty: ask something, or use a method that does not read the text")
+        held = self._held_segments.get(query)
+        if held is None:
+            ids = self._tokenizer(query, truncation=False, verbose=False)["input_ids"]
+            parts = [ids[i : i + self._max_length] for i in range(0, len(ids), self._max_length)]
+            rows = [self._embed_ids(torch.tensor([self._filled(part)], device=self._device()))[0] for part in parts]
+            held = torch.stack(rows).float()
+            self._held_segments.put(query, held)
+        return held
 
     def _embed(self, query: str, truncate: bool) -> Tensor:
         key = (query, truncate)

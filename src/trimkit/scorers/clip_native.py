@@ -10,6 +10,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from trimkit.core import functional as F
@@ -109,6 +110,38 @@ class ClipNativeScorer(EncoderScorer):
             InputError: a question is empty.
         """
         return self._text(queries, truncate=truncate)
+
+    def segment_similarity(self, images: Sequence[ImageTokens], queries: Sequence[str]) -> list[Tensor]:
+        """``[N]`` each: the mean of the patches' cosines to the segments of the question.
+
+        Raises:
+            InputError: a question is empty.
+        """
+        found = []
+        for image, query in zip(images, queries, strict=True):
+            patches = self._patches(image)[None]
+            rows = [
+                F.clip_relevance(patches, text.to(patches)[None], normalize=True)[0]
+                for text in self._text.segments(query)
+            ]
+            found.append(torch.stack(rows).mean(dim=0))
+        return found
+
+    def segment_embeddings(self, query: str) -> Tensor:
+        """``[S, P]`` float32: one embedding for each piece of the question that is as long as the text tower takes.
+
+        Raises:
+            InputError: the question is empty.
+        """
+        return self._text.segments(query)
+
+    def patch_embeddings(self, image: ImageTokens) -> Tensor:
+        """``[N, P]`` the patches in the space of the text's embeddings.
+
+        Raises:
+            ConfigError: the features are not this tower's.
+        """
+        return self._patches(image)
 
     def _patches(self, image: ImageTokens) -> Tensor:
         features = image.features if image.tower_columns is None else image.features[:, slice(*image.tower_columns)]

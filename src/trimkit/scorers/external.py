@@ -142,6 +142,22 @@ class ExternalScorer(EncoderScorer):
         texts = self.text_embeddings(queries, truncate=truncate)
         return [self._scores(image, text, normalize) for image, text in zip(images, texts, strict=True)]
 
+    def segment_embeddings(self, query: str) -> Tensor:
+        """``[S, P]`` float32: one embedding for each piece of the question that is as long as the text tower takes.
+
+        Raises:
+            InputError: the question is empty.
+        """
+        return self._text.segments(query)
+
+    @torch.no_grad()
+    def segment_similarity(self, images: Sequence[ImageTokens], queries: Sequence[str]) -> list[Tensor]:
+        """``[N]`` each: the mean of the tokens' cosines to the segments of the question; see ``similarity``."""
+        return [
+            torch.stack([self._scores(image, text, True) for text in self.segment_embeddings(query)]).mean(dim=0)
+            for image, query in zip(images, queries, strict=True)
+        ]
+
     def _scores(self, image: ImageTokens, text: Tensor, normalize: bool) -> Tensor:
         if not image.views:
             raise ConfigError("an external scorer looks at pixels and this image came without any")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from torch import Tensor
 
 from trimkit.attach.llm_pruning.attention import output_projection
 from trimkit.errors import ConfigError, UnsupportedError
@@ -19,23 +22,26 @@ class PrunableDecoder:
     Args:
         model: a transformers vision-language model.
         method: of ``stage`` ``llm``.
+        own_positions: whether positions are not 1-D, and therefore stay whatever the method says.
+
+    Attributes:
+        stages: by layer, in ascending order, the number of the method's stage that comes before it.
+        first: the first of these layers.
+        renumber: what gives position embeddings, where those behind a cut are numbered anew; else None.
 
     Raises:
         UnsupportedError: its layers are not of the kind that can be cut.
         ConfigError: the method begins behind the last layer.
     """
 
-    def __init__(self, model: Any, method: Method) -> None:
+    def __init__(self, model: Any, method: Method, *, own_positions: bool = False) -> None:
         self.module = model.get_decoder()
         self.layers = list(getattr(self.module, "layers", ()))
         self.name = type(model).__name__
         self._refuse()
-        self.first = method.first_short_layer(len(self.layers))
-        if self.first >= len(self.layers):
-            raise ConfigError(
-                f"layer {self.first} is behind the last of {self.name}'s {len(self.layers)} layers: give 1 to "
-                f"{len(self.layers) - 1}"
-            )
+        self.stages = self._stages(method.cuts(len(self.layers)))
+        self.first = min(self.stages)
+        self.renumber = self._renumbering(method.renumbers and not own_positions)
         self._calls: WeakKeyDictionary[Any, tuple[contextlib.AbstractContextManager[Any], int]] = WeakKeyDictionary()
         self.active: dict[int, list[object]] = {}  # by thread: calls within calls
 
@@ -49,6 +55,29 @@ class PrunableDecoder:
         if found is None or cache.get_seq_length() < found[1]:
             return contextlib.nullcontext()
         return found[0]
+
+    def _stages(self, cuts: tuple[int, ...]) -> dict[int, int]:
+        for layer in cuts:
+            if layer < 1:
+                raise ConfigError(f"layer {layer} is not possible: one layer at least sees all tokens, give 1 or more")
+            if layer >= len(self.layers):
+                raise ConfigError(
+                    f"layer {layer} is behind the last of {self.name}'s {len(self.layers)} layers: give 1 to "
+                    f"{len(self.layers) - 1}"
+                )
+        if list(cuts) != sorted(cuts):
+            raise ConfigError(f"layers {list(cuts)} are not in ascending order: give for example {sorted(cuts)}")
+        return {layer: stage for stage, layer in enumerate(cuts)}
+
+    def _renumbering(self, wanted: bool) -> Callable[[Tensor, Tensor], Any] | None:
+        if not wanted:
+            return None
+        embedding = getattr(self.module, "rotary_emb", None)
+        if embedding is None:
+            raise UnsupportedError(
+                f"{self.name} has no rotary embedding that positions could be numbered anew with: give renumber=False"
+            )
+        return lambda hidden, positions: embedding(hidden, positions)
 
     def _refuse(self) -> None:
         config = self.module.config

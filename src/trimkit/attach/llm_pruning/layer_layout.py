@@ -30,6 +30,32 @@ class _Merged:
     keep: Tensor
     weights: Tensor | None
 
+    def states(self, image: Tensor) -> Tensor:
+        """``[R, 1, D]`` of the image's ``[R, N, D]``."""
+        keep = self.keep.to(image.device).expand(len(image), -1)
+        weights = None if self.weights is None else self.weights.to(image.device).expand(len(image), -1)
+        return F.aggregate(image, keep, weights=weights).unsqueeze(1)
+
+    @property
+    def columns(self) -> Tensor:
+        return self.places.new_tensor([self.column])
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """What stands in the ``columns`` ``[k]`` of an image: ``rows`` ``[k, N]`` of the states at its ``places`` ``[N]``."""
+
+    row: int
+    columns: Tensor
+    places: Tensor
+    rows: Tensor
+
+    def states(self, image: Tensor) -> Tensor:
+        """``[R, k, D]`` of the image's ``[R, N, D]``."""
+        wide = image.to(torch.promote_types(image.dtype, torch.float32))
+        with torch.autocast(image.device.type, enabled=False):
+            return (self.rows.to(wide) @ wide).to(image.dtype)
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -41,6 +67,7 @@ class Columns:
         ragged: whether one is false.
         queries: ``[R, q]`` what the layer computes.
         first: column of the first query that the mask has.
+        gone: ``[R, q]`` how many tokens before each query are no longer there, where positions are numbered anew; else None.
     """
 
     keys: Tensor
@@ -48,6 +75,7 @@ class Columns:
     ragged: bool
     queries: Tensor
     first: int
+    gone: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,16 +87,18 @@ class LayerLayout:
         valid: ``[B, k]`` bool, see ``Columns``.
         ragged: whether one is false.
         length: L.
-        merged: tokens that stand for what was dropped.
+        merged: tokens that stand for what was dropped, and images whose tokens were mixed.
+        gone: ``[B, L + 1]`` int64, how many real tokens before each column were dropped, and in all.
     """
 
     columns: Tensor
     valid: Tensor
     ragged: bool
     length: int
-    merged: tuple[_Merged, ...] = ()
+    merged: tuple[_Merged | _Mixed, ...] = ()
+    gone: Tensor | None = None
 
-    def at(self, offset: int, count: int, rows: int, device: torch.device) -> Columns:
+    def at(self, offset: int, count: int, rows: int, device: torch.device, *, renumber: bool = False) -> Columns:
         """The columns of a pass over ``count`` columns from ``offset`` on, for ``rows`` sequences (beams are neighbours)."""
         every = rows // len(self.columns)
         columns, valid = (each.to(device).repeat_interleave(every, dim=0) for each in (self.columns, self.valid))
@@ -76,18 +106,19 @@ class LayerLayout:
         keys = torch.cat([columns, after], dim=1)
         shown = torch.cat([valid, torch.ones_like(after, dtype=torch.bool)], dim=1)
         queries = keys if offset == 0 else torch.arange(offset, offset + count, device=device).expand(rows, -1)
-        return Columns(keys, shown, self.ragged, queries, offset)
+        gone = None
+        if renumber and self.gone is not None:
+            gone = self.gone.to(device).repeat_interleave(every, dim=0).gather(1, queries.clamp(max=self.length))
+        return Columns(keys, shown, self.ragged, queries, offset, gone)
 
     def cut(self, hidden: Tensor, at: Columns) -> Tensor:
         """``[R, L, D]`` hidden states to ``[R, k, D]``, with the merged tokens in their places."""
         short, every = take(hidden, at.queries), len(hidden) // len(self.columns)
         for merged in self.merged:
-            place = int((self.columns[merged.row] == merged.column).nonzero())
             rows = slice(merged.row * every, (merged.row + 1) * every)
             image = hidden[rows, merged.places.to(hidden.device)]
-            keep = merged.keep.to(hidden.device).expand(every, -1)
-            weights = None if merged.weights is None else merged.weights.to(hidden.device).expand(every, -1)
-            short[rows, place] = F.aggregate(image, keep, weights=weights)
+            places = torch.searchsorted(self.columns[merged.row], merged.columns).to(hidden.device)
+            short[rows, places] = merged.states(image)
         return short
 
     def spread(self, short: Tensor, whole: Tensor, at: Columns) -> Tensor:
@@ -137,7 +168,7 @@ def _last_of_prompt(real: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def plan_layers(
-    places: Tensor, real: Tensor, selections: Sequence[Selection], rows: Sequence[int]
+    places: Tensor, real: Tensor, selections: Sequence[Selection], rows: Sequence[int], images: Sequence[Tensor]
 ) -> LayerLayout | None:
     """What stays of every prompt; padding goes first. None where every image token stays.
 
@@ -145,27 +176,33 @@ def plan_layers(
         places: ``[B, L]`` bool, the image placeholders.
         real: ``[B, L]`` bool, false on padding.
         selections, rows: of every image in order of the placeholders, and its prompt.
+        images: the columns of every image that are still there, of which its selection speaks.
     """
-    if all(selection.keeps_all for selection in selections):
+    if all(selection.keeps_all and selection.mixing is None for selection in selections):
         return None
     places, real = places.cpu(), real.cpu()
-    totals = [selection.total for selection in selections]
-    keep, merged = real & ~places, []
-    for selection, row, columns in zip(selections, rows, _image_columns(places, totals, rows), strict=True):
+    keep, merged = real & ~places, list[_Merged | _Mixed]()
+    for selection, row, image in zip(selections, rows, images, strict=True):
+        columns = image.cpu()
         kept = torch.zeros(selection.total, dtype=torch.bool)
         kept[selection.indices.cpu()] = True
         keep[row, columns[kept]] = True
+        if selection.mixing is not None:
+            merged.append(_Mixed(row, columns[kept], columns, selection.mixing))
         if selection.aggregated:
-            rest = columns[~kept]
-            middle = int(rest[len(rest) // 2])
-            keep[row, middle] = True
-            merged.append(_Merged(row, middle, columns, kept, selection.weights))
+            merged.append(_Merged(row, _middle(columns[~kept]), columns, kept, selection.weights))
+            keep[row, merged[-1].columns] = True
     counts = keep.sum(dim=1, keepdim=True)
     width = int(counts.max())
     stays = keep | (~keep & ((~keep).cumsum(dim=1) <= width - counts))
     columns = stays.nonzero()[:, 1].view(len(keep), width)
     valid = keep.gather(1, columns)
-    return LayerLayout(columns, valid, not bool(valid.all()), places.shape[1], tuple(merged))
+    gone = torch.nn.functional.pad((real & ~keep).long().cumsum(dim=1), (1, 0))
+    return LayerLayout(columns, valid, not bool(valid.all()), places.shape[1], tuple(merged), gone)
+
+
+def _middle(columns: Tensor) -> int:
+    return int(columns[len(columns) // 2])
 
 
 def _image_columns(places: Tensor, totals: Sequence[int], rows: Sequence[int]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -17,8 +18,18 @@ _ALONG_SEQUENCE = ("position_ids", "cache_position")
 class ShortPass:
     """One pass through the shortened layers."""
 
-    def __init__(self, layout: LayerLayout, at: Columns, whole: Tensor, implementation: str) -> None:
+    def __init__(
+        self,
+        layout: LayerLayout,
+        at: Columns,
+        whole: Tensor,
+        implementation: str,
+        renumber: Callable[[Tensor, Tensor], Any] | None = None,
+    ) -> None:
+        self.layout = layout
         self._layout, self._at, self._whole = layout, at, whole
+        self._renumber = renumber
+        self._placed: tuple[Tensor, Any] | None = None
         self._cuts = at.first == 0
         self._implementation = implementation
         self._masks: dict[int, tuple[Any, Any]] = {}
@@ -33,7 +44,7 @@ class ShortPass:
         """A layer's keyword arguments for what is left of the sequence."""
         out = {**kwargs, "attention_mask": self._mask(kwargs.get("attention_mask"))}
         if not self._cuts:
-            return out
+            return {**out, **self._renumbered(kwargs)}
         for name, value in kwargs.items():
             if name == "position_embeddings" and value is not None:
                 out[name] = tuple(take(each, self._at.queries) for each in value)
@@ -46,7 +57,25 @@ class ShortPass:
                 raise UnsupportedError(
                     f"layers are given {name!r}, which cannot be cut: use a method that drops tokens before"
                 )
-        return out
+        return {**out, **self._renumbered(kwargs)}
+
+    def _renumbered(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Positions less what is gone before them, where that is asked for: those of a sequence that never had it."""
+        if self._renumber is None or self._at.gone is None:
+            return {}
+        if self._placed is None:
+            positions = kwargs.get("position_ids")
+            if positions is None or kwargs.get("position_embeddings") is None:
+                raise UnsupportedError(
+                    "layers of this language model are not given their positions, which therefore stay: give renumber=False"
+                )
+            if self._cuts:
+                positions = take(positions.unsqueeze(-1), self._at.queries).squeeze(-1)
+            positions = positions - self._at.gone
+            self._placed = positions, self._renumber(self._whole, positions)
+        positions, embeddings = self._placed
+        flash = "flash" in self._implementation and self._cuts
+        return {"position_ids": None if flash else positions, "position_embeddings": embeddings}
 
     def _mask(self, mask: Any) -> Any:
         if id(mask) not in self._masks:  # with the mask itself, so that its id stays its own
