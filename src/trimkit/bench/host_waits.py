@@ -28,6 +28,10 @@ _READS = frozenset(
 _MAKERS = frozenset(
     "tensor as_tensor zeros ones empty full arange eye rand randn randint randperm linspace from_numpy scalar_tensor".split()
 )
+_NO_WORK = frozenset(
+    "__get__ __set__ __len__ size dim numel stride is_floating_point data_ptr is_inference is_contiguous element_size "
+    "_set_grad_enabled _has_compatible_shallow_copy_type is_complex get_device requires_grad_ set_default_dtype".split()
+)
 _MOVES = frozenset({"to", "cpu", "cuda"})
 _OWN = "trimkit"
 _TEXT = "trimkit.scorers"
@@ -67,8 +71,8 @@ class HostWaits(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = _name(func)
-        if name == "__get__" or name in ("size", "dim", "stride", "is_floating_point", "data_ptr", "is_inference"):
-            return func(*args, **kwargs)
+        if name in _NO_WORK:
+            return self._looked_at(name, func, args, kwargs)
         waits = self._waits(name, args, kwargs)
         on_host = self._lands_on_host(name, args, kwargs)
         self.calls += 1
@@ -86,6 +90,13 @@ class HostWaits(TorchFunctionMode):
                 self._host.pop(id(each), None)
         return result
 
+    def _looked_at(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """A call that gives the device nothing to do; what it returns lies where its tensor does."""
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and args and isinstance(args[0], Tensor) and self._is_host(args[0]):
+            self._host[id(result)] = weakref.ref(result)
+        return result
+
     def _is_host(self, tensor: Tensor) -> bool:
         found = self._host.get(id(tensor))
         return found is not None and found() is tensor
@@ -95,6 +106,8 @@ class HostWaits(TorchFunctionMode):
         away = [each for each in tensors if not self._is_host(each)]
         if name in ("__getitem__", "__setitem__"):
             return self._index_waits(args)
+        if name == "fetch":
+            return bool(away)
         if name in _MOVES:
             return self._move_waits(name, args, kwargs)
         if name in ("tensor", "as_tensor"):  # numbers of the host onto a device
@@ -131,7 +144,7 @@ class HostWaits(TorchFunctionMode):
 
     def _lands_on_host(self, name: str, args: Any, kwargs: Any) -> bool:
         tensors = list(_tensors(args)) + list(_tensors(kwargs))
-        if name == "cpu":
+        if name in ("cpu", "fetch"):
             return True
         if name in _MOVES:
             target = _target(args, kwargs)

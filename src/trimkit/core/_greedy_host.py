@@ -14,7 +14,7 @@ __all__ = ["LEAST_NOVELTY", "cover", "largest_volume", "most_different", "releva
 LEAST_NOVELTY = 1e-4  # below it, what is called new is rounding, and worth alone decides
 _LEAST_VOLUME = 1e-9  # of the largest: what is left beyond the rank of the kernel is rounding
 _LEAST_LENGTH = 1e-12
-_ROWS = 48  # computed at a time; measured: fewer make the product slow, more compute what nobody reads
+_ROWS = 24  # computed at a time; measured: fewer make the product slow, more compute what nobody reads
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

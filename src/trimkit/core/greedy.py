@@ -27,7 +27,7 @@ from trimkit.core import _greedy_device as on_device
 from trimkit.core import _greedy_host as on_host
 from trimkit.core.transfer import upload
 
-__all__ = ["cover", "gram", "kept", "largest_volume", "most_different", "relevant_and_new", "wide_dtype"]
+__all__ = ["by_image", "cover", "gram", "kept", "largest_volume", "most_different", "relevant_and_new", "wide_dtype"]
 
 _ELEMENTS = 1 << 28  # of Gram matrices held at a time on a device: 2 GiB in float64
 
@@ -37,6 +37,11 @@ Counts = Sequence[int]
 def wide_dtype(device: torch.device) -> torch.dtype:
     """What greedy choices are computed in, so that rounding turns none: float64, where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def by_image(values: Tensor) -> bool:
+    """Whether images are chosen one by one: on the CPU."""
+    return values.device.type == "cpu"
 
 
 def gram(vectors: Tensor, others: Tensor | None = None) -> Tensor:
@@ -79,7 +84,7 @@ def relevant_and_new(
     """
     if relevant is None:
         relevant = torch.full((len(worth),), max(counts, default=0), device=worth.device)
-    if _by_image(worth):
+    if by_image(worth):
         weighed = relevant.numpy()
         return _each(
             lambda i, n: on_host.relevant_and_new(
@@ -107,7 +112,7 @@ def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Co
         features: ``[B, N, D]``, of any length; one that is not finite, or 0, is similar to nothing.
         counts, totals: see the module.
     """
-    if _by_image(quality):
+    if by_image(quality):
         return _each(
             lambda i, n: on_host.largest_volume(quality[i, :n].numpy(), features[i, :n], counts[i]),
             quality,
@@ -130,7 +135,7 @@ def most_different(distances: Tensor, counts: Counts, totals: Counts, broken: Te
         broken: ``[B, N]`` bool, tokens that are not finite: far from everything, and chosen last.
     """
     tokens = broken.shape[1]
-    if _by_image(broken):
+    if by_image(broken):
         return _each(
             lambda i, n: on_host.most_different(distances[i, :n, :n].numpy(), counts[i], broken[i, :n].numpy()),
             broken,
@@ -151,7 +156,7 @@ def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) 
         similarity: ``[B, N, N]``; 0 on padding.
         counts, totals: see the module.
     """
-    if _by_image(saliency):
+    if by_image(saliency):
         return _each(
             lambda i, n: on_host.cover(saliency[i, :n].numpy(), similarity[i, :n, :n].numpy(), counts[i]),
             saliency,
@@ -161,11 +166,6 @@ def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) 
     saliency = _below_padding(saliency, totals)
     picked = on_device.cover(saliency, similarity, max(counts), wide_dtype(saliency.device))
     return _cut(picked, counts, saliency.shape[1])
-
-
-def _by_image(values: Tensor) -> bool:
-    """Whether the loop in numpy serves."""
-    return values.device.type == "cpu"
 
 
 def _each(choose: Callable[[int, int], on_host.Indices], values: Tensor, counts: Counts, totals: Counts) -> Tensor:

@@ -10,15 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from trimkit.core.transfer import upload
 from trimkit.core.types import Selection
 from trimkit.errors import InputError, UnsupportedError
 
 __all__ = ["PromptLayout", "check_mask", "image_rows", "pad_left", "plan_prompt"]
 
 Side = Literal["left", "right"]
+Flags = NDArray[np.bool_]
 
 _OWN_RULE = frozenset({"input_ids", "attention_mask", "position_ids", "shift_labels"})
 
@@ -138,7 +142,11 @@ def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int], me
     Raises:
         InputError: the counts do not add up row by row.
     """
-    counts = (input_ids == image_token_id).sum(dim=1).tolist()
+    return _rows((input_ids == image_token_id).sum(dim=1).tolist(), totals, medium)
+
+
+def _rows(counts: Sequence[int], totals: Sequence[int], medium: str) -> list[int]:
+    """``image_rows`` from the placeholders of each row."""
     rows, row, left = [], 0, counts[0] if counts else 0
     for total in totals:
         while left == 0 and row + 1 < len(counts):
@@ -165,8 +173,11 @@ def plan_prompt(
     *,
     keep_end: bool = False,
     multiple: int = 1,
+    device: torch.device | None = None,
 ) -> PromptLayout:
     """Plan which columns stay.
+
+    The host waits for the ids and the mask, unless they are on it already, but not for what was selected.
 
     Kept tokens stay in order; the aggregated token follows the last kept one of its image and takes the place of the
     middle one of those it stands for. Padding at either end is stripped, then rows are padded anew on ``side``.
@@ -179,22 +190,30 @@ def plan_prompt(
             stay the last ones.
         multiple: of which the new length is to be one, by padding, where the full length leaves room: pictures of many
             lengths then meet a compiled model in few.
+        device: where the layout is to be; by default, where the ids are.
     """
-    width = input_ids.shape[1]
+    to_end = keep_end and side == "left"
+    width, device = input_ids.shape[1], input_ids.device if device is None else device
     if all(selection.keeps_all for selection in selections):
-        columns = torch.arange(width, device=input_ids.device).expand(input_ids.shape[0], -1)
+        columns = torch.arange(width, device=device).expand(input_ids.shape[0], -1)
         return PromptLayout(sources=columns, identity=True)
-    rows = image_rows(input_ids, image_token_id, [selection.total for selection in selections])
-    ids, mask = input_ids.cpu(), None if attention_mask is None else attention_mask.cpu()
-    sources = []
-    for row in range(len(ids)):
-        mine = [selection for selection, at in zip(selections, rows, strict=True) if at == row]
-        start, stop = (0, width) if mask is None else _real_span(mask[row])
-        stop = width if keep_end and side == "left" else stop
-        sources.append(_row_sources(ids[row], image_token_id, mine, start, stop))
-    length = max(len(row) for row in sources)
+    placeholders: Flags = (input_ids == image_token_id).cpu().numpy()
+    rows = _rows(placeholders.sum(axis=1).tolist(), [selection.total for selection in selections], "image")
+    text = ~placeholders if attention_mask is None else _real_span(attention_mask.cpu().numpy() != 0, to_end)
+    text &= ~placeholders
+    added = [len(each.indices) + each.aggregated for each in selections]
+    lengths = text.sum(axis=1) + np.bincount(rows, added, minlength=len(text)).astype(np.int64)
+    length = int(lengths.max())
     length = max(length, min(-(-length // multiple) * multiple, width))
-    return PromptLayout(sources=_pad(sources, side, length).to(input_ids.device), identity=False)
+    order = _kept_in_order(text, placeholders, selections, device)
+    # Column i of a row is the row's first kept column and i more, where no padding is.
+    starts = np.cumsum(lengths) - lengths - (length - lengths if side == "left" else 0)
+    places = starts[:, None] + np.arange(length)
+    first = (np.cumsum(lengths) - lengths)[:, None]
+    padded = (places < first) | (places >= first + lengths[:, None])
+    sources = order.index_select(0, upload(np.where(padded, 0, places).ravel(), device)) % width
+    sources = sources.masked_fill(upload(padded.ravel(), device), -1).view(places.shape)
+    return PromptLayout(sources=sources, identity=False)
 
 
 def pad_left(mask: Tensor) -> PromptLayout:
@@ -203,44 +222,41 @@ def pad_left(mask: Tensor) -> PromptLayout:
     return PromptLayout(order.masked_fill(~mask.bool().gather(1, order), -1), identity=False)
 
 
-def _row_sources(ids: Tensor, image_token_id: int, selections: Sequence[Selection], start: int, stop: int) -> Tensor:
-    """Kept columns of one row, in their new order."""
-    placeholders = (ids == image_token_id).nonzero().squeeze(1)
-    # Sort keys: a column's own number; an aggregated token's is just behind the last kept column of its image.
-    keep = torch.zeros(len(ids), dtype=torch.bool)
-    keep[start:stop] = True
-    keep[placeholders] = False
-    extra_at, extra_key, first = [], [], 0
-    for selection in selections:
-        columns = placeholders[first : first + selection.total]
-        first += selection.total
-        indices = selection.indices.cpu()
-        keep[columns[indices]] = True
-        if selection.aggregated:
-            dropped = torch.ones(selection.total, dtype=torch.bool)
-            dropped[indices] = False
-            rest = columns[dropped]
-            extra_at.append(int(rest[len(rest) // 2]))
-            extra_key.append(float(columns[indices[-1]] if indices.numel() else columns[0]) + 0.5)
-    columns = keep.nonzero().squeeze(1)
-    keys = torch.cat([columns.double(), torch.tensor(extra_key, dtype=torch.float64)])
-    return torch.cat([columns, torch.tensor(extra_at, dtype=torch.int64)])[keys.argsort(stable=True)]
+def _kept_in_order(
+    text: Flags, placeholders: Flags, selections: Sequence[Selection], device: torch.device
+) -> Tensor:
+    """``[n]`` int64, all columns that stay, row after row in their new order; column c of row b is ``b * L + c``."""
+    counts = np.array([len(each.indices) for each in selections])
+    totals = np.array([each.total for each in selections])
+    offsets = np.cumsum(totals) - totals
+    columns = upload(np.flatnonzero(placeholders), device)  # of all images, one after the other
+    chosen = torch.cat([each.indices.to(device) for each in selections]) + upload(np.repeat(offsets, counts), device)
+    kept = columns.index_select(0, chosen)
+    keep = upload(text.ravel(), device).index_fill(0, kept, True)
+    every = torch.arange(text.size, device=device)
+    # Sort keys: twice a column's number; an aggregated token's is just behind the last kept column of its image.
+    keys = torch.where(keep, 2 * every, 2 * text.size)
+    extra = np.array([each.aggregated for each in selections])
+    if extra.any():
+        dropped = torch.ones_like(columns).index_fill(0, chosen, 0).cumsum(0)
+        rest = totals - counts
+        middle = (np.cumsum(rest) - rest + rest // 2 + 1)[extra]
+        middle = columns.index_select(0, torch.searchsorted(dropped, upload(middle, device)))
+        # The last kept column, or the first one where none is kept.
+        last = np.where(counts > 0, np.cumsum(counts) - 1, len(chosen) + offsets)[extra]
+        behind = torch.cat([kept, columns]).index_select(0, upload(last, device))
+        every, keys = torch.cat([every, middle]), torch.cat([keys, 2 * behind + 1])
+    count = int(text.sum() + counts.sum() + extra.sum())
+    return every.index_select(0, keys.argsort()[:count])
 
 
-def _real_span(mask: Tensor) -> tuple[int, int]:
-    """First and last-plus-one unmasked column of ``[L]``."""
-    real = mask.nonzero().squeeze(1)
-    return (int(real[0]), int(real[-1]) + 1) if real.numel() else (0, len(mask))
-
-
-def _pad(rows: Sequence[Tensor], side: Side, width: int) -> Tensor:
-    out = torch.full((len(rows), width), -1, dtype=torch.int64)
-    for target, row in zip(out, rows, strict=True):
-        if side == "left":
-            target[width - len(row) :] = row
-        else:
-            target[: len(row)] = row
-    return out
+def _real_span(real: Flags, to_end: bool) -> Flags:
+    """``[B, L]`` bool: from a row's first unmasked column to its last; all of a row without one. With ``to_end`` to its end."""
+    columns, some = np.arange(real.shape[1]), real.any(axis=1)
+    start = np.where(some, real.argmax(axis=1), 0)[:, None]
+    stop = np.where(some & (not to_end), real.shape[1] - real[:, ::-1].argmax(axis=1), real.shape[1])[:, None]
+    found: Flags = (columns >= start) & (columns < stop)
+    return found
 
 
 def _refuse_packed(position_ids: Tensor, mask: Tensor | None) -> None:

@@ -8,8 +8,27 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
-__all__ = ["rows_of", "upload"]
+__all__ = ["fetch", "rows_of", "upload"]
+
+
+def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors on the host, by one transfer for all that are elsewhere; those on the host as they are.
+
+    A ``TorchFunctionMode`` sees it as one call.
+    """
+    if has_torch_function(tensors):
+        return handle_torch_function(fetch, tensors, tensors)  # type: ignore[no-any-return]
+    done = [each.detach() for each in tensors]
+    for device in {each.device for each in tensors if each.device.type != "cpu"}:
+        # The widest first, so that each begins where its dtype may.
+        away = sorted((i for i, each in enumerate(done) if each.device == device), key=lambda i: -done[i].itemsize)
+        parts = [done[i].contiguous().flatten().view(torch.uint8) for i in away]
+        host = torch.cat(parts).cpu().split([len(part) for part in parts])
+        for i, part in zip(away, host, strict=True):
+            done[i] = part.view(done[i].dtype).view(done[i].shape)
+    return done
 
 
 def upload(values: ArrayLike, device: torch.device) -> Tensor:

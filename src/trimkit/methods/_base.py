@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -11,38 +12,22 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.transfer import rows_of, upload
 from trimkit.core.types import EncoderProfile, Selection, TokenBatch
 from trimkit.errors import ConfigError
 
-__all__ = ["Method", "keep_all", "single"]
+__all__ = ["Method", "keep_all", "on_device", "single"]
 
 
 def keep_all(batch: TokenBatch) -> list[Selection]:
     """Every token of every image, nothing aggregated."""
-    totals = batch.mask.sum(dim=1).tolist()
-    return [
-        Selection(indices=row.nonzero().squeeze(1), total=total) for row, total in zip(batch.mask, totals, strict=True)
-    ]
+    every = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+    return [Selection(indices=every[:total], total=total) for total in batch.totals]
 
 
 def single(batch: TokenBatch, row: int) -> TokenBatch:
     """One image of a batch, without padding: a method that looks at one at a time gets the same numbers in any batch."""
-    real = batch.mask[row]
-
-    def cut(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[row, : len(real)][real].unsqueeze(0)
-
-    return TokenBatch(
-        features=batch.features[row][real].unsqueeze(0),
-        mask=real[real].unsqueeze(0),
-        relevance=cut(batch.relevance),
-        profile=batch.profile,
-        grids=batch.grids[row : row + 1],
-        keys=batch.keys[row : row + 1],
-        cls_attention=cut(batch.cls_attention),
-        tower_keys=cut(batch.tower_keys),
-        attention=cut(batch.attention),
-    )
+    return batch.part([row], batch.totals[row])
 
 
 class Method(BaseModel):
@@ -131,7 +116,7 @@ class Method(BaseModel):
             return total
         if self.budget.kind not in ("ratio", "count") or self.share != "image":
             return None
-        patches = int(self._patch_counts(torch.ones(1, total, dtype=torch.bool))[0])
+        patches = self._patch_counts([total])[0]
         return patches + int(self.aggregate != "none" and self._fits(patches, total))
 
     def normalize_relevance(self, profile: EncoderProfile) -> bool:
@@ -148,17 +133,23 @@ class Method(BaseModel):
         return None if batch.relevance is None else F.sanitize(batch.relevance * batch.profile.sign, batch.mask)
 
     def select(self, batch: TokenBatch) -> list[Selection]:
-        """Choose the tokens of every image of a batch; a row's result does not depend on the other rows."""
+        """Choose the tokens of every image of a batch; a row's result does not depend on the other rows.
+
+        Waits for the device at most once, for the counts, and not at all where ``fixed_counts`` knows them.
+        """
         if self.keeps_all:
             return keep_all(batch)
+        batch = replace(batch, lengths=batch.totals)
         scores = self.scores(batch)
-        keep = self.keep(scores, batch)
-        if self.aggregate == "weighted" and bool((scores < 0).any()):
-            raise ConfigError(f"method {self.name!r} has negative scores: use aggregate='mean' or 'none'")
+        keep, counts = self._kept(scores, batch)
+        if counts is None or self.aggregate == "weighted":
+            counts = self._fetched(keep, scores)
+        indices = rows_of(F.places(keep, max(counts, default=0)), counts)
         relevance = self.signed_relevance(batch)
+        unpadded = [None if each is None else rows_of(each, batch.totals) for each in (scores, relevance)]
         chosen = [
-            self._pack(keep[row, :total], scores[row, :total], None if relevance is None else relevance[row, :total])
-            for row, total in enumerate(batch.mask.sum(dim=1).tolist())
+            self._pack(at, total, *(None if rows is None else rows[row] for rows in unpadded))
+            for row, (at, total) in enumerate(zip(indices, batch.totals, strict=True))
         ]
         return [self._mixed(selection, batch, row) for row, selection in enumerate(chosen)]
 
@@ -166,10 +157,36 @@ class Method(BaseModel):
         """``[B, N]`` bool: the budget applied to the scores."""
         floor, cap = self.min_tokens, self.max_tokens
         if self.budget.kind == "iqr":
-            return F.iqr_select(scores, batch.mask, min_tokens=floor, max_tokens=cap)
+            return F.iqr_select(scores, batch.padding, min_tokens=floor, max_tokens=cap)
         if self.budget.kind == "top-p":
-            return F.top_p_select(scores, self.budget.value, batch.mask, min_tokens=floor, max_tokens=cap)
-        return F.count_select(scores, self._patch_counts(batch.mask), batch.mask)
+            return F.top_p_select(scores, self.budget.value, batch.padding, min_tokens=floor, max_tokens=cap)
+        return F.count_select(scores, on_device(self._patch_counts(batch.totals), batch.mask), batch.padding)
+
+    def fixed_counts(self, totals: Sequence[int]) -> list[int] | None:
+        """How many patches ``keep`` leaves of images of ``totals`` tokens, where that is known before it is called.
+
+        The host then need not wait for the device to count. A method that overrides ``keep`` may override this, too.
+
+        Returns:
+            A number for each image, at most its total; None where it is decided per image.
+        """
+        fixed = self.budget.kind in ("ratio", "count") and type(self).keep is Method.keep
+        return self._patch_counts(totals) if fixed else None
+
+    def _kept(self, scores: Tensor, batch: TokenBatch) -> tuple[Tensor, list[int] | None]:
+        """What ``keep`` gives, and how many that is of each image, where the host knows it."""
+        return self.keep(scores, batch), self.fixed_counts(batch.totals)
+
+    def _fetched(self, keep: Tensor, scores: Tensor) -> list[int]:
+        """How many are kept of each image, from the device: the one wait of a choice.
+
+        Raises:
+            ConfigError: weights that would be negative.
+        """
+        counts, negative = torch.stack([keep.sum(dim=1), (scores < 0).sum(dim=1)]).tolist()
+        if self.aggregate == "weighted" and any(negative):
+            raise ConfigError(f"method {self.name!r} has negative scores: use aggregate='mean' or 'none'")
+        return list(counts)
 
     def _mixed(self, selection: Selection, batch: TokenBatch, row: int) -> Selection:
         """With the rows of a method that merges, unless every token stays."""
@@ -177,27 +194,31 @@ class Method(BaseModel):
             return selection
         return replace(selection, mixing=self.mixing(single(batch, row), selection.indices))
 
-    def _patch_counts(self, mask: Tensor) -> Tensor:
+    def _patch_counts(self, totals: Sequence[int]) -> list[int]:
         """Patches of a fixed budget: one place is the aggregated token's, unless all or a single one is kept."""
         counts = []
-        for total in mask.sum(dim=1).tolist():
-            tokens = self.budget.tokens(int(total))
+        for total in totals:
+            tokens = self.budget.tokens(total)
             room = self.aggregate != "none" and 1 < tokens < total
             counts.append(tokens - 1 if room else tokens)
-        return torch.tensor(counts, dtype=torch.int64, device=mask.device)
+        return counts
 
     def _fits(self, kept: int, total: int) -> bool:
         """Whether there is something to aggregate and the budget has room for the token."""
         return kept < (self.budget.tokens(total) if self.budget.kind in ("ratio", "count") else total)
 
-    def _pack(self, keep: Tensor, scores: Tensor, relevance: Tensor | None) -> Selection:
-        """The selection of one image from its ``[N]`` rows."""
-        indices = keep.nonzero().squeeze(1)
+    def _pack(self, indices: Tensor, total: int, scores: Tensor | None, relevance: Tensor | None) -> Selection:
+        """The selection of one image of ``total`` tokens."""
         return Selection(
             indices=indices,
-            total=len(keep),
-            aggregated=self.aggregate != "none" and self._fits(indices.numel(), len(keep)),
+            total=total,
+            aggregated=self.aggregate != "none" and self._fits(len(indices), total),
             scores=scores,
             relevance=relevance,
             weights=scores if self.aggregate == "weighted" else None,
         )
+
+
+def on_device(counts: Sequence[int], like: Tensor) -> Tensor | int:
+    """Counts for ``count_select`` beside ``like``: a number where all are the same."""
+    return counts[0] if len(set(counts)) == 1 else upload(counts, like.device)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.greedy import gram, kept, most_different
 from trimkit.core.types import TokenBatch
-from trimkit.methods._choosing import ChoosingMethod, cosines
+from trimkit.methods._choosing import ChoosingMethod, cosines, units
 
 __all__ = ["DivPrune"]
 
@@ -30,22 +32,11 @@ class DivPrune(ChoosingMethod):
 
     budget: BudgetField = Budget("ratio", 0.098)
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        features = torch.nn.functional.normalize(image.features[0].float(), dim=-1).nan_to_num(0.0)
-        mean = torch.nn.functional.normalize(features.mean(dim=0), dim=0)
-        return (1.0 - features @ mean).clamp(min=0.0)
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        features = units(batch.features)
+        mean = torch.nn.functional.normalize(features.mean(dim=1, keepdim=True), dim=2)
+        return (1.0 - gram(features, mean).squeeze(2)).clamp(min=0.0)
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        distances = 1.0 - cosines(image.features[0])
-        # Far from everything, and nothing that one would want to keep.
-        broken = ~image.features[0].isfinite().all(dim=1)
-        nearest = (
-            distances.masked_fill(broken, torch.inf).fill_diagonal_(torch.inf).amin(dim=1).masked_fill(broken, -1.0)
-        )
-        picked = torch.empty(count, dtype=torch.int64, device=scores.device)
-        for turn in range(count):
-            picked[turn] = nearest.argmax()
-            seen = distances[picked[turn]].masked_fill(broken, -1.0)
-            nearest = seen.clone() if turn == 0 else torch.minimum(nearest, seen)
-            nearest[picked[: turn + 1]] = -torch.inf
-        return picked
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        broken = ~batch.features.isfinite().all(dim=2)
+        return kept(most_different(1.0 - cosines(batch.features), counts, batch.totals, broken), scores.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.types import TokenBatch
-from trimkit.methods._choosing import ChoosingMethod, cosines, evenly, signal
+from trimkit.methods._base import on_device
+from trimkit.methods._choosing import ChoosingMethod, cosines, evenly, marked, signal
 
 __all__ = ["PruMerge", "PruMergePlus"]
 
@@ -40,21 +42,20 @@ class PruMerge(ChoosingMethod):
     neighbors: int = Field(default=32, ge=0)
     merge: Literal["mean", "released"] = "mean"
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return F.sanitize(signal(self, image, "cls_attention"))[0]
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return F.sanitize(signal(self, batch, "cls_attention"))
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return F.count_select(scores.unsqueeze(0), count)[0].nonzero().squeeze(1)
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        return F.count_select(scores, on_device(counts, scores), batch.padding)
 
     def mixing(self, image: TokenBatch, indices: Tensor) -> Tensor | None:
         attention = self.quality(image)
         similar = cosines(signal(self, image, "keys")[0])[indices]
-        own = torch.arange(len(indices), device=indices.device)
-        similar[own, indices] = -torch.inf
+        similar.scatter_(1, indices.unsqueeze(1), -torch.inf)
         order = torch.sort(similar, dim=1, descending=True, stable=True).indices
         nearest = order[:, : min(self.neighbors, similar.shape[1] - 1)]
         rows = torch.zeros_like(similar).scatter(1, nearest, attention[nearest].to(similar))
-        rows[own, indices] = 1.0
+        rows.scatter_(1, indices.unsqueeze(1), 1.0)
         return rows / rows.sum(dim=1, keepdim=True) if self.merge == "mean" else rows
 
 
@@ -81,8 +82,13 @@ class PruMergePlus(PruMerge):
         samples = (found / self.outliers).round().long()
         return torch.minimum(F.limit_counts(samples, max_tokens=self.max_tokens), totals)
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        top = super().choose(image, scores, max(1, round(count * self.outliers)))
-        left = torch.ones_like(scores, dtype=torch.bool)
-        left[top] = False
-        return torch.cat([top, evenly(left.nonzero().squeeze(1), count - len(top))])
+    def fixed_counts(self, totals: Sequence[int]) -> list[int] | None:
+        return self._patch_counts(totals) if self.budget.kind in ("ratio", "count") else None
+
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        best = [max(1, round(count * self.outliers)) for count in counts]
+        keep = super().choices(batch, scores, best)
+        samples = zip(batch.totals, counts, best, strict=True)
+        places = [evenly(total - top, count - top) for total, count, top in samples]
+        left = F.places(~keep if batch.padding is None else ~keep & batch.mask)
+        return keep | marked(left, places)

@@ -34,7 +34,7 @@ from trimkit.pipeline.media import (
 from trimkit.pipeline.model_store import feature_cache_of
 from trimkit.pipeline.padding import padding_id, padding_side, plain_positions
 from trimkit.pipeline.reduced_inputs import ReducedInputs
-from trimkit.pipeline.selecting import reduced_image
+from trimkit.pipeline.selecting import reduced_images
 from trimkit.pipeline.stage_clock import StageClock
 from trimkit.scorers import Scorer
 
@@ -187,7 +187,7 @@ class InputReducer:
         with clock.stage("select"), in_full_precision(device):
             selections = self.chooser.select(items, queries, scorer)
         with clock.stage("shrink"):
-            kept = [reduced_image(item.image, chosen) for item, chosen in zip(items, selections, strict=True)]
+            kept = reduced_images([item.image for item in items], selections)
         with clock.stage("project"):
             embeddings, outputs = self._project(items, kept)
         return ChosenImages(items, selections, kept, embeddings, outputs)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from trimkit.core import functional as F
 from trimkit.core.sharing import merge_images, split_selection
+from trimkit.core.transfer import upload
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods import Method
@@ -20,6 +23,7 @@ __all__ = [
     "no_scorer",
     "reduced_features",
     "reduced_image",
+    "reduced_images",
     "relevance_of",
     "select_by_attention",
     "select_everything",
@@ -80,7 +84,7 @@ def select_by_attention(
     tokens = [ImageTokens(torch.cat([features[i] for i in group])) for group in groups]
     batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
     joined = [torch.cat([attention[i] for i in group]) for group in groups]
-    padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
+    padded = pad_sequence(joined, batch_first=True)
     chosen = method.select(replace(batch, attention=padded))
     fixed = method.budget.kind in ("ratio", "count")
     found: dict[int, Selection] = {}
@@ -136,40 +140,57 @@ def make_batch(
     profile: EncoderProfile,
 ) -> TokenBatch:
     """Pad images to one batch."""
-    features = [image.features.detach() for image in images]
-    lengths = torch.tensor([len(image) for image in images])
-    padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
-    columns = torch.arange(padded.shape[1], device=padded.device)
-    scores = None
-    if relevance is not None:
-        rows = [row.to(padded.device) for row in relevance]
-        scores = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    attention = _padded([image.cls_attention for image in images], padded.device)
-    keys = _padded([image.keys for image in images], padded.device)
+    lengths = tuple(len(image) for image in images)
+    features = pad_sequence([image.features.detach() for image in images], batch_first=True)
+    device, width = features.device, features.shape[1]
+    mask = torch.ones(features.shape[:2], dtype=torch.bool, device=device)
+    if min(lengths) < width:
+        mask = torch.arange(width, device=device) < upload(lengths, device).unsqueeze(1)
+    attention = _padded([image.cls_attention for image in images], device)
+    keys = _padded([image.keys for image in images], device)
     return TokenBatch(
-        features=padded,
-        mask=columns < lengths.to(padded.device).unsqueeze(1),
-        relevance=scores,
+        features=features,
+        mask=mask,
+        relevance=None if relevance is None else _padded(relevance, device),
         profile=profile,
         grids=tuple(image.grid for image in images),
         keys=tuple(f"{image.key}|{query or ''}" for image, query in zip(images, queries, strict=True)),
         cls_attention=attention,
         tower_keys=keys,
+        lengths=lengths,
     )
 
 
 def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
     """A signal of all images, or None where one lacks it."""
-    given = [row.detach().to(device) for row in rows if row is not None]
-    return torch.nn.utils.rnn.pad_sequence(given, batch_first=True) if len(given) == len(rows) else None
+    given = [row.detach() if row.device == device else row.detach().to(device) for row in rows if row is not None]
+    return pad_sequence(given, batch_first=True) if len(given) == len(rows) else None
+
+
+def reduced_images(images: Sequence[ImageTokens], selections: Sequence[Selection]) -> list[ImageTokens]:
+    """The images with what is kept of their features, and of those for deeper layers; images of one length together."""
+    done = dict(enumerate(images))
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, (image, selection) in enumerate(zip(images, selections, strict=True)):
+        if not selection.keeps_all:
+            alone = i if selection.mixing is not None or image.alive is not None else -1
+            shapes = tuple((each.shape, each.dtype, each.device) for each in (image.features, *image.layers))
+            groups.setdefault((alone, selection.aggregated, selection.weights is None, *shapes), []).append(i)
+    for rows in groups.values():
+        mine = [selections[i] for i in rows]
+        alive = images[rows[0]].alive
+        layers = zip(*((images[i].features, *images[i].layers) for i in rows), strict=True)
+        reduced = [_reduced(list(each), mine, alive) for each in layers]
+        for i, (features, *deeper) in zip(rows, zip(*reduced, strict=True), strict=True):
+            done[i] = replace(
+                images[i], features=features, layers=tuple(deeper), views=(), cls_attention=None, keys=None, alive=None
+            )
+    return [done[i] for i in range(len(images))]
 
 
 def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
     """The image with what is kept of its features, and of those for deeper layers."""
-    if selection.keeps_all:
-        return image
-    features, *layers = (_reduced(each, selection, image.alive) for each in (image.features, *image.layers))
-    return replace(image, features=features, layers=tuple(layers), views=(), cls_attention=None, keys=None, alive=None)
+    return reduced_images([image], [selection])[0]
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
@@ -177,17 +198,29 @@ def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
     return reduced_image(image, selection).features
 
 
-def _reduced(features: Tensor, selection: Selection, alive: Tensor | None) -> Tensor:
-    indices = selection.indices.to(features.device)
-    kept = features[indices] if selection.mixing is None else _mixed(features, selection.mixing)
-    if not selection.aggregated:
-        return kept
-    keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
-    keep[0, indices] = True
-    weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)
+def _reduced(features: Sequence[Tensor], selections: Sequence[Selection], alive: Tensor | None) -> list[Tensor]:
+    """Kept features of images of one length; of a single one where a method merges or the tower has dropped patches."""
+    stacked, first = torch.stack(list(features)), selections[0]
+    images, total, _ = stacked.shape
+    device, counts = stacked.device, [len(each.indices) for each in selections]
+    starts = upload(np.repeat(np.arange(images) * total, counts), device)
+    places = torch.cat([each.indices.to(device) for each in selections]) + starts
+    kept = stacked.flatten(0, 1).index_select(0, places) if first.mixing is None else _mixed(stacked[0], first.mixing)
+    if not first.aggregated:
+        return list(kept.split(counts))
+    keep = torch.zeros(images * total, dtype=torch.bool, device=device).index_fill(0, places, True).view(images, total)
+    given = [each.weights.to(device) for each in selections if each.weights is not None]
     # What a tower dropped midway has no features that could be averaged with the others'.
-    real = None if alive is None else alive.unsqueeze(0).to(features.device)
-    return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, real, weights)])
+    real = None if alive is None else alive.unsqueeze(0).to(device)
+    rest = F.aggregate(stacked, keep, real, torch.stack(given) if given else None)
+    if images == 1:
+        return [torch.cat([kept, rest])]
+    ends = np.cumsum(np.array(counts) + 1) - 1
+    order = np.empty(sum(counts) + images, dtype=np.int64)
+    order[ends] = sum(counts) + np.arange(images)
+    order[np.setdiff1d(np.arange(len(order)), ends)] = np.arange(sum(counts))
+    joined = torch.cat([kept, rest]).index_select(0, upload(order, device))
+    return list(joined.split([count + 1 for count in counts]))
 
 
 def _mixed(features: Tensor, mixing: Tensor) -> Tensor:
