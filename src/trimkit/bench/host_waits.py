@@ -21,16 +21,30 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 __all__ = ["HostWaits", "no_waits"]
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 _READS = frozenset(
-    "tolist item __bool__ __int__ __float__ __index__ __complex__ __contains__ nonzero argwhere masked_select equal allclose "
-    "unique unique_consecutive bincount numpy __array__ __format__ __repr__ isin_scalar".split()
+    _words(
+        "tolist item __bool__ __int__ __float__ __index__ __complex__ __contains__ nonzero argwhere "
+        "masked_select equal allclose unique unique_consecutive bincount numpy __array__ __format__ __repr__ "
+        "isin_scalar "
+    )
 )
 _MAKERS = frozenset(
-    "tensor as_tensor zeros ones empty full arange eye rand randn randint randperm linspace from_numpy scalar_tensor".split()
+    _words(
+        "tensor as_tensor zeros ones empty full arange eye rand randn randint randperm linspace from_numpy "
+        "scalar_tensor "
+    )
 )
 _NO_WORK = frozenset(
-    "__get__ __set__ __len__ size dim numel stride is_floating_point data_ptr is_inference is_contiguous element_size "
-    "_set_grad_enabled _has_compatible_shallow_copy_type is_complex get_device requires_grad_ set_default_dtype".split()
+    _words(
+        "__get__ __set__ __len__ size dim numel stride is_floating_point data_ptr is_inference is_contiguous "
+        "element_size _set_grad_enabled _has_compatible_shallow_copy_type is_complex get_device "
+        "requires_grad_ set_default_dtype "
+    )
 )
 _MOVES = frozenset({"to", "cpu", "cuda"})
 _OWN = "trimkit"

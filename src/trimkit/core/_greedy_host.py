@@ -1,4 +1,4 @@
-"""The greedy loops of one image in numpy. A step costs microseconds, and only rows of the Gram matrix that it needs are computed."""
+"""The greedy loops of one image in numpy: a step costs microseconds, and few rows of the Gram matrix are computed in vain."""
 
 from __future__ import annotations
 

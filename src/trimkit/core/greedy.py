@@ -10,9 +10,9 @@ There are two forms of every loop, which make the same choices:
 Arithmetic is in float64 where the device has it, so that rounding turns no choice; distances and similarities that are given
 keep the rounding they have.
 
-Shapes: B images of N tokens, padded to the longest. On the host are ``totals``, the real tokens of each, and ``counts``, how many
-to choose, at most its total. Every function returns ``[B, K]`` int64, K the largest count: the tokens of each image in the order
-of choice, then N as often as its count is less than K. Of equal tokens the first is chosen. ``kept`` makes a mask of it.
+Shapes: B images of N tokens, padded to the longest. On the host are ``totals``, the real tokens of each, and ``counts``, how
+many to choose, at most its total. Every function returns ``[B, K]`` int64, K the largest count: the tokens of each image in the
+order of choice, then N as often as its count is less than K. Of equal tokens the first is chosen. ``kept`` makes a mask of it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor
 
 from trimkit.core import _greedy_device as on_device
 from trimkit.core import _greedy_host as on_host
-from trimkit.core.transfer import upload
+from trimkit.core.transfer import one_by_one, upload
 
-__all__ = ["by_image", "cover", "gram", "kept", "largest_volume", "most_different", "relevant_and_new", "wide_dtype"]
+__all__ = ["cover", "gram", "kept", "largest_volume", "most_different", "relevant_and_new", "wide_dtype"]
 
 _ELEMENTS = 1 << 28  # of Gram matrices held at a time on a device: 2 GiB in float64
 
@@ -39,18 +39,13 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def by_image(values: Tensor) -> bool:
-    """Whether images are chosen one by one: on the CPU."""
-    return values.device.type == "cpu"
-
-
 def gram(vectors: Tensor, others: Tensor | None = None) -> Tensor:
     """``[B, M, N]`` dot products of the rows of ``[B, M, D]`` and ``[B, N, D]``, by default of all pairs of the first.
 
     On the CPU one product an image, whose rounding depends on nothing else; elsewhere one for all.
     """
     others = vectors if others is None else others
-    if vectors.device.type == "cpu":
+    if one_by_one(vectors.device):
         return torch.stack([one @ other.T for one, other in zip(vectors, others, strict=True)])
     return torch.bmm(vectors, others.transpose(1, 2))
 
@@ -84,7 +79,7 @@ def relevant_and_new(
     """
     if relevant is None:
         relevant = torch.full((len(worth),), max(counts, default=0), device=worth.device)
-    if by_image(worth):
+    if one_by_one(worth.device):
         weighed = relevant.numpy()
         return _each(
             lambda i, n: on_host.relevant_and_new(
@@ -103,7 +98,7 @@ def relevant_and_new(
 
 
 def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Counts) -> Tensor:
-    """The largest determinant of ``diag(quality) S diag(quality)`` over what is chosen, S the cosines of ``features`` (CDPruner).
+    """The largest determinant of ``diag(quality) S diag(quality)``, S the cosines of ``features`` (CDPruner).
 
     Beyond the rank of the kernel, where no choice has volume, quality decides.
 
@@ -112,7 +107,7 @@ def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Co
         features: ``[B, N, D]``, of any length; one that is not finite, or 0, is similar to nothing.
         counts, totals: see the module.
     """
-    if by_image(quality):
+    if one_by_one(quality.device):
         return _each(
             lambda i, n: on_host.largest_volume(quality[i, :n].numpy(), features[i, :n], counts[i]),
             quality,
@@ -135,7 +130,7 @@ def most_different(distances: Tensor, counts: Counts, totals: Counts, broken: Te
         broken: ``[B, N]`` bool, tokens that are not finite: far from everything, and chosen last.
     """
     tokens = broken.shape[1]
-    if by_image(broken):
+    if one_by_one(broken.device):
         return _each(
             lambda i, n: on_host.most_different(distances[i, :n, :n].numpy(), counts[i], broken[i, :n].numpy()),
             broken,
@@ -156,7 +151,7 @@ def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) 
         similarity: ``[B, N, N]``; 0 on padding.
         counts, totals: see the module.
     """
-    if by_image(saliency):
+    if one_by_one(saliency.device):
         return _each(
             lambda i, n: on_host.cover(saliency[i, :n].numpy(), similarity[i, :n, :n].numpy(), counts[i]),
             saliency,

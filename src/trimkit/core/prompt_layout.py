@@ -222,9 +222,7 @@ def pad_left(mask: Tensor) -> PromptLayout:
     return PromptLayout(order.masked_fill(~mask.bool().gather(1, order), -1), identity=False)
 
 
-def _kept_in_order(
-    text: Flags, placeholders: Flags, selections: Sequence[Selection], device: torch.device
-) -> Tensor:
+def _kept_in_order(text: Flags, placeholders: Flags, selections: Sequence[Selection], device: torch.device) -> Tensor:
     """``[n]`` int64, all columns that stay, row after row in their new order; column c of row b is ``b * L + c``."""
     counts = np.array([len(each.indices) for each in selections])
     totals = np.array([each.total for each in selections])

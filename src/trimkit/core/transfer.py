@@ -10,7 +10,17 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-__all__ = ["fetch", "rows_of", "upload"]
+__all__ = ["ONE_BY_ONE", "fetch", "one_by_one", "rows_of", "upload"]
+
+ONE_BY_ONE = frozenset({"cpu"})  # types of devices; tests empty it, to run on a CPU what runs on a GPU
+
+
+def one_by_one(device: torch.device) -> bool:
+    """Whether images and questions of a call are computed one by one, so that no rounding depends on the others.
+
+    It is so on the CPU, where a call costs little beside its arithmetic. Elsewhere they are computed together.
+    """
+    return device.type in ONE_BY_ONE
 
 
 def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:

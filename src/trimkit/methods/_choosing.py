@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from trimkit.core import functional as F
-from trimkit.core.greedy import by_image, gram, wide_dtype
-from trimkit.core.transfer import upload
+from trimkit.core.greedy import gram, wide_dtype
+from trimkit.core.transfer import one_by_one, upload
 from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method, single
@@ -111,7 +111,7 @@ class ChoosingMethod(Method):
     def _groups(batch: TokenBatch, rows: list[int]) -> list[list[int]]:
         """Rows that are chosen together: all on a GPU; images of one length on the CPU, where padding would change rounding."""
         totals = batch.totals
-        if not rows or not by_image(batch.mask):
+        if not rows or not one_by_one(batch.mask.device):
             return [rows] if rows else []
         return [[row for row in rows if totals[row] == total] for total in dict.fromkeys(totals[row] for row in rows)]
 

@@ -23,8 +23,11 @@ def encode(
     arguments: ModelInputs,
     cache: FeatureCache | None,
     signals: frozenset[str] = frozenset(),
+    host: ModelInputs | None = None,
 ) -> tuple[list[ImageTokens], list[bool]]:
     """Tokens of every image or video, with what ``signals`` asks for, and which came from ``cache``.
+
+    ``host`` may hold ``arguments`` that are on the host already, so that it need not wait for them to hash the pictures.
 
     Without a cache all are encoded in one pass as the stock model does: another batch size may differ in the last bit.
     """
@@ -33,8 +36,9 @@ def encode(
         with record_signals(layer, signals) as recorder:
             images = recorder.onto(family.encode(model, arguments))
         return images, [False] * len(images)
+    known = {name: value if host is None else host.get(name, value) for name, value in arguments.items()}
+    keys = [content_key(part) for part in family.split(model, known)]
     parts = family.split(model, arguments)
-    keys = [content_key(part) for part in parts]
     # With gradients on, features must carry theirs: nothing is taken from the cache.
     usable = not (model.training or torch.is_grad_enabled())
     stamp = encoder_stamp(family.encoder_modules(model)) if usable else 0
