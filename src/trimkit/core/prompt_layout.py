@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trimkit.core.transfer import upload
+from trimkit.core.transfer import beside, upload
 from trimkit.core.types import Selection
 from trimkit.errors import InputError, UnsupportedError
 
@@ -228,7 +228,7 @@ def _kept_in_order(text: Flags, placeholders: Flags, selections: Sequence[Select
     totals = np.array([each.total for each in selections])
     offsets = np.cumsum(totals) - totals
     columns = upload(np.flatnonzero(placeholders), device)  # of all images, one after the other
-    chosen = torch.cat([each.indices.to(device) for each in selections]) + upload(np.repeat(offsets, counts), device)
+    chosen = torch.cat([beside(each.indices, device) for each in selections]) + upload(np.repeat(offsets, counts), device)
     kept = columns.index_select(0, chosen)
     keep = upload(text.ravel(), device).index_fill(0, kept, True)
     every = torch.arange(text.size, device=device)

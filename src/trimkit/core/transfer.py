@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-__all__ = ["ONE_BY_ONE", "fetch", "one_by_one", "rows_of", "upload"]
+__all__ = ["ONE_BY_ONE", "beside", "fetch", "one_by_one", "rows_of", "upload"]
 
 ONE_BY_ONE = frozenset({"cpu"})  # types of devices; tests empty it, to run on a CPU what runs on a GPU
 
@@ -44,6 +44,11 @@ def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
 def upload(values: ArrayLike, device: torch.device) -> Tensor:
     """Numbers of the host as a tensor on ``device``; integers are int64. Does not wait for what the device has to do."""
     return torch.from_numpy(np.array(values, copy=True)).to(device, non_blocking=True)
+
+
+def beside(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``; without a call into torch where it is there."""
+    return tensor if tensor.device == device else tensor.to(device)
 
 
 def rows_of(padded: Tensor, lengths: Sequence[int]) -> list[Tensor]:

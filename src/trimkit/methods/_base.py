@@ -142,7 +142,7 @@ class Method(BaseModel):
         batch = replace(batch, lengths=batch.totals)
         scores = self.scores(batch)
         keep, counts = self._kept(scores, batch)
-        if counts is None or self.aggregate == "weighted":
+        if counts is None or self._may_be_negative:
             counts = self._fetched(keep, scores)
         indices = rows_of(F.places(keep, max(counts, default=0)), counts)
         relevance = self.signed_relevance(batch)
@@ -177,6 +177,11 @@ class Method(BaseModel):
         """What ``keep`` gives, and how many that is of each image, where the host knows it."""
         return self.keep(scores, batch), self.fixed_counts(batch.totals)
 
+    @property
+    def _may_be_negative(self) -> bool:
+        """Whether scores are weights of the aggregated token though the method was not made for that."""
+        return self.aggregate == "weighted" != type(self).model_fields["aggregate"].default
+
     def _fetched(self, keep: Tensor, scores: Tensor) -> list[int]:
         """How many are kept of each image, from the device: the one wait of a choice.
 
@@ -184,7 +189,7 @@ class Method(BaseModel):
             ConfigError: weights that would be negative.
         """
         counts, negative = torch.stack([keep.sum(dim=1), (scores < 0).sum(dim=1)]).tolist()
-        if self.aggregate == "weighted" and any(negative):
+        if self._may_be_negative and any(negative):
             raise ConfigError(f"method {self.name!r} has negative scores: use aggregate='mean' or 'none'")
         return list(counts)
 

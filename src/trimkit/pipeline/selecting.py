@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from trimkit.core import functional as F
 from trimkit.core.sharing import merge_images, split_selection
-from trimkit.core.transfer import upload
+from trimkit.core.transfer import beside, upload
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods import Method
@@ -141,7 +141,7 @@ def make_batch(
 ) -> TokenBatch:
     """Pad images to one batch."""
     lengths = tuple(len(image) for image in images)
-    features = pad_sequence([image.features.detach() for image in images], batch_first=True)
+    features = pad_sequence([image.features for image in images], batch_first=True).detach()
     device, width = features.device, features.shape[1]
     mask = torch.ones(features.shape[:2], dtype=torch.bool, device=device)
     if min(lengths) < width:
@@ -163,8 +163,8 @@ def make_batch(
 
 def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
     """A signal of all images, or None where one lacks it."""
-    given = [row.detach() if row.device == device else row.detach().to(device) for row in rows if row is not None]
-    return pad_sequence(given, batch_first=True) if len(given) == len(rows) else None
+    given = [beside(row, device) for row in rows if row is not None]
+    return pad_sequence(given, batch_first=True).detach() if len(given) == len(rows) else None
 
 
 def reduced_images(images: Sequence[ImageTokens], selections: Sequence[Selection]) -> list[ImageTokens]:
@@ -204,12 +204,12 @@ def _reduced(features: Sequence[Tensor], selections: Sequence[Selection], alive:
     images, total, _ = stacked.shape
     device, counts = stacked.device, [len(each.indices) for each in selections]
     starts = upload(np.repeat(np.arange(images) * total, counts), device)
-    places = torch.cat([each.indices.to(device) for each in selections]) + starts
+    places = torch.cat([beside(each.indices, device) for each in selections]) + starts
     kept = stacked.flatten(0, 1).index_select(0, places) if first.mixing is None else _mixed(stacked[0], first.mixing)
     if not first.aggregated:
         return list(kept.split(counts))
     keep = torch.zeros(images * total, dtype=torch.bool, device=device).index_fill(0, places, True).view(images, total)
-    given = [each.weights.to(device) for each in selections if each.weights is not None]
+    given = [beside(each.weights, device) for each in selections if each.weights is not None]
     # What a tower dropped midway has no features that could be averaged with the others'.
     real = None if alive is None else alive.unsqueeze(0).to(device)
     rest = F.aggregate(stacked, keep, real, torch.stack(given) if given else None)

@@ -119,8 +119,10 @@ class ClipNativeScorer(EncoderScorer):
 
     def _patches(self, images: Sequence[ImageTokens]) -> Tensor:
         """``[B, N, P]`` patch embeddings of images of N tokens each."""
-        columns = [slice(None) if each.tower_columns is None else slice(*each.tower_columns) for each in images]
-        read = [each.features[:, mine] for each, mine in zip(images, columns, strict=True)]
+        read = [
+            each.features if each.tower_columns is None else each.features[:, slice(*each.tower_columns)]
+            for each in images
+        ]
         for features in read:
             if features.shape[-1] != self.feature_size:
                 raise ConfigError(
