@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -20,111 +21,109 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-class _CosineRows:
-    """Rows of the cosine matrix of ``[N, D]`` features, computed when asked for, with those likely to be asked for next.
+class _Products:
+    """Dot products of ``[N, D]`` features, computed row by row when asked for, with rows likely to be asked for next.
 
-    A feature that is not finite, or 0, is similar to nothing, itself included.
+    A feature that is not finite is taken for 0.
+
+    Attributes:
+        scale: ``[N]``, what makes cosines of the products, on both sides.
+        diagonal: ``[N]``, the cosine of each feature with itself: 1, or 0 of a feature that is 0.
     """
 
     def __init__(self, features: Tensor) -> None:
         # A product of torch's obeys torch.set_num_threads; numpy's would start threads of its own beside them.
         self._features = features.detach().to(torch.float64, copy=True)
-        wide = self._features.numpy()
-        with np.errstate(over="ignore", invalid="ignore"):
-            length = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+        length = torch.linalg.vector_norm(self._features, dim=1).numpy()
         broken = ~np.isfinite(length)
         if broken.any():
-            wide[broken], length[broken] = 0.0, 0.0
-        self._scale: Floats = 1.0 / np.maximum(length, _LEAST_LENGTH)
+            self._features.numpy()[broken], length[broken] = 0.0, 0.0
+        self.scale: Floats = 1.0 / np.maximum(length, _LEAST_LENGTH)
         # Exactly 1: rounding must not rank equal tokens.
-        self.diagonal: Floats = np.where(length >= _LEAST_LENGTH, 1.0, (length * self._scale) ** 2)
-        self._place: Indices = np.full(len(wide), -1)
-        self._rows: list[Floats] = []
+        self.diagonal: Floats = np.where(length >= _LEAST_LENGTH, 1.0, (length * self.scale) ** 2)
+        self._missing = np.ones(len(length), dtype=bool)
+        self._rows: list[Floats] = [length] * len(length)
 
-    def __call__(self, index: int, likely: Floats) -> Floats:
+    def row(self, index: int, likely: Floats) -> Floats:
         """Row ``index``; of those missing, the highest in ``likely`` ``[N]`` are computed with it."""
-        if self._place[index] < 0:
-            missing = np.where(self._place < 0, likely, -np.inf)
-            missing[index] = np.inf
-            some = min(_ROWS, len(missing))
-            wanted = np.argpartition(missing, len(missing) - some)[-some:]
-            wanted = wanted[self._place[wanted] < 0]
-            rows = torch.mm(self._features[torch.from_numpy(wanted)], self._features.T).numpy()
-            rows *= self._scale[wanted, None]
-            rows *= self._scale
-            self._place[wanted] = np.arange(len(self._rows), len(self._rows) + len(wanted))
-            self._rows += list(rows)
-        return self._rows[self._place[index]]
+        if self._missing[index]:
+            ranked = np.where(self._missing, likely, -np.inf)
+            ranked[index] = np.inf
+            some = min(_ROWS, len(ranked))
+            wanted = np.argpartition(ranked, len(ranked) - some)[-some:]
+            wanted = wanted[self._missing[wanted]]
+            rows = torch.mm(self._features.index_select(0, torch.from_numpy(wanted)), self._features.T).numpy()
+            self._missing[wanted] = False
+            for place, values in zip(wanted.tolist(), rows, strict=True):
+                self._rows[place] = values
+        return self._rows[index]
 
 
 def relevant_and_new(worth: Floats, features: Tensor, count: int, relevant: int, redundancy: float) -> Indices:
     """``[count]`` int64 in the order of choice; see ``greedy.relevant_and_new``."""
-    rows = _CosineRows(features)
+    products = _Products(features)
     worth, new, gains = worth.astype(np.float64), np.empty(len(worth)), np.empty(len(worth))
 
     def best(turn: int, novelty: Floats) -> tuple[int, Floats]:
         np.maximum(novelty, LEAST_NOVELTY, out=new)
+        found = new
         if turn < relevant:
-            np.multiply(worth, new if redundancy == 1.0 else new**redundancy, out=gains)
-            found = gains
-        else:
-            found = new if new.max() > LEAST_NOVELTY else worth
+            found = np.multiply(worth, new if redundancy == 1.0 else new**redundancy, out=gains)
         chosen = int(found.argmax())
+        if turn >= relevant and new[chosen] <= LEAST_NOVELTY:
+            found, chosen = worth, int(worth.argmax())
         worth[chosen] = -1.0  # its novelty is 0 from now on
         return chosen, found
 
-    return _grow(best, rows, rows.diagonal.copy(), None, count, LEAST_NOVELTY**2)
+    return _grow(best, products, products.diagonal.copy(), products.scale, count, LEAST_NOVELTY**2)
 
 
 def largest_volume(quality: Floats, features: Tensor, count: int) -> Indices:
     """``[count]`` int64 in the order of choice; see ``greedy.largest_volume``."""
-    rows = _CosineRows(features)
+    products = _Products(features)
     quality = quality.astype(np.float64)
-    gains, left = quality**2 * rows.diagonal, quality.copy()
+    gains, left = quality**2 * products.diagonal, quality.copy()
     floor = _LEAST_VOLUME * float(gains.max(initial=0.0))
 
     def best(turn: int, gains: Floats) -> tuple[int, Floats]:
-        volume = np.where((left < 0.0) | (gains <= floor), -1.0, gains)
-        chosen = int(volume.argmax())
-        if volume[chosen] <= 0.0:
+        chosen = int(gains.argmax())
+        if gains[chosen] <= floor:
             chosen = int(left.argmax())
         left[chosen] = -1.0
-        return chosen, volume
+        return chosen, gains
 
-    return _grow(best, rows, gains, quality, count, floor)
+    return _grow(best, products, gains, products.scale * quality, count, floor)
 
 
 def _grow(
     best: Callable[[int, Floats], tuple[int, Floats]],
-    rows: _CosineRows,
+    products: _Products,
     variance: Floats,
-    quality: Floats | None,
+    weight: Floats,
     count: int,
     floor: float,
 ) -> Indices:
-    """Grow a Cholesky factor by the row of what ``best`` chooses; ``variance`` is what is left of each token, and changes."""
+    """Grow a Cholesky factor of ``weight_i weight_j products_ij`` by the row of what ``best`` chooses.
+
+    ``variance`` is what the choices leave of each token, and changes; of one that is taken, -1 is left.
+    """
     factor = np.zeros((count, len(variance)))
     picked = np.empty(count, dtype=np.int64)
-    squared, projected = np.empty(len(variance)), np.empty(len(variance))
+    buffer = np.empty(len(variance))
     for turn in range(count):
         chosen, likely = best(turn, variance)
         picked[turn] = chosen
         left = float(variance[chosen])
-        if left <= floor or turn + 1 == count:
-            continue
-        row = factor[turn]
-        similar = rows(chosen, likely)
-        if quality is None:
-            row[:] = similar
-        else:
-            np.multiply(similar, quality[chosen], out=row)
-            row *= quality
-        # Not a BLAS product: it would start threads for so few numbers.
-        np.einsum("t,tn->n", factor[:turn, chosen], factor[:turn], out=projected)
-        row -= projected
-        row /= np.sqrt(left)
-        np.multiply(row, row, out=squared)
-        variance -= squared
+        if left > floor and turn + 1 < count:
+            row, length = factor[turn], math.sqrt(left)
+            np.multiply(products.row(chosen, likely), weight, out=row)
+            row *= weight[chosen] / length
+            # Not a BLAS product: it would start threads for so few numbers.
+            np.einsum("t,tn->n", factor[:turn, chosen] / length, factor[:turn], out=buffer)
+            row -= buffer
+            np.multiply(row, row, out=buffer)
+            variance -= buffer
+        variance[chosen] = -1.0
     return picked
 
 
