@@ -151,7 +151,9 @@ def shown(record: Record) -> str:
         rows.append([*case, *took, factor(found["before_over_now"]), str(found["images_kept_otherwise"])])
     config = record["config"]
     header = ["method", "images", "patches", "0.1", "now", "times faster (95 %)", "images kept otherwise"]
-    size = f"{config['side'] ** 2} patches of width {config['width']}, {config['kept']} tokens, {config['repeats']} rounds"
+    size = (
+        f"{config['side'] ** 2} patches of width {config['width']}, {config['kept']} tokens, {config['repeats']} rounds"
+    )
     return f"{table(header, rows)}\n\n{size}, in turn."
 
 

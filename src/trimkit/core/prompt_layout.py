@@ -228,7 +228,9 @@ def _kept_in_order(text: Flags, placeholders: Flags, selections: Sequence[Select
     totals = np.array([each.total for each in selections])
     offsets = np.cumsum(totals) - totals
     columns = upload(np.flatnonzero(placeholders), device)  # of all images, one after the other
-    chosen = torch.cat([beside(each.indices, device) for each in selections]) + upload(np.repeat(offsets, counts), device)
+    chosen = torch.cat([beside(each.indices, device) for each in selections]) + upload(
+        np.repeat(offsets, counts), device
+    )
     kept = columns.index_select(0, chosen)
     keep = upload(text.ravel(), device).index_fill(0, kept, True)
     every = torch.arange(text.size, device=device)

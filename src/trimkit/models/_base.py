@@ -158,9 +158,7 @@ class Family:
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         """Encoder arguments of every single image, for the cache. Rows of the first dimension are images."""
         count = len(arguments[self.pixels(model)])
-        rows = {
-            name: [value] * count if name in _FOR_ALL else _rows(value, count) for name, value in arguments.items()
-        }
+        rows = {name: [value] * count if name in _FOR_ALL else _rows(value, count) for name, value in arguments.items()}
         return [{name: values[i] for name, values in rows.items()} for i in range(count)]
 
     def join(self, parts: Sequence[ModelInputs]) -> ModelInputs:
