@@ -9,7 +9,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,8 +46,8 @@ class Unsorted(Sound):
 class Greedy(Sound):
     """One more than the budget has."""
 
-    def _patch_counts(self, mask: Tensor) -> Tensor:
-        return super()._patch_counts(mask) + 1
+    def _patch_counts(self, totals: Sequence[int]) -> list[int]:
+        return [count + 1 for count in super()._patch_counts(totals)]
 
 
 class Twice(Sound):
@@ -81,8 +81,8 @@ class Always(Sound):
     def keeps_all(self) -> bool:
         return False
 
-    def _patch_counts(self, mask: Tensor) -> Tensor:
-        return super()._patch_counts(mask).clamp(max=mask.shape[1] - 1)
+    def _patch_counts(self, totals: Sequence[int]) -> list[int]:
+        return [min(count, max(totals) - 1) for count in super()._patch_counts(totals)]
 
 
 class Drawing(Sound):

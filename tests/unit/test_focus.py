@@ -7,16 +7,29 @@ from typing import Any
 import pytest
 import torch
 
+from trimkit.core.greedy import relevant_and_new
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection
 from trimkit.errors import ConfigError
-from trimkit.methods import get_method
-from trimkit.methods.focus import Focus, pick, vagueness
+from trimkit.methods import focus, get_method
+from trimkit.methods.focus import Focus
 from trimkit.pipeline.selecting import make_batch
 
 
 def select(features: torch.Tensor, relevance: torch.Tensor, sign: int = 1, **options: Any) -> Selection:
     batch = make_batch([ImageTokens(features)], [relevance], ["what?"], EncoderProfile(sign=sign))
     return get_method("focus", **options).select(batch)[0]
+
+
+def pick(
+    worth: torch.Tensor, features: torch.Tensor, count: int, redundancy: float = 1.0, relevant: int | None = None
+) -> torch.Tensor:
+    """The choice of one image, in its order."""
+    weighed = None if relevant is None else torch.tensor([relevant])
+    return relevant_and_new(worth[None], features[None], [count], [len(worth)], weighed, redundancy)[0]
+
+
+def vagueness(relevance: torch.Tensor) -> float:
+    return float(focus.vagueness(relevance))
 
 
 def picture(background: int = 12) -> torch.Tensor:

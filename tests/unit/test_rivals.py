@@ -11,10 +11,10 @@ from torch import Tensor
 
 import trimkit
 from trimkit import EncoderProfile, ImageTokens, get_method
+from trimkit.core.greedy import largest_volume
 from trimkit.core.types import Selection
 from trimkit.methods._base import single
 from trimkit.methods._grid import cells, centres
-from trimkit.methods.cdpruner import greedy_map
 from trimkit.pipeline.selecting import make_batch, reduced_features
 
 PROFILE = EncoderProfile(sign=-1)
@@ -332,7 +332,9 @@ def test_cdpruner_takes_the_largest_determinant_each_time(count: int) -> None:
 
 def test_cdpruner_beyond_the_rank_goes_by_relevance() -> None:
     quality = torch.tensor([0.2, 0.9, 0.5, 0.7])
-    assert greedy_map(quality, torch.ones(4, 4), 4).tolist() == [1, 3, 2, 0]  # all the same: one has volume
+    assert largest_volume(quality[None], torch.ones(1, 4, 3), [4], [4]).tolist() == [
+        [1, 3, 2, 0]
+    ]  # all the same: one has volume
     tokens = signalled(ImageTokens(torch.ones(6, 2)))
     relevance = torch.tensor([3.0, 1.0, 2.0, 0.0, 5.0, 4.0])
     assert chosen("cdpruner", tokens, relevance, budget=3).indices.tolist() == [1, 2, 3]  # sign -1: low is relevant

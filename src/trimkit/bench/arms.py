@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -146,7 +146,7 @@ class Arm:
         stages = dict.fromkeys(STAGES, 0.0)
         stages.update(trace.spent)
         if self.report is not None:  # its own clock knows what lies between the modules
-            seconds = vars(self.report.seconds)
+            seconds = asdict(self.report.seconds)
             stages.update({name: seconds[name] for name in STAGES if name in seconds})
         inside = stages["select"] if self.method is not None and self.method.stage == "llm" else 0.0
         stages.update(prefill=trace.passes[0].whole - inside, decode=decode)  # no second is counted twice

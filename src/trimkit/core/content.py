@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,8 @@ def content_key(arguments: Mapping[str, Any]) -> str:
         digest.update(name.encode())
         if isinstance(value, Tensor):
             digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            plain = value if value.dtype != torch.bfloat16 else value.contiguous().view(torch.int16)  # numpy has none
+            digest.update(np.ascontiguousarray(plain.numpy(force=True)).reshape(-1).view(np.uint8).data)
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()

@@ -31,6 +31,7 @@ __all__ = [
     "iqr_select",
     "limit_counts",
     "patch_embeddings",
+    "places",
     "relevance_to_scores",
     "sanitize",
     "top_p_select",
@@ -134,10 +135,10 @@ def iqr_count(scores: Tensor, mask: Tensor | None = None, *, scope: Scope = "ima
     scores, mask = _exact(scores), None if mask is None else _exact(mask, torch.bool)
     real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
     if scope == "batch":
-        flat, ratio_mask = scores[real].unsqueeze(0), real.sum(dim=1)
-        outliers = int((flat > _iqr_fence(flat, torch.ones_like(flat, dtype=torch.bool))).sum())
-        ratio = outliers / max(flat.numel(), 1)
-        return torch.tensor([int(int(n) * ratio) for n in ratio_mask], dtype=torch.int64, device=device)
+        flat, used = scores.reshape(1, -1), real.reshape(1, -1)
+        outliers = ((flat > _iqr_fence(flat, used)) & used).sum()
+        ratio = outliers.double() / used.sum().clamp(min=1)
+        return (real.sum(dim=1) * ratio).long().to(device)
     return ((scores > _iqr_fence(scores, real)) & real).sum(dim=1).to(device)
 
 
@@ -176,10 +177,20 @@ def count_select(scores: Tensor, counts: Tensor | int, mask: Tensor | None = Non
     if mask is not None:
         padding_last = torch.sort((~mask).gather(1, order).to(torch.int8), dim=-1, stable=True).indices
         order = order.gather(1, padding_last)
-    counts = torch.as_tensor(counts, device=scores.device).expand(scores.shape[0])
-    taken = torch.arange(scores.shape[1], device=scores.device) < counts.unsqueeze(1)
-    keep = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, taken)
+    taken = torch.arange(scores.shape[1], device=scores.device)
+    taken = taken < (counts.unsqueeze(1) if isinstance(counts, Tensor) and counts.ndim else counts)
+    keep = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, taken.expand(order.shape))
     return keep if mask is None else keep & mask
+
+
+def places(keep: Tensor, count: int | None = None) -> Tensor:
+    """``[..., count]`` int64, ascending: where ``keep`` ``[..., N]`` is true, if it is so ``count`` times or more in each row.
+
+    Unlike ``nonzero`` it does not wait for the device to count. Where a row has fewer, what is false follows; without a
+    ``count`` all of it does.
+    """
+    order = torch.sort((~keep).to(torch.int8), dim=-1, stable=True).indices
+    return order if count is None else order[..., :count]
 
 
 def top_p_select(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,3 +42,8 @@ class LayerRead:
     stage: int
     totals: tuple[int, ...]
     rows: tuple[TextRows, ...] = ()
+
+    def part(self, images: Sequence[int]) -> LayerRead:
+        """Of some images alone."""
+        rows = tuple(self.rows[image] for image in images) if self.rows else ()
+        return LayerRead(self.stage, tuple(self.totals[image] for image in images), rows)

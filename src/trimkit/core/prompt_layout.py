@@ -10,15 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from trimkit.core.transfer import beside, upload
 from trimkit.core.types import Selection
 from trimkit.errors import InputError, UnsupportedError
 
 __all__ = ["PromptLayout", "check_mask", "image_rows", "pad_left", "plan_prompt"]
 
 Side = Literal["left", "right"]
+Flags = NDArray[np.bool_]
 
 _OWN_RULE = frozenset({"input_ids", "attention_mask", "position_ids", "shift_labels"})
 
@@ -138,7 +142,11 @@ def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int], me
     Raises:
         InputError: the counts do not add up row by row.
     """
-    counts = (input_ids == image_token_id).sum(dim=1).tolist()
+    return _rows((input_ids == image_token_id).sum(dim=1).tolist(), totals, medium)
+
+
+def _rows(counts: Sequence[int], totals: Sequence[int], medium: str) -> list[int]:
+    """``image_rows`` from the placeholders of each row."""
     rows, row, left = [], 0, counts[0] if counts else 0
     for total in totals:
         while left == 0 and row + 1 < len(counts):
@@ -165,8 +173,11 @@ def plan_prompt(
     *,
     keep_end: bool = False,
     multiple: int = 1,
+    device: torch.device | None = None,
 ) -> PromptLayout:
     """Plan which columns stay.
+
+    The host waits for the ids and the mask, unless they are on it already, but not for what was selected.
 
     Kept tokens stay in order, or come in the selection's, in the columns that they have among them; each brings its own
     position. The aggregated token follows the last kept one of its image and takes the place of the middle one of those it
@@ -181,22 +192,30 @@ def plan_prompt(
             stay the last ones.
         multiple: of which the new length is to be one, by padding, where the full length leaves room: pictures of many
             lengths then meet a compiled model in few.
+        device: where the layout is to be; by default, where the ids are.
     """
-    width = input_ids.shape[1]
+    to_end = keep_end and side == "left"
+    width, device = input_ids.shape[1], input_ids.device if device is None else device
     if all(selection.keeps_all for selection in selections):
-        columns = torch.arange(width, device=input_ids.device).expand(input_ids.shape[0], -1)
+        columns = torch.arange(width, device=device).expand(input_ids.shape[0], -1)
         return PromptLayout(sources=columns, identity=True)
-    rows = image_rows(input_ids, image_token_id, [selection.total for selection in selections])
-    ids, mask = input_ids.cpu(), None if attention_mask is None else attention_mask.cpu()
-    sources = []
-    for row in range(len(ids)):
-        mine = [selection for selection, at in zip(selections, rows, strict=True) if at == row]
-        start, stop = (0, width) if mask is None else _real_span(mask[row])
-        stop = width if keep_end and side == "left" else stop
-        sources.append(_row_sources(ids[row], image_token_id, mine, start, stop))
-    length = max(len(row) for row in sources)
+    placeholders: Flags = (input_ids == image_token_id).cpu().numpy()
+    rows = _rows(placeholders.sum(axis=1).tolist(), [selection.total for selection in selections], "image")
+    text = ~placeholders if attention_mask is None else _real_span(attention_mask.cpu().numpy() != 0, to_end)
+    text &= ~placeholders
+    added = [len(each) for each in selections]
+    lengths = text.sum(axis=1) + np.bincount(rows, added, minlength=len(text)).astype(np.int64)
+    length = int(lengths.max())
     length = max(length, min(-(-length // multiple) * multiple, width))
-    return PromptLayout(sources=_pad(sources, side, length).to(input_ids.device), identity=False)
+    order = _kept_in_order(text, placeholders, selections, device)
+    # Column i of a row is the row's first kept column and i more, where no padding is.
+    starts = np.cumsum(lengths) - lengths - (length - lengths if side == "left" else 0)
+    places = starts[:, None] + np.arange(length)
+    first = (np.cumsum(lengths) - lengths)[:, None]
+    padded = (places < first) | (places >= first + lengths[:, None])
+    sources = order.index_select(0, upload(np.where(padded, 0, places).ravel(), device)) % width
+    sources = sources.masked_fill(upload(padded.ravel(), device), -1).view(places.shape)
+    return PromptLayout(sources=sources, identity=False)
 
 
 def pad_left(mask: Tensor) -> PromptLayout:
@@ -205,55 +224,51 @@ def pad_left(mask: Tensor) -> PromptLayout:
     return PromptLayout(order.masked_fill(~mask.bool().gather(1, order), -1), identity=False)
 
 
-def _row_sources(ids: Tensor, image_token_id: int, selections: Sequence[Selection], start: int, stop: int) -> Tensor:
-    """Kept columns of one row, in their new order."""
-    placeholders = (ids == image_token_id).nonzero().squeeze(1)
-    text = torch.zeros(len(ids), dtype=torch.bool)
-    text[start:stop] = True
-    text[placeholders] = False
-    sources, first = [text.nonzero().squeeze(1)], 0
-    keys = [sources[0].double()]
-    for selection in selections:
-        own, key = _image_sources(selection, placeholders[first : first + selection.total])
-        first += selection.total
-        sources.append(own)
-        keys.append(key)
-    return torch.cat(sources)[torch.cat(keys).argsort(stable=True)]
+def _kept_in_order(text: Flags, placeholders: Flags, selections: Sequence[Selection], device: torch.device) -> Tensor:
+    """``[n]`` int64, all columns that stay, row after row in their new order; column c of row b is ``b * L + c``."""
+    counts = np.array([len(each.indices) for each in selections])
+    totals = np.array([each.total for each in selections])
+    offsets = np.cumsum(totals) - totals
+    columns = upload(np.flatnonzero(placeholders), device)  # of all images, one after the other
+    shift = upload(np.repeat(offsets, counts), device)
+    chosen = torch.cat([beside(each.indices, device) for each in selections]) + shift
+    slots = own = columns.index_select(0, chosen)
+    if any(each.order is not None for each in selections):
+        own = columns.index_select(0, torch.cat([beside(each.ordered, device) for each in selections]) + shift)
+    words = upload(np.flatnonzero(text), device)
+    # Sort keys: twice a column's number; a joined token's is just before the first or behind the last slot of its image.
+    sources, keys = [words, own], [2 * words, 2 * slots]
+    rest = torch.ones_like(columns).index_fill(0, chosen, 0).cumsum(0)  # dropped ones up to each column
+    for joined, behind in (
+        ([each.class_token for each in selections], 0),
+        ([each.aggregated for each in selections], 1),
+    ):
+        extra = np.array(joined)
+        if not extra.any():
+            continue
+        before, after = (_up_to(rest, offsets[extra] + part) for part in (0, totals[extra]))
+        which = before + 1 + behind * ((after - before) // 2)  # the first of the dropped, or the one in the middle
+        sources.append(columns.index_select(0, torch.searchsorted(rest, which)))
+        # The end of what is kept, or the first column where nothing is.
+        ends = np.cumsum(counts) - np.where(behind, 1, counts)
+        ends = np.where(counts > 0, ends, len(chosen) + offsets)[extra]
+        keys.append(2 * torch.cat([slots, columns]).index_select(0, upload(ends, device)) + (2 * behind - 1))
+    return torch.cat(sources).index_select(0, torch.cat(keys).argsort(stable=True))
 
 
-def _image_sources(selection: Selection, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns of what is kept of one image, and what to sort them by among the row's: the slots of the kept ones in turn; just
-    before the first the class token's, just behind the last the aggregated token's.
-    """
-    slots = columns[selection.indices.cpu()]
-    own, keys = [columns[selection.ordered.cpu()]], [slots.double()]
-    if selection.aggregated or selection.class_token:
-        dropped = torch.ones(selection.total, dtype=torch.bool)
-        dropped[selection.indices.cpu()] = False
-        rest, ends = columns[dropped], slots if len(slots) else columns[:1]
-        if selection.class_token:
-            own.insert(0, rest[:1])
-            keys.insert(0, ends[:1].double() - 0.5)
-        if selection.aggregated:
-            own.append(rest[len(rest) // 2][None])
-            keys.append(ends[-1:].double() + 0.5)
-    return torch.cat(own), torch.cat(keys)
+def _up_to(running: Tensor, places: NDArray[np.int64]) -> Tensor:
+    """A running sum just before each place; 0 before the first."""
+    found = running.index_select(0, upload(np.maximum(places - 1, 0), running.device))
+    return found * upload((places > 0).astype(np.int64), running.device)
 
 
-def _real_span(mask: Tensor) -> tuple[int, int]:
-    """First and last-plus-one unmasked column of ``[L]``."""
-    real = mask.nonzero().squeeze(1)
-    return (int(real[0]), int(real[-1]) + 1) if real.numel() else (0, len(mask))
-
-
-def _pad(rows: Sequence[Tensor], side: Side, width: int) -> Tensor:
-    out = torch.full((len(rows), width), -1, dtype=torch.int64)
-    for target, row in zip(out, rows, strict=True):
-        if side == "left":
-            target[width - len(row) :] = row
-        else:
-            target[: len(row)] = row
-    return out
+def _real_span(real: Flags, to_end: bool) -> Flags:
+    """``[B, L]`` bool: from a row's first unmasked column to its last; all of a row without one. With ``to_end`` to its end."""
+    columns, some = np.arange(real.shape[1]), real.any(axis=1)
+    start = np.where(some, real.argmax(axis=1), 0)[:, None]
+    stop = np.where(some & (not to_end), real.shape[1] - real[:, ::-1].argmax(axis=1), real.shape[1])[:, None]
+    found: Flags = (columns >= start) & (columns < stop)
+    return found
 
 
 def _refuse_packed(position_ids: Tensor, mask: Tensor | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,7 +54,7 @@ class ImageReport:
 
 @dataclass
 class StageSeconds:
-    """Wall-clock seconds per stage of one call (CPU clock; a GPU is synchronised at each boundary).
+    """Seconds per stage of one call: by the CPU's clock, or what a GPU took, which is waited for when they are read.
 
     ``prefill`` ends with the first forward pass of the language model; ``text`` is the question's encoding; ``shrink`` is the
     gathering of what was kept and the shortening of the prompt.
@@ -154,7 +154,7 @@ class Report:
         reused = f", {self.reused} columns reused" if self.reused else ""
         return (
             f"Report({self.method}: {self.tokens_before} -> {self.tokens_after} image tokens "
-            f"({self.removed:.0%} removed), {images}{reused}, {sum(vars(self.seconds).values()):.3f} s)"
+            f"({self.removed:.0%} removed), {images}{reused}, {sum(asdict(self.seconds).values()):.3f} s)"
         )
 
     def _repr_html_(self) -> str | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from trimkit.core.geometry import View
 from trimkit.core.layer_read import LayerRead
 from trimkit.core.report import ImageReport, Report, ReportRenderer, StageSeconds
+from trimkit.core.transfer import upload
 from trimkit.errors import ConfigError
 
 __all__ = [
@@ -131,6 +132,7 @@ class TokenBatch:
             ``stage`` ``llm``, whose ``features`` are hidden states of the language model.
         layer: at which of the method's cuts that is, and what else it reads there; likewise.
         signals: what else the method has asked for, by name: B tensors without padding, see ``trimkit.core.signals``.
+        lengths: real tokens of each image as numbers of the host, what ``mask`` says on the device; see ``totals``.
     """
 
     features: Tensor
@@ -144,6 +146,38 @@ class TokenBatch:
     attention: Tensor | None = None
     layer: LayerRead | None = None
     signals: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict, compare=False)
+    lengths: tuple[int, ...] | None = None
+
+    @property
+    def totals(self) -> tuple[int, ...]:
+        """Real tokens of each image; they come first in its row. Without ``lengths``, the host waits for ``mask``."""
+        return tuple(self.mask.sum(dim=1).tolist()) if self.lengths is None else self.lengths
+
+    @property
+    def padding(self) -> Tensor | None:
+        """``mask`` where an image is padded, else None: what takes a mask can do without."""
+        known = self.lengths is not None and all(length == self.mask.shape[1] for length in self.lengths)
+        return None if known else self.mask
+
+    def part(self, rows: Sequence[int], width: int, lengths: Sequence[int] | None = None) -> TokenBatch:
+        """Some images, padded to ``width`` tokens; ``lengths`` are their real ones, by default as many."""
+        lengths = tuple(lengths or (width,) * len(rows))
+        if len(rows) == len(self.keys) and width == self.mask.shape[1]:
+            return replace(self, lengths=lengths)
+        index = upload(rows, self.mask.device) if len(rows) > 1 else None
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                some = value[rows[0] : rows[0] + 1] if index is None else value.index_select(0, index)
+                return some[:, :width]
+            if isinstance(value, LayerRead):
+                return value.part(rows)
+            if isinstance(value, Mapping):
+                return {name: tuple(each[row] for row in rows) for name, each in value.items()}
+            return tuple(value[row] for row in rows) if isinstance(value, tuple) else value
+
+        parts = {each.name: cut(getattr(self, each.name)) for each in fields(self) if each.name != "lengths"}
+        return TokenBatch(**parts, lengths=lengths)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -12,41 +13,24 @@ from torch import Tensor
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.tower_plan import TowerPlan
+from trimkit.core.transfer import rows_of, upload
 from trimkit.core.types import EncoderProfile, Selection, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._in_language_model import InLanguageModel
 from trimkit.methods._published import PublishedAccuracy
 
-__all__ = ["Method", "keep_all", "single"]
+__all__ = ["Method", "keep_all", "on_device", "single"]
 
 
 def keep_all(batch: TokenBatch) -> list[Selection]:
     """Every token of every image, nothing aggregated."""
-    totals = batch.mask.sum(dim=1).tolist()
-    return [
-        Selection(indices=row.nonzero().squeeze(1), total=total) for row, total in zip(batch.mask, totals, strict=True)
-    ]
+    every = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+    return [Selection(indices=every[:total], total=total) for total in batch.totals]
 
 
 def single(batch: TokenBatch, row: int) -> TokenBatch:
     """One image of a batch, without padding: a method that looks at one at a time gets the same numbers in any batch."""
-    real = batch.mask[row]
-
-    def cut(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[row, : len(real)][real].unsqueeze(0)
-
-    return TokenBatch(
-        features=batch.features[row][real].unsqueeze(0),
-        mask=real[real].unsqueeze(0),
-        relevance=cut(batch.relevance),
-        profile=batch.profile,
-        grids=batch.grids[row : row + 1],
-        keys=batch.keys[row : row + 1],
-        cls_attention=cut(batch.cls_attention),
-        tower_keys=cut(batch.tower_keys),
-        attention=cut(batch.attention),
-        signals={name: each[row : row + 1] for name, each in batch.signals.items()},
-    )
+    return batch.part([row], batch.totals[row])
 
 
 class Method(InLanguageModel):
@@ -192,7 +176,7 @@ class Method(InLanguageModel):
             return total
         if self.budget.kind not in ("ratio", "count") or self.share != "image":
             return None
-        patches = int(self._patch_counts(torch.ones(1, total, dtype=torch.bool))[0])
+        patches = self._patch_counts([total])[0]
         return patches + sum(self._joined(patches, total))
 
     def normalize_relevance(self, profile: EncoderProfile) -> bool:
@@ -214,17 +198,23 @@ class Method(InLanguageModel):
         return None if batch.relevance is None else F.sanitize(batch.relevance * batch.profile.sign, batch.mask)
 
     def select(self, batch: TokenBatch) -> list[Selection]:
-        """Choose the tokens of every image of a batch; a row's result does not depend on the other rows."""
+        """Choose the tokens of every image of a batch; a row's result does not depend on the other rows.
+
+        Waits for the device at most once, for the counts, and not at all where ``fixed_counts`` knows them.
+        """
         if self.keeps_all:
             return keep_all(batch)
+        batch = replace(batch, lengths=batch.totals)
         scores = self.scores(batch)
-        keep = self.keep(scores, batch)
-        if self.aggregate == "weighted" and bool((scores < 0).any()):
-            raise ConfigError(f"method {self.name!r} has negative scores: use aggregate='mean' or 'none'")
+        keep, counts = self._kept(scores, batch)
+        if counts is None or self._may_be_negative:
+            counts = self._fetched(keep, scores)
+        indices = rows_of(F.places(keep, max(counts, default=0)), counts)
         relevance = self.signed_relevance(batch)
+        unpadded = [None if each is None else rows_of(each, batch.totals) for each in (scores, relevance)]
         chosen = [
-            self._pack(keep[row, :total], scores[row, :total], None if relevance is None else relevance[row, :total])
-            for row, total in enumerate(batch.mask.sum(dim=1).tolist())
+            self._pack(at, total, *(None if rows is None else rows[row] for rows in unpadded))
+            for row, (at, total) in enumerate(zip(indices, batch.totals, strict=True))
         ]
         return [self._finished(selection, batch, row) for row, selection in enumerate(chosen)]
 
@@ -232,10 +222,41 @@ class Method(InLanguageModel):
         """``[B, N]`` bool: the budget applied to the scores."""
         floor, cap = self.min_tokens, self.max_tokens
         if self.budget.kind == "iqr":
-            return F.iqr_select(scores, batch.mask, min_tokens=floor, max_tokens=cap)
+            return F.iqr_select(scores, batch.padding, min_tokens=floor, max_tokens=cap)
         if self.budget.kind == "top-p":
-            return F.top_p_select(scores, self.budget.value, batch.mask, min_tokens=floor, max_tokens=cap)
-        return F.count_select(scores, self._patch_counts(batch.mask), batch.mask)
+            return F.top_p_select(scores, self.budget.value, batch.padding, min_tokens=floor, max_tokens=cap)
+        return F.count_select(scores, on_device(self._patch_counts(batch.totals), batch.mask), batch.padding)
+
+    def fixed_counts(self, totals: Sequence[int]) -> list[int] | None:
+        """How many patches ``keep`` leaves of images of ``totals`` tokens, where that is known before it is called.
+
+        The host then need not wait for the device to count. A method that overrides ``keep`` may override this, too.
+
+        Returns:
+            A number for each image, at most its total; None where it is decided per image.
+        """
+        fixed = self.budget.kind in ("ratio", "count") and type(self).keep is Method.keep
+        return self._patch_counts(totals) if fixed else None
+
+    def _kept(self, scores: Tensor, batch: TokenBatch) -> tuple[Tensor, list[int] | None]:
+        """What ``keep`` gives, and how many that is of each image, where the host knows it."""
+        return self.keep(scores, batch), self.fixed_counts(batch.totals)
+
+    @property
+    def _may_be_negative(self) -> bool:
+        """Whether scores are weights of the aggregated token though the method was not made for that."""
+        return self.aggregate == "weighted" != type(self).model_fields["aggregate"].default
+
+    def _fetched(self, keep: Tensor, scores: Tensor) -> list[int]:
+        """How many are kept of each image, from the device: the one wait of a choice.
+
+        Raises:
+            ConfigError: weights that would be negative.
+        """
+        counts, negative = torch.stack([keep.sum(dim=1), (scores < 0).sum(dim=1)]).tolist()
+        if self._may_be_negative and any(negative):
+            raise ConfigError(f"method {self.name!r} has negative scores: use aggregate='mean' or 'none'")
+        return list(counts)
 
     def finish(self, image: TokenBatch, selection: Selection) -> Selection:
         """The selection of one image with all that a set of indices does not say: merged tokens, an order, tokens twice.
@@ -257,16 +278,15 @@ class Method(InLanguageModel):
         """Tokens of an image of ``total`` with a fixed budget. A method whose published code rounds otherwise overrides it."""
         return self.budget.tokens(total)
 
-    def _patch_counts(self, mask: Tensor) -> Tensor:
+    def _patch_counts(self, totals: Sequence[int]) -> list[int]:
         """Patches of a fixed budget: one place each is the class token's and the aggregated token's, unless all are kept; one
         patch stays.
         """
-        counts = []
-        for total in mask.sum(dim=1).tolist():
-            tokens = self.fixed_tokens(int(total))
-            others = int(self.keeps_class_token) + int(self.aggregate != "none")
+        counts, others = [], int(self.keeps_class_token) + int(self.aggregate != "none")
+        for total in totals:
+            tokens = self.fixed_tokens(total)
             counts.append(max(tokens - others, min(tokens, 1)) if tokens < total else tokens)
-        return torch.tensor(counts, dtype=torch.int64, device=mask.device)
+        return counts
 
     def _joined(self, kept: int, total: int) -> tuple[bool, bool]:
         """Whether the class token, and one for what is dropped, come on top: where there is room for them."""
@@ -274,16 +294,20 @@ class Method(InLanguageModel):
         class_token = self.keeps_class_token and room > 0
         return class_token, self.aggregate != "none" and room > int(class_token)
 
-    def _pack(self, keep: Tensor, scores: Tensor, relevance: Tensor | None) -> Selection:
-        """The selection of one image from its ``[N]`` rows."""
-        indices = keep.nonzero().squeeze(1)
-        class_token, aggregated = self._joined(indices.numel(), len(keep))
+    def _pack(self, indices: Tensor, total: int, scores: Tensor | None, relevance: Tensor | None) -> Selection:
+        """The selection of one image of ``total`` tokens."""
+        class_token, aggregated = self._joined(len(indices), total)
         return Selection(
             indices=indices,
-            total=len(keep),
+            total=total,
             aggregated=aggregated,
             class_token=class_token,
             scores=scores,
             relevance=relevance,
             weights=scores if self.aggregate == "weighted" else None,
         )
+
+
+def on_device(counts: Sequence[int], like: Tensor) -> Tensor | int:
+    """Counts for ``count_select`` beside ``like``: a number where all are the same."""
+    return counts[0] if len(set(counts)) == 1 else upload(counts, like.device)

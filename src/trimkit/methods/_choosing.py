@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trimkit.core import functional as F
+from trimkit.core.greedy import gram, wide_dtype
+from trimkit.core.transfer import one_by_one, upload
 from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method, single
 
-__all__ = ["ChoosingMethod", "Compared", "compared", "cosines", "evenly", "signal", "trim_counts", "wide_dtype"]
-
+__all__ = [
+    "ChoosingMethod",
+    "Compared",
+    "compared",
+    "cosines",
+    "evenly",
+    "marked",
+    "signal",
+    "trim_counts",
+    "units",
+    "wide_dtype",
+]
 
 Compared = Literal["projected", "features"]
 """What tokens are compared by: behind the projector, or as the family gives them."""
@@ -23,13 +38,15 @@ class ChoosingMethod(Method):
     """Base of methods that override ``choose`` (which tokens) and ``quality`` (what a token is worth alone).
 
     With a fixed budget the count is the budget's. ``iqr`` and ``top-p`` take their count from ``quality``, by the rule that
-    every method has, and ``choose`` then fills it. Images are worked on one at a time and without padding, so that rounding,
-    which could turn a greedy choice, does not depend on the batch.
+    every method has, and ``choose`` then fills it. Both see one image at a time and without padding, so that rounding, which
+    could turn a greedy choice, does not depend on the batch.
+
+    A method that should be fast on a GPU overrides ``qualities`` and ``choices`` instead, which see several images at once.
     """
 
     def quality(self, image: TokenBatch) -> Tensor:
         """``[N]`` scores of one image's tokens, not negative; ``image`` is a batch of one without padding."""
-        raise NotImplementedError
+        return self.qualities(image)[0]
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
         """``[count]`` int64 indices of one image, in any order.
@@ -39,28 +56,90 @@ class ChoosingMethod(Method):
             scores: ``[N]``, its ``quality``.
             count: 1 to N - 1.
         """
-        raise NotImplementedError
+        if type(self).choices is ChoosingMethod.choices:
+            raise NotImplementedError
+        return F.places(self.choices(image, scores.unsqueeze(0), [count])[0], count)
+
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        """``[B, N]`` scores, not negative, of images of one length: there is no padding in ``batch``."""
+        if type(self).quality is ChoosingMethod.quality:
+            raise NotImplementedError
+        return torch.stack([self.quality(single(batch, row)) for row in range(len(batch.keys))])
+
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        """``[B, N]`` bool, what is kept of images of any lengths; on padding, anything.
+
+        Args:
+            batch: B images.
+            scores: ``[B, N]``, their qualities; 0 on padding.
+            counts: 1 to N_i - 1 of each image.
+        """
+        keep = torch.zeros_like(batch.mask)
+        for row, (total, count) in enumerate(zip(batch.totals, counts, strict=True)):
+            keep[row].scatter_(0, self.choose(single(batch, row), scores[row, :total], count), True)
+        return keep
 
     def scores(self, batch: TokenBatch) -> Tensor:
+        totals = batch.totals
+        qualities = self._batched("quality", "qualities")
+        groups = {total: [row for row, each in enumerate(totals) if each == total] for total in totals if total}
+        if list(groups) == [batch.mask.shape[1]] and 0 not in totals:
+            return F.sanitize(qualities(batch.part(range(len(totals)), totals[0])).float())
         scores = torch.zeros(batch.mask.shape, dtype=torch.float32, device=batch.mask.device)
-        for row, real in enumerate(batch.mask):
-            if bool(real.any()):
-                scores[row, real] = self.quality(single(batch, row)).float()
-        return F.sanitize(scores, batch.mask)
+        for total, rows in groups.items():
+            found = qualities(batch.part(rows, total)).float()
+            scores[:, :total].index_copy_(0, upload(rows, scores.device), found)
+        return F.sanitize(scores, batch.padding)
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
-        keep = batch.mask.clone()
-        counts = self.counts(scores, batch).tolist()
-        for row, (count, total) in enumerate(zip(counts, batch.mask.sum(dim=1).tolist(), strict=True)):
-            if 0 < count < total:
-                image = single(batch, row)
-                keep[row] = False
-                keep[row, self.choose(image, scores[row, :total], count)] = True
-        return keep
+        return self._kept(scores, batch)[0]
 
     def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         """``[B]`` how many tokens stay."""
         return super().keep(scores, batch).sum(dim=1)
+
+    def fixed_counts(self, totals: Sequence[int]) -> list[int] | None:
+        fixed = self.budget.kind in ("ratio", "count") and type(self).counts is ChoosingMethod.counts
+        return self._patch_counts(totals) if fixed else None
+
+    @property
+    def chooses_each_once(self) -> bool:
+        """Whether what ``choices`` keeps is as many tokens as asked for; else they have to be counted."""
+        return True
+
+    def _kept(self, scores: Tensor, batch: TokenBatch) -> tuple[Tensor, list[int] | None]:
+        if type(self).keep is not ChoosingMethod.keep:
+            return self.keep(scores, batch), None
+        totals, counts = batch.totals, self.fixed_counts(batch.totals)
+        counts = self.counts(scores, batch).tolist() if counts is None else counts
+        choices, keep, held = self._batched("choose", "choices"), batch.mask, list(totals)
+        for rows in self._groups(batch, [row for row, total in enumerate(totals) if 0 < counts[row] < total]):
+            some = batch.part(rows, max(totals[row] for row in rows), [totals[row] for row in rows])
+            width, mine = some.mask.shape[1], [counts[row] for row in rows]
+            for row in rows:
+                held[row] = counts[row]
+            if len(rows) == len(totals):
+                keep = choices(some, scores[:, :width], mine)
+                break
+            at = upload(rows, scores.device)
+            chosen = choices(some, scores.index_select(0, at)[:, :width], mine)
+            chosen = torch.nn.functional.pad(chosen, (0, keep.shape[1] - width))
+            keep = keep.index_copy(0, at, chosen)
+        return (keep if batch.padding is None else keep & batch.mask), held if self.chooses_each_once else None
+
+    @staticmethod
+    def _groups(batch: TokenBatch, rows: list[int]) -> list[list[int]]:
+        """Rows that are chosen together: all on a GPU; images of one length on the CPU, where padding would change rounding."""
+        totals = batch.totals
+        if not rows or not one_by_one(batch.mask.device):
+            return [rows] if rows else []
+        return [[row for row in rows if totals[row] == total] for total in dict.fromkeys(totals[row] for row in rows)]
+
+    def _batched(self, alone: str, together: str) -> Callable[..., Tensor]:
+        """The method ``together``; that of the base, which calls ``alone``, where a subclass has overridden ``alone`` since."""
+        nearest = next(cls for cls in type(self).__mro__ if alone in vars(cls) or together in vars(cls))
+        owner = type(self) if together in vars(nearest) else ChoosingMethod
+        return partial(getattr(owner, together), self)
 
 
 def signal(method: Method, batch: TokenBatch, name: str) -> Tensor:
@@ -78,20 +157,20 @@ def signal(method: Method, batch: TokenBatch, name: str) -> Tensor:
     return rows[0].unsqueeze(0) if len(rows) == 1 else torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
-def compared(method: Method, image: TokenBatch) -> Tensor:
-    """``[N, D]`` what a method with an option ``compare`` compares of one image.
+def compared(method: Method, batch: TokenBatch) -> Tensor:
+    """``[B, N, D]`` what a method with an option ``compare`` compares; zeros on padding.
 
     Raises:
         ConfigError: tokens behind the projector, which the image does not hold.
     """
     if "projected" not in method.asked_signals:
-        return image.features[0]
-    if "projected" not in image.signals:
+        return batch.features
+    if "projected" not in batch.signals:
         raise ConfigError(
             f"method {method.name!r} compares tokens behind the projector, and there are none: pass them as "
             "signals={'projected': ...}, or compare='features'"
         )
-    return image.signals["projected"][0]
+    return signal(method, batch, "projected")
 
 
 def trim_counts(method: Method, batch: TokenBatch) -> Tensor:
@@ -102,26 +181,35 @@ def trim_counts(method: Method, batch: TokenBatch) -> Tensor:
             "scorer, or give a fraction or a number"
         )
     profile = batch.profile
-    trim = F.relevance_to_scores(batch.relevance, batch.mask, sign=profile.sign, temperature=profile.temperature)
-    return F.limit_counts(F.iqr_count(trim, batch.mask), min_tokens=method.min_tokens, max_tokens=method.max_tokens)
+    trim = F.relevance_to_scores(batch.relevance, batch.padding, sign=profile.sign, temperature=profile.temperature)
+    return F.limit_counts(F.iqr_count(trim, batch.padding), min_tokens=method.min_tokens, max_tokens=method.max_tokens)
 
 
-def wide_dtype(device: torch.device) -> torch.dtype:
-    """What greedy choices are computed in, so that rounding turns none: float64, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def units(vectors: Tensor) -> Tensor:
+    """``[..., N, D]`` vectors of length 1, in float32, or float64 where the vectors are; one that is not finite becomes 0."""
+    wide = torch.promote_types(vectors.dtype, torch.float32)
+    return torch.nn.functional.normalize(vectors.to(wide), dim=-1).nan_to_num(0.0)
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """``[N, N]`` cosine similarity of the rows of ``[N, D]``; a row that is not finite is similar to nothing.
+    """``[N, N]`` or ``[B, N, N]`` cosine similarity of the rows of ``[N, D]`` or ``[B, N, D]``.
 
-    In float32, or float64 where the vectors are.
+    In float32, or float64 where the vectors are. A row that is not finite is similar to nothing.
     """
-    wide = torch.promote_types(vectors.dtype, torch.float32)
-    unit = torch.nn.functional.normalize(vectors.to(wide), dim=-1).nan_to_num(0.0)
-    return unit @ unit.T
+    unit = units(vectors)
+    return unit @ unit.T if unit.ndim == 2 else gram(unit)
 
 
-def evenly(items: Tensor, count: int) -> Tensor:
-    """``count`` of ``items`` ``[n]`` at equal steps, ``count <= n``, none twice."""
-    places = (2 * torch.arange(count, device=items.device) + 1) * len(items) // (2 * max(count, 1))
-    return items[places]
+def evenly(total: int, count: int) -> list[int]:
+    """``count`` places among ``total`` at equal steps, ``count <= total``, none twice."""
+    return [(2 * place + 1) * total // (2 * max(count, 1)) for place in range(count)]
+
+
+def marked(order: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
+    """``[B, N]`` bool, true at ``order[i][place]`` of every place of image i; ``order`` ``[B, N]`` are permutations."""
+    taken = np.zeros(order.shape, dtype=bool)
+    for row, mine in zip(taken, places, strict=True):
+        row[list(mine)] = True
+    return torch.zeros(order.shape, dtype=torch.bool, device=order.device).scatter_(
+        1, order, upload(taken, order.device)
+    )

@@ -25,6 +25,6 @@ class AveragePool(Uniform):
     summary: ClassVar[str] = "the mean of each cell of a grid over the picture: down-sampling (baseline)"
 
     def mixing(self, image: TokenBatch, indices: Tensor) -> Tensor | None:
-        cell = cells(image.mask.shape[1], image.grids[0], len(indices)).to(indices.device)
+        cell = cells(image.mask.shape[1], image.grids[0], len(indices)).to(indices.device, non_blocking=True)
         member = torch.nn.functional.one_hot(cell, len(indices)).T.float()
         return member / member.sum(dim=1, keepdim=True)

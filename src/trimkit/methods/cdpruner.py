@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.greedy import kept, largest_volume
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.errors import ConfigError
-from trimkit.methods._choosing import ChoosingMethod, Compared, compared, cosines, wide_dtype
+from trimkit.methods._choosing import ChoosingMethod, Compared, compared
 from trimkit.methods._published import RERUNS, PublishedAccuracy
 
 __all__ = ["CDPruner"]
@@ -57,42 +59,14 @@ class CDPruner(ChoosingMethod):
     def normalize_relevance(self, profile: EncoderProfile) -> bool:
         return True
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        if image.relevance is None:
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        if batch.relevance is None:
             raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
-        signed = F.sanitize(image.relevance * image.profile.sign)[0]
-        if len(signed) == 0 or signed.amax() == signed.amin():
-            return torch.ones_like(signed)
-        return (signed - signed.amin() + _LEAST) / (signed.amax() - signed.amin())
+        signed = F.sanitize(batch.relevance * batch.profile.sign)
+        if signed.shape[1] == 0:
+            return signed
+        low, high = signed.amin(dim=1, keepdim=True), signed.amax(dim=1, keepdim=True)
+        return torch.where(high == low, 1.0, (signed - low + _LEAST) / (high - low))
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return greedy_map(scores, cosines(compared(self, image).to(wide_dtype(scores.device))), count)
-
-
-def greedy_map(quality: Tensor, similarity: Tensor, count: int) -> Tensor:
-    """Greedy maximum of a determinantal point process, with a Cholesky factor that grows row by row (arXiv 1709.05135).
-
-    Args:
-        quality: ``[N]``, above 0.
-        similarity: ``[N, N]``, ones on the diagonal.
-        count: how many to choose, at most N. Beyond the rank of the kernel, where no choice has volume, quality decides.
-
-    Returns:
-        ``[count]`` int64 in the order of choice.
-    """
-    wide = wide_dtype(quality.device)
-    quality, similarity = quality.to(wide), similarity.to(wide)
-    gains = quality.square() * similarity.diagonal().clamp(min=0.0)
-    floor = 1e-9 * gains.amax()
-    factor = torch.zeros(count, len(quality), dtype=wide, device=quality.device)
-    picked = torch.empty(count, dtype=torch.int64, device=quality.device)
-    left = torch.ones_like(quality, dtype=torch.bool)
-    for turn in range(count):
-        volume = gains.masked_fill(~left | (gains <= floor), -1.0)
-        best = torch.where(volume.amax() > 0, volume.argmax(), quality.masked_fill(~left, -1.0).argmax())
-        picked[turn] = best
-        left[best] = False
-        row = quality[best] * similarity[best] * quality - factor[:turn, best] @ factor[:turn]
-        factor[turn] = torch.where(gains[best] > floor, row / gains[best].clamp(min=1e-300).sqrt(), 0.0)
-        gains = gains - factor[turn].square()
-    return picked
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        return kept(largest_volume(scores, compared(self, batch), counts, batch.totals), scores.shape[1])

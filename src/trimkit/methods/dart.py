@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.greedy import gram
 from trimkit.core.types import TokenBatch
-from trimkit.methods._choosing import ChoosingMethod, cosines
+from trimkit.methods._base import on_device
+from trimkit.methods._choosing import ChoosingMethod, units
 
 __all__ = ["DartTower"]
 
@@ -34,16 +37,22 @@ class DartTower(ChoosingMethod):
     budget: BudgetField = Budget("count", 64)
     pivots: int = Field(default=8, ge=1)
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return F.sanitize(image.features.float().abs().sum(dim=-1))[0]
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return F.sanitize(batch.features.float().abs().sum(dim=-1))
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        pivots = min(self.pivots, max(1, count // 2))
-        kept = F.count_select(scores.unsqueeze(0), pivots)[0]
-        leads = kept.nonzero().squeeze(1).tolist()
-        broken = ~image.features[0].isfinite().all(dim=1)
-        similar = cosines(image.features[0]).masked_fill(broken, 2.0)  # more than any: what is broken comes last
-        for turn, lead in enumerate(leads):
-            share = (turn + 1) * (count - pivots) // pivots - turn * (count - pivots) // pivots
-            kept = kept | F.count_select((-similar[lead]).masked_fill(kept, -torch.inf).unsqueeze(0), share)[0]
-        return kept.nonzero().squeeze(1)
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        pivots = [min(self.pivots, max(1, count // 2)) for count in counts]
+        kept = F.count_select(scores, on_device(pivots, scores), batch.padding)
+        leads = F.places(kept, max(pivots))
+        unit = units(batch.features)
+        similar = gram(unit.gather(1, leads.unsqueeze(2).expand(-1, -1, unit.shape[2])), unit)
+        broken = ~batch.features.isfinite().all(dim=2)
+        similar = similar.masked_fill(broken.unsqueeze(1), 2.0)  # more than any: what is broken comes last
+        for turn in range(max(pivots)):
+            shares = [
+                (turn + 1) * (count - mine) // mine - turn * (count - mine) // mine if turn < mine else 0
+                for count, mine in zip(counts, pivots, strict=True)
+            ]
+            unlike = (-similar[:, turn]).masked_fill(kept, -torch.inf)
+            kept = kept | F.count_select(unlike, on_device(shares, scores), batch.padding)
+        return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.greedy import gram, kept, most_different
 from trimkit.core.types import Selection, TokenBatch
-from trimkit.methods._choosing import ChoosingMethod, Compared, compared, cosines
+from trimkit.methods._choosing import ChoosingMethod, Compared, compared, cosines, units
 from trimkit.methods._published import RERUNS, PublishedAccuracy
 
 __all__ = ["DivPrune"]
@@ -52,41 +54,38 @@ class DivPrune(ChoosingMethod):
             return min(max(round(self.budget.value * total), 1), total)
         return super().fixed_tokens(total)
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        features = torch.nn.functional.normalize(compared(self, image).float(), dim=-1).nan_to_num(0.0)
-        mean = torch.nn.functional.normalize(features.mean(dim=0), dim=0)
-        return (1.0 - features @ mean).clamp(min=0.0)
+    @property
+    def chooses_each_once(self) -> bool:
+        return not self.repeats
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        distances = self._distances(image)
-        nearest = distances.clone().fill_diagonal_(torch.inf)
-        broken = distances.amax(dim=0) < -0.5
-        nearest = nearest.masked_fill(nearest < -0.5, torch.inf).amin(dim=1).masked_fill(broken, -1.0)
-        picked = torch.empty(count, dtype=torch.int64, device=scores.device)
-        for turn in range(count):
-            picked[turn] = nearest.argmax()
-            seen = distances[picked[turn]]
-            nearest = seen.clone() if turn == 0 else torch.minimum(nearest, seen)
-        return picked
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        features = units(compared(self, batch))
+        mean = torch.nn.functional.normalize(features.mean(dim=1, keepdim=True), dim=2)
+        return (1.0 - gram(features, mean).squeeze(2)).clamp(min=0.0)
+
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        broken = ~compared(self, batch).isfinite().all(dim=2)
+        return kept(most_different(self._distances(batch), counts, batch.totals, broken), scores.shape[1])
 
     def finish(self, image: TokenBatch, selection: Selection) -> Selection:
         """With what is given again: it is one token, since choosing it anew does not change its distance to itself."""
         if selection.scores is None or not self.repeats:
             return selection
-        missing = int(self.counts(selection.scores[None], image)[0]) - len(selection.indices)
+        asked = self.fixed_counts([selection.total]) or self.counts(selection.scores[None], image).tolist()
+        missing = asked[0] - len(selection.indices)
         if missing < 1:
             return selection
-        again = self._distances(image)[selection.indices].amin(dim=0).argmax().repeat(missing)
+        again = self._distances(image)[0].index_select(0, selection.indices).amin(dim=0).argmax().repeat(missing)
         return replace(selection, indices=torch.cat([selection.indices, again]).sort().values)
 
-    def _distances(self, image: TokenBatch) -> Tensor:
-        """``[N, N]`` cosine distances: -1 to what is not finite, which is far from everything and not to be wanted.
+    def _distances(self, batch: TokenBatch) -> Tensor:
+        """``[B, N, N]`` cosine distances: -1 to what is not finite, which is far from everything and not to be wanted.
 
         On the diagonal a token's distance to itself, 0 but for rounding, or -inf where it is never given again.
         """
-        vectors = compared(self, image)
+        vectors = compared(self, batch)
         distances = 1.0 - cosines(vectors)
-        own = distances.diagonal().clone()
-        distances = distances.masked_fill(~vectors.isfinite().all(dim=1), -1.0)
+        own = distances.diagonal(dim1=1, dim2=2).clone()
+        distances = distances.masked_fill(~vectors.isfinite().all(dim=2).unsqueeze(1), -1.0)
         direction = own.abs() < 0.5 if self.repeats else torch.zeros_like(own, dtype=torch.bool)
-        return distances.diagonal_scatter(own.masked_fill(~direction, -torch.inf))
+        return distances.diagonal_scatter(own.masked_fill(~direction, -torch.inf), dim1=1, dim2=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -9,18 +10,19 @@ from pydantic import Field
 from torch import Tensor
 
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.greedy import kept, relevant_and_new
+from trimkit.core.transfer import upload
 from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._choosing import ChoosingMethod, wide_dtype
 from trimkit.methods.trim import Trim
 
-__all__ = ["Focus", "pick", "vagueness"]
+__all__ = ["Focus", "vagueness"]
 
 _VAGUENESS_POWER = 2.0
 _MOST_COVERAGE = 0.5
 _PEAK = 0.05  # of the patches make the peak of a map
 _NOISE = 2.0627 / 1.3490  # so many interquartile ranges above the median lie the highest 5 % of a normal distribution
-_LEAST_NOVELTY = 1e-4  # below it, what is called new is rounding, and worth alone decides
 
 
 class Focus(ChoosingMethod, Trim):
@@ -66,60 +68,40 @@ class Focus(ChoosingMethod, Trim):
         if self.coverage != "auto" and not 0.0 <= self.coverage <= 1.0:
             raise ConfigError(f"coverage {self.coverage!r} is no share: give a number from 0 to 1, or 'auto'")
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return Trim.scores(self, image)[0]
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return Trim.scores(self, batch)
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
         wide = wide_dtype(scores.device)
-        coverage = self.coverage
-        if coverage == "auto":
-            signed = self.signed_relevance(image)
-            vague = 1.0 if signed is None else vagueness(signed[0].to(wide))
-            coverage = min(vague**_VAGUENESS_POWER, _MOST_COVERAGE)
-        relevant = count - int(coverage * count)
-        return pick(scores.to(wide).clamp(min=0.0), image.features[0].to(wide), count, self.redundancy, relevant)
+        if self.coverage == "auto":
+            share = (self._vagueness(batch, wide) ** _VAGUENESS_POWER).clamp(max=_MOST_COVERAGE)
+            places = upload(counts, scores.device)
+            relevant = places - (share * places).long()
+        else:
+            relevant = upload([count - int(self.coverage * count) for count in counts], scores.device)
+        worth = scores.to(wide).clamp(min=0.0)
+        picked = relevant_and_new(worth, batch.features, counts, batch.totals, relevant, self.redundancy)
+        return kept(picked, scores.shape[1])
+
+    def _vagueness(self, batch: TokenBatch, wide: torch.dtype) -> Tensor:
+        """``[B]`` of images of any lengths; those of one length together."""
+        signed, totals = self.signed_relevance(batch), batch.totals
+        found = torch.ones(len(totals), dtype=wide, device=batch.mask.device)
+        if signed is None:
+            return found
+        if len(set(totals)) == 1:
+            return vagueness(signed.to(wide))
+        for total in dict.fromkeys(totals):
+            rows = upload([row for row, each in enumerate(totals) if each == total], found.device)
+            found = found.index_copy(0, rows, vagueness(signed.index_select(0, rows)[:, :total].to(wide)))
+        return found
 
 
-def vagueness(relevance: Tensor) -> float:
-    """From 0, a peak far above the rest, to 1: the highest 5 % of ``[N]`` are where noise, or nothing, would have them."""
-    if bool(relevance.amax() == relevance.amin()):  # their mean can be off by a rounding
-        return 1.0
-    low, middle, high = torch.quantile(relevance, relevance.new_tensor([0.25, 0.5, 0.75])).unbind()
-    peak = relevance.topk(max(int(_PEAK * len(relevance)), 1)).values.mean() - middle
-    return min(float(_NOISE * (high - low) / peak), 1.0) if float(peak) > 0 else 1.0
-
-
-def pick(worth: Tensor, features: Tensor, count: int, redundancy: float = 1.0, relevant: int | None = None) -> Tensor:
-    """Greedy choice: some by worth x novelty ** redundancy, the rest by novelty.
-
-    Novelty starts at 1 and is what is left of a feature's squared length after projection onto the span of the chosen ones, by
-    a Cholesky factor that grows a row a step (arXiv 1709.05135). A feature that is not finite, or 0, has none. Where nothing
-    is new, worth alone decides.
-
-    Args:
-        worth: ``[N]``, not negative.
-        features: ``[N, D]``, of any length.
-        count: how many, at most N.
-        redundancy: 0 leaves worth alone.
-        relevant: how many of them are chosen with worth; all of them where it is None.
-
-    Returns:
-        ``[count]`` int64 in the order of choice.
-    """
-    unit = torch.nn.functional.normalize(features, dim=-1).nan_to_num(0.0)
-    novelty = unit.square().sum(dim=1)
-    factor = torch.zeros(count, len(worth), dtype=unit.dtype, device=unit.device)
-    picked = torch.empty(count, dtype=torch.int64, device=unit.device)
-    left = torch.ones_like(worth, dtype=torch.bool)
-    weighed = count if relevant is None else relevant
-    for turn in range(count):
-        new = novelty.masked_fill(~left, 0.0).clamp(min=_LEAST_NOVELTY)
-        gains = worth * new**redundancy if turn < weighed else torch.where(new.amax() > _LEAST_NOVELTY, new, worth)
-        best = gains.masked_fill(~left, -1.0).argmax()
-        picked[turn] = best
-        left[best] = False
-        row = unit @ unit[best] - factor[:turn, best] @ factor[:turn]
-        fresh = novelty[best] > _LEAST_NOVELTY**2
-        factor[turn] = torch.where(fresh, row / novelty[best].clamp(min=1e-12).sqrt(), 0.0)
-        novelty = novelty - factor[turn].square()
-    return picked
+def vagueness(relevance: Tensor) -> Tensor:
+    """From 0, a peak far above the rest, to 1: the highest 5 % of ``[..., N]`` are where noise, or nothing, would have them."""
+    shares = upload([0.25, 0.5, 0.75], relevance.device).to(relevance.dtype)
+    low, middle, high = torch.quantile(relevance, shares, dim=-1).unbind()
+    peak = relevance.topk(max(int(_PEAK * relevance.shape[-1]), 1)).values.mean(dim=-1) - middle
+    vague = (_NOISE * (high - low) / peak).clamp(max=1.0)
+    flat = relevance.amax(dim=-1) == relevance.amin(dim=-1)  # their mean can be off by a rounding
+    return torch.where(flat | ~(peak > 0), 1.0, vague)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -10,8 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from trimkit.core import functional as F
+from trimkit.core.transfer import upload
 from trimkit.core.types import Selection, TokenBatch
 from trimkit.errors import ConfigError
+from trimkit.methods._base import on_device
 from trimkit.methods._choosing import ChoosingMethod, cosines, evenly, signal
 
 __all__ = ["PruMerge", "PruMergePlus"]
@@ -60,20 +63,20 @@ class PruMerge(ChoosingMethod):
         on_top = self.budget.kind == "ratio" and self.aggregate != "none"
         return min(super().fixed_tokens(total) + int(on_top), total)
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return F.sanitize(signal(self, image, self._names[0]))[0]
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return F.sanitize(signal(self, batch, self._names[0]))
+
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        return F.count_select(scores, on_device(counts, scores), batch.padding)
 
     def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         found = super().counts(scores, batch)
         if self.budget.kind != "iqr":
             return found
-        totals = batch.mask.sum(dim=1)
+        totals = upload(batch.totals, scores.device)
         share = found.double() / totals.clamp(min=1)  # the published count goes through this quotient and its rounding
         floor = torch.minimum(found, totals.clamp(max=self.min_tokens))
         return torch.maximum((totals * share).long(), floor)
-
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return _highest(scores, count)
 
     def finish(self, image: TokenBatch, selection: Selection) -> Selection:
         attention = self.quality(image)
@@ -94,22 +97,21 @@ class PruMerge(ChoosingMethod):
 
         Where patches are given twice, as many of the first dropped ones are lost, as the published code loses them.
         """
-        dropped = torch.ones_like(attention, dtype=torch.bool)
-        dropped[given] = False
+        dropped = torch.ones_like(attention, dtype=torch.bool).scatter(0, given, False)
         twice = len(given) - (len(attention) - dropped.sum())
         return torch.where(dropped & (dropped.cumsum(0) > twice), attention, 0.0)
 
     def _merged(self, image: TokenBatch, attention: Tensor, given: Tensor) -> Tensor:
         """``[k, N]`` rows of the given patches."""
-        others = self._left(torch.ones_like(attention), given).nonzero().squeeze(1)
+        others = F.places(self._left(torch.ones_like(attention), given) > 0, len(attention) - len(given))
         listed = torch.cat([given, others])
-        similar = cosines(signal(self, image, self._names[1])[0])[given][:, listed]
+        similar = cosines(signal(self, image, self._names[1])[0]).index_select(0, given).index_select(1, listed)
         similar.fill_diagonal_(-torch.inf)  # a patch is given before all others: its own place
         order = torch.sort(similar, dim=1, descending=True, stable=True).indices
         nearest = listed[order[:, : min(self.neighbors, len(listed) - 1)]]
         rows = torch.zeros(len(given), len(attention), dtype=similar.dtype, device=similar.device)
         rows.scatter_add_(1, nearest, attention[nearest].to(rows))
-        rows[torch.arange(len(given), device=rows.device), given] += 1.0
+        rows.scatter_add_(1, given.unsqueeze(1), torch.ones_like(rows[:, :1]))
         return rows / rows.sum(dim=1, keepdim=True) if self.merge == "mean" else rows
 
 
@@ -153,9 +155,13 @@ class PruMergePlus(PruMerge):
     def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         if self.budget.kind != "iqr":
             return super().counts(scores, batch)
-        totals = batch.mask.sum(dim=1).tolist()
-        lengths = [len(self._adaptive(row[:total])) if total else 0 for row, total in zip(scores, totals, strict=True)]
+        rows = zip(scores, batch.totals, strict=True)
+        lengths = [len(self._adaptive(row[:total])) if total else 0 for row, total in rows]
         return F.limit_counts(torch.tensor(lengths, device=scores.device), max_tokens=self.max_tokens)
+
+    @property
+    def chooses_each_once(self) -> bool:
+        return self.samples == "adaptive"
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
         return self.listed(scores, count)
@@ -167,9 +173,9 @@ class PruMergePlus(PruMerge):
         if self.budget.kind == "iqr":
             return self._adaptive(attention)[:count]
         top = _highest(attention, max(1, round(count * self.outliers)))
-        left = torch.ones_like(attention, dtype=torch.bool)
-        left[top] = False
-        return torch.cat([top, evenly(left.nonzero().squeeze(1), count - len(top))])
+        left = torch.ones_like(attention, dtype=torch.bool).scatter(0, top, False)
+        places = evenly(len(attention) - len(top), count - len(top))
+        return torch.cat([top, F.places(left, int(left.numel()) - len(top))[upload(places, left.device)]])
 
     def _adaptive(self, attention: Tensor) -> Tensor:
         total = len(attention)

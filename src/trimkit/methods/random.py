@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -37,12 +38,15 @@ class Random(Method):
 
     def scores(self, batch: TokenBatch) -> Tensor:
         rows = [self._row(key, batch.mask.shape[1]) for key in batch.keys]
-        return torch.stack(rows).to(batch.mask.device)
+        return torch.stack(rows).to(batch.mask.device, non_blocking=True)
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         if self.budget.kind != "iqr" or batch.relevance is None:
             return super().keep(scores, batch)
-        return F.count_select(scores, trim_counts(self, batch), batch.mask)
+        return F.count_select(scores, trim_counts(self, batch), batch.padding)
+
+    def fixed_counts(self, totals: Sequence[int]) -> list[int] | None:
+        return self._patch_counts(totals) if self.budget.kind in ("ratio", "count") else None
 
     def _row(self, key: str, length: int) -> Tensor:
         # Seeded by content, not by position in the batch: a batch equals its rows alone.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.greedy import cover, kept
 from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines, signal
 from trimkit.methods._published import RERUNS, PublishedAccuracy
@@ -39,40 +40,12 @@ class Scope(ChoosingMethod):
     budget: BudgetField = Budget("count", 64)
     alpha: float = Field(default=1.0, ge=0.0)
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return self._saliency(image) * cosines(image.features[0]).clamp(min=0.0).sum(dim=0)
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return self._saliency(batch) * cosines(batch.features).clamp(min=0.0).sum(dim=1)
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return cover(self._saliency(image), cosines(image.features[0]), count)
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        return kept(cover(self._saliency(batch), cosines(batch.features), counts, batch.totals), scores.shape[1])
 
-    def _saliency(self, image: TokenBatch) -> Tensor:
-        attention: Tensor = F.sanitize(signal(self, image, "cls_attention"))[0].clamp(min=0.0)
+    def _saliency(self, batch: TokenBatch) -> Tensor:
+        attention: Tensor = F.sanitize(signal(self, batch, "cls_attention"), batch.padding).clamp(min=0.0)
         return attention**self.alpha
-
-
-def cover(saliency: Tensor, similarity: Tensor, count: int) -> Tensor:
-    """Greedy saliency x coverage gain; a step looks again only at patches that the last choice has covered better.
-
-    Args:
-        saliency: ``[N]``, not negative.
-        similarity: ``[N, N]``.
-        count: how many to choose, at most N.
-
-    Returns:
-        ``[count]`` int64 in the order of choice.
-    """
-    wide = torch.float32 if saliency.device.type == "mps" else torch.float64
-    saliency, similarity = saliency.to(wide), similarity.to(wide)
-    covered = torch.zeros_like(saliency)
-    gains = similarity.clamp(min=0.0).sum(dim=0)
-    picked = torch.empty(count, dtype=torch.int64, device=saliency.device)
-    left = torch.ones_like(saliency, dtype=torch.bool)
-    for turn in range(count):
-        best = (gains.clamp(min=0.0) * saliency).masked_fill(~left, -1.0).argmax()
-        picked[turn] = best
-        left[best] = False
-        better = similarity[:, best] > covered
-        rows, before, after = similarity[better], covered[better].unsqueeze(1), similarity[better, best].unsqueeze(1)
-        gains = gains - ((rows - before).clamp(min=0.0) - (rows - after).clamp(min=0.0)).sum(dim=0)
-        covered = torch.maximum(covered, similarity[:, best])
-    return picked

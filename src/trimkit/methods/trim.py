@@ -5,6 +5,7 @@ Three presets of one rule. They differ in what the paper says, what its code doe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -64,20 +65,20 @@ class Trim(Method):
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
         if batch.relevance is None:
             return None
-        return F.sanitize(batch.relevance * self._resolved_sign(batch), batch.mask)
+        return F.sanitize(batch.relevance * self._resolved_sign(batch), batch.padding)
 
     def scores(self, batch: TokenBatch) -> Tensor:
         if batch.relevance is None:
             raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
         if self.score == "similarity":
-            signed = F.sanitize(batch.relevance * self._resolved_sign(batch), batch.mask)
-            lowest = [
-                row[real].min() if bool(real.any()) else 0.0 for row, real in zip(signed, batch.mask, strict=True)
-            ]
-            return (signed - torch.as_tensor(lowest).to(signed).unsqueeze(1)).masked_fill(~batch.mask, 0.0)
+            signed = F.sanitize(batch.relevance * self._resolved_sign(batch), batch.padding)
+            if signed.shape[1] == 0:
+                return signed
+            lowest = signed.masked_fill(~batch.mask, torch.inf).amin(dim=1, keepdim=True)
+            return (signed - lowest).masked_fill(~batch.mask, 0.0)
         temperature = batch.profile.temperature if self.temperature == "auto" else self.temperature
         return F.relevance_to_scores(
-            batch.relevance, batch.mask, sign=self._resolved_sign(batch), temperature=temperature
+            batch.relevance, batch.padding, sign=self._resolved_sign(batch), temperature=temperature
         )
 
     def _resolved_sign(self, batch: TokenBatch) -> int:
@@ -121,14 +122,16 @@ class TrimReleased(Trim):
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         if self.budget.kind == "iqr":
-            return F.count_select(scores, F.iqr_count(scores, batch.mask, scope="batch"), batch.mask)
+            return F.count_select(scores, F.iqr_count(scores, batch.padding, scope="batch"), batch.padding)
         return super().keep(scores, batch)
 
-    def _patch_counts(self, mask: Tensor) -> Tensor:
-        totals = mask.sum(dim=1)
+    def fixed_counts(self, totals: Sequence[int]) -> list[int] | None:
+        return self._patch_counts(totals) if self.budget.kind in ("ratio", "count") else None
+
+    def _patch_counts(self, totals: Sequence[int]) -> list[int]:
         if self.budget.kind == "count":
-            return torch.tensor([min(int(self.budget.value), total) for total in totals.tolist()], device=mask.device)
-        return torch.tensor([int(total * self.budget.value) for total in totals.tolist()], device=mask.device)
+            return [min(int(self.budget.value), total) for total in totals]
+        return [int(total * self.budget.value) for total in totals]
 
     def _joined(self, kept: int, total: int) -> tuple[bool, bool]:
         return False, self.aggregate != "none" and kept < total

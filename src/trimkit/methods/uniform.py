@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.transfer import upload
 from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, trim_counts
 from trimkit.methods._grid import centres
@@ -33,11 +36,17 @@ class Uniform(ChoosingMethod):
     def needs_relevance(self) -> bool:
         return self.budget.kind == "iqr"
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return torch.ones(image.mask.shape[1], device=image.mask.device)
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return torch.ones(batch.mask.shape, device=batch.mask.device)
 
     def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         return trim_counts(self, batch) if self.budget.kind == "iqr" else super().counts(scores, batch)
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return centres(len(scores), image.grids[0], count).to(scores.device)
+    def fixed_counts(self, totals: Sequence[int]) -> list[int] | None:
+        return self._patch_counts(totals) if self.budget.kind in ("ratio", "count") else None
+
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        keep = np.zeros(scores.shape, dtype=bool)
+        for row, (total, grid, count) in enumerate(zip(batch.totals, batch.grids, counts, strict=True)):
+            keep[row, centres(total, grid, count).numpy()] = True
+        return upload(keep, scores.device)

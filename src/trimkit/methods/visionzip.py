@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.types import Selection, TokenBatch
-from trimkit.methods._choosing import ChoosingMethod, cosines, signal
+from trimkit.methods._base import on_device
+from trimkit.methods._choosing import ChoosingMethod, cosines, marked, signal
 from trimkit.methods._published import RERUNS, PublishedAccuracy
 
 __all__ = ["VisionZip"]
@@ -62,44 +64,42 @@ class VisionZip(ChoosingMethod):
     def _keys(self) -> str:
         return "keys_mean" if self.keys == "mean" else "keys"
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return F.sanitize(signal(self, image, "cls_attention"))[0]
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return F.sanitize(signal(self, batch, "cls_attention"))
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        top = self._dominant(scores, count)
-        others = (~top).nonzero().squeeze(1)
-        contextual = count - self._dominant_count(count)
-        starts = others[:: max(1, len(others) // max(contextual, 1))][:contextual]
-        return torch.cat([top.nonzero().squeeze(1), starts])
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        best = [self._dominant_count(count) for count in counts]
+        top = F.count_select(scores, on_device(best, scores), batch.padding)
+        starts = []
+        for total, count, most in zip(batch.totals, counts, best, strict=True):
+            others, contextual = total - most, count - most
+            starts.append(range(others)[:: max(1, others // max(contextual, 1))][:contextual])
+        left = F.places(~top if batch.padding is None else ~top & batch.mask)
+        return top | marked(left, starts)
 
     def finish(self, image: TokenBatch, selection: Selection) -> Selection:
         indices = selection.indices
-        top = self._dominant(self.quality(image), len(indices))
+        most = self._dominant_count(len(indices))
+        top = F.count_select(self.quality(image).unsqueeze(0), most)[0]
         # In raster order among the dominant ones, and among the starts, which come behind.
-        order = torch.sort((~top[indices]).to(torch.int8), stable=True).indices
-        return replace(selection, mixing=self._rows(image, indices, top), order=order)
+        order = torch.sort((~top.index_select(0, indices)).to(torch.int8), stable=True).indices
+        return replace(selection, mixing=self._rows(image, indices, top, order[most:]), order=order)
 
-    def _rows(self, image: TokenBatch, indices: Tensor, top: Tensor) -> Tensor:
-        """``[k, N]``, see ``Selection.mixing``."""
-        rows = torch.zeros(len(indices), len(top), device=indices.device)
-        places = torch.arange(len(indices), device=indices.device)
-        rows[places, indices] = 1.0
-        starts = places[~top[indices]]
-        if len(starts) == 0:
+    def _rows(self, image: TokenBatch, indices: Tensor, top: Tensor, starts: Tensor) -> Tensor:
+        """``[k, N]``, see ``Selection.mixing``; ``starts`` are places among the kept."""
+        total, count, contextual = len(top), len(indices), len(starts)
+        rows = torch.zeros(count, total, device=indices.device).scatter_(1, indices.unsqueeze(1), 1.0)
+        if contextual == 0:
             return rows
-        joining = ~top
-        joining[indices] = False
-        similar = cosines(signal(self, image, self._keys)[0])[joining][:, indices[starts]]
-        joined = torch.zeros(len(starts), len(top), device=indices.device)
-        joined[similar.argmax(dim=1), joining.nonzero().squeeze(1)] = 1.0
-        rows[starts] += joined / joined.sum(dim=1, keepdim=True).clamp(min=1.0)
+        joining = F.places((~top).scatter(0, indices, False), total - count)
+        similar = cosines(signal(self, image, self._keys)[0]).index_select(0, joining)
+        nearest = similar.index_select(1, indices.index_select(0, starts)).argmax(dim=1)
+        joined = torch.zeros(contextual * total, device=indices.device)
+        joined = joined.scatter(0, nearest * total + joining, 1.0).view(contextual, total)
+        rows = rows.index_add(0, starts, joined / joined.sum(dim=1, keepdim=True).clamp(min=1.0))
         return rows / rows.sum(dim=1, keepdim=True) if self.merge == "mean" else rows
 
     def _dominant_count(self, count: int) -> int:
         """Of ``count`` patches; the class token is one of the dominant tokens."""
         own = int(self.class_token)
         return min(max(round((count + own) * self.dominant) - own, 1), count)
-
-    def _dominant(self, scores: Tensor, count: int) -> Tensor:
-        """``[N]`` bool."""
-        return F.count_select(scores.unsqueeze(0), self._dominant_count(count))[0]

@@ -159,10 +159,8 @@ class Family:
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         """Encoder arguments of every single image, for the cache. Rows of the first dimension are images."""
         count = len(arguments[self.pixels(model)])
-        return [
-            {name: value if name in _FOR_ALL else _row(value, i, count) for name, value in arguments.items()}
-            for i in range(count)
-        ]
+        rows = {name: [value] * count if name in _FOR_ALL else _rows(value, count) for name, value in arguments.items()}
+        return [{name: values[i] for name, values in rows.items()} for i in range(count)]
 
     def join(self, parts: Sequence[ModelInputs]) -> ModelInputs:
         """The inverse of ``split``."""
@@ -273,7 +271,8 @@ _REFUSED = {
 _FOR_ALL = frozenset({"vision_feature_layer", "vision_feature_layers"})  # lists that are not one entry an image
 
 
-def _row(value: Any, index: int, count: int) -> Any:
+def _rows(value: Any, count: int) -> Sequence[Any]:
+    """What each of ``count`` images gets of a value."""
     if isinstance(value, (Tensor, list, tuple)) and len(value) == count:
-        return value[index : index + 1]
-    return value
+        return value.split(1) if isinstance(value, Tensor) else [value[i : i + 1] for i in range(count)]
+    return [value] * count

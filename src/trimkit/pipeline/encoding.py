@@ -24,8 +24,11 @@ def encode(
     arguments: ModelInputs,
     cache: FeatureCache | None,
     signals: frozenset[str] = frozenset(),
+    host: ModelInputs | None = None,
 ) -> tuple[list[ImageTokens], list[bool]]:
     """Tokens of every image or video, with what ``signals`` asks for, and which came from ``cache``.
+
+    ``host`` may hold ``arguments`` that are on the host already, so that it need not wait for them to hash the pictures.
 
     Without a cache all are encoded in one pass as the stock model does: another batch size may differ in the last bit.
     """
@@ -34,17 +37,18 @@ def encode(
         with record_signals(source, signals) as recorder:
             images = recorder.onto(family.encode(model, arguments))
         return _projected(family, model, images, signals), [False] * len(images)
-    parts = family.split(model, arguments)
-    keys = [content_key(part) for part in parts]
+    known = {name: value if host is None else host.get(name, value) for name, value in arguments.items()}
+    keys = [content_key(part) for part in family.split(model, known)]
     # With gradients on, features must carry theirs: nothing is taken from the cache.
     usable = not (model.training or torch.is_grad_enabled())
     stamp = encoder_stamp(family.encoder_modules(model)) if usable else 0
     found = {key: _with_signals(cache.get(key, stamp), signals) for key in keys} if usable else {}
-    missing = {key: part for key, part in zip(keys, parts, strict=True) if found.get(key) is None}
+    missing = {key: number for number, key in enumerate(keys) if found.get(key) is None}
     cached = [key not in missing for key in keys]
     if missing:
-        wanted = list(missing.values())
-        whole = len(missing) == len(parts) and (len(parts) <= AT_ONCE or not usable)
+        whole = len(missing) == len(keys) and (len(keys) <= AT_ONCE or not usable)
+        parts = [] if whole else family.split(model, arguments)
+        wanted = [] if whole else [parts[number] for number in missing.values()]
         groups = [wanted[i : i + AT_ONCE] for i in range(0, len(wanted), AT_ONCE)] if usable else [wanted]
         with record_signals(source, signals) as recorder:
             if whole:
@@ -52,7 +56,7 @@ def encode(
             else:
                 images = [image for group in groups for image in family.encode_parts(model, group)]
             encoded = _projected(family, model, recorder.onto(images), signals)
-        if len(encoded) != len(wanted):  # several images a row: they are not told apart
+        if len(encoded) != len(missing):  # several images a row: they are not told apart
             return (encoded, [False] * len(encoded)) if whole else encode(family, model, arguments, None, signals)
         for key, tokens in zip(missing, encoded, strict=True):
             found[key] = replace(tokens, key=key)

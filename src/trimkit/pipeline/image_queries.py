@@ -108,13 +108,13 @@ class QueryFinder:
         return said if self.policy == "union" else said[:1] if self.policy == "first" else asked[-1:]
 
     def _read(self, reader: QueryReader, ids: Tensor, image_token_id: int, items: Sequence[MediaItem]) -> AskedOf:
-        rows = {item.row for item in items}
+        rows, prompts = {item.row for item in items}, ids.unbind(0)
         if self.policy == "refresh":  # the commonest case needs the last turn only
-            last = {row: _of_last(*reader.last(ids[row], image_token_id)) for row in rows}
+            last = {row: _of_last(*reader.last(prompts[row], image_token_id)) for row in rows}
             found = [last[item.row] for item in items]
         else:
-            turns = {row: reader.turns(ids[row], image_token_id) for row in rows}
-            first = [reader.turn_at(ids[item.row], image_token_id, item.first) for item in items]
+            turns = {row: reader.turns(prompts[row], image_token_id) for row in rows}
+            first = [reader.turn_at(prompts[item.row], image_token_id, item.first) for item in items]
             found = [_from_turn(turns[item.row], start) for item, start in zip(items, first, strict=True)]
         return AskedOf([queries for queries, _ in found], tuple(note for _, note in found))
 

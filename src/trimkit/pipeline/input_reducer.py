@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ from trimkit.methods import Method, get_method
 from trimkit.models import Family, ModelInputs, family_of
 from trimkit.pipeline.call_settings import CallSettings, check_signals, in_full_precision, refuse_unplanned
 from trimkit.pipeline.choosing import Chooser
+from trimkit.pipeline.chosen_images import ChosenImages
 from trimkit.pipeline.encoding import encode
+from trimkit.pipeline.host_inputs import on_host
 from trimkit.pipeline.media import (
     EarlierMedia,
     EncodedMedia,
@@ -34,25 +35,11 @@ from trimkit.pipeline.media import (
 from trimkit.pipeline.model_store import feature_cache_of
 from trimkit.pipeline.padding import padding_id, padding_side, plain_positions
 from trimkit.pipeline.reduced_inputs import ReducedInputs
-from trimkit.pipeline.selecting import reduced_image
+from trimkit.pipeline.selecting import reduced_images
 from trimkit.pipeline.stage_clock import StageClock
 from trimkit.scorers import Scorer
 
-__all__ = ["ChosenImages", "InputReducer"]
-
-
-@dataclass(frozen=True)
-class ChosenImages:
-    """What is kept of every image: ``kept`` before the projector, ``embeddings`` ``[k_i, H]`` behind it.
-
-    ``outputs`` holds the same as ``mm_encoder_outputs`` takes it.
-    """
-
-    items: Sequence[MediaItem]
-    selections: Sequence[Selection]
-    kept: Sequence[ImageTokens]
-    embeddings: Sequence[Tensor]
-    outputs: dict[str, Any]
+__all__ = ["InputReducer"]
 
 
 class InputReducer:
@@ -128,19 +115,24 @@ class InputReducer:
             earlier: pictures of earlier turns, which the caller need not pass again.
         """
         ids = inputs["input_ids"]
+        given = given_media(self.family, self._model, inputs)
+        host = on_host(
+            inputs, [medium.encoder_arguments(self._model, inputs) for medium in given] if self._hashes else []
+        )
         with clock.stage("vision"):
-            media = self._encode_all(inputs, earlier)
+            media = self._encode_all(inputs, host, given, earlier)
         scorer = self.chooser.scorer()
         items = self.chooser.items(media, scorer)
         with clock.stage("text"), in_full_precision(ids.device):
-            prompts = question_ids(ids, media, self._image_token_id)
-            asked = self.chooser.queries(inputs, prompts, items, query, earlier)
+            prompts = question_ids(host["input_ids"], media, self._image_token_id)
+            asked = self.chooser.queries(host, prompts, items, query, earlier)
             choosing = self.chooser.read(asked.queries, scorer)
         chosen = self.choose(items, choosing, scorer, clock)
         with clock.stage("shrink"):
-            placeholders = placeholders_of(media) if media else torch.zeros_like(ids)
-            layout = self._plan(inputs, placeholders, chosen.selections, generating)
+            placeholders = placeholders_of(media) if media else torch.zeros_like(host["input_ids"])
+            layout = self._plan(inputs, host, placeholders, chosen.selections, generating)
             out = self._shortened(inputs, media, layout, generating)
+            placeholders = placeholders.to(ids.device, non_blocking=True)
         if chosen.outputs:
             out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **chosen.outputs}
         return ReducedInputs(
@@ -170,8 +162,9 @@ class InputReducer:
             queries: the questions about each.
             clock: adds up the time of each stage.
         """
+        host = on_host({}, [arguments] if self._hashes else [])
         with clock.stage("vision"):
-            images, cached = self.encode(self.family, arguments)
+            images, cached = self.encode(self.family, arguments, host)
         scorer = self.chooser.scorer()
         media = EncodedMedia(self.family, arguments, images, cached, torch.zeros(0, 0, dtype=torch.bool))
         items = [item for each in self.chooser.ranked([media], scorer) for item in unplaced(each, rows)]
@@ -188,21 +181,28 @@ class InputReducer:
         with clock.stage("select"), in_full_precision(device):
             selections = self.chooser.select(items, queries, scorer)
         with clock.stage("shrink"):
-            kept = [reduced_image(item.image, chosen) for item, chosen in zip(items, selections, strict=True)]
+            kept = reduced_images([item.image for item in items], selections)
         with clock.stage("project"):
             embeddings, outputs = self._project(items, kept)
         return ChosenImages(items, selections, kept, embeddings, outputs)
 
-    def encode(self, family: Family, arguments: ModelInputs) -> tuple[list[ImageTokens], list[bool]]:
-        """Tokens of every image or video, and which came from the cache."""
+    def encode(
+        self, family: Family, arguments: ModelInputs, host: ModelInputs | None = None
+    ) -> tuple[list[ImageTokens], list[bool]]:
+        """Tokens of every image or video, and which came from the cache; ``host`` has arguments that are on the host."""
         if self.chooser.tower is not None:
             arguments |= self.chooser.tower.arguments()
-        if self.method.keeps_all:
+        if not self._hashes:
             return encode(family, self._model, arguments, None)
         if (plan := self.method.tower_plan) is not None:
             refuse_unplanned(family, self._model, self.method)  # a video's family may be another one
             arguments |= {"tower_plan": plan}
-        return encode(family, self._model, arguments, self.cache, self.method.asked_signals)
+        return encode(family, self._model, arguments, self.cache, self.method.asked_signals, host)
+
+    @property
+    def _hashes(self) -> bool:
+        """Whether pictures are known by what is in them."""
+        return not self.method.keeps_all
 
     def _refuse_positions(self) -> None:
         if self._settings.positions == "contiguous" and self.family.own_positions:
@@ -216,21 +216,22 @@ class InputReducer:
                 f"method {self.method.name!r} keeps positions and asks anew in every turn: leave positions= and turns= out"
             )
 
-    def _encode_all(self, inputs: ModelInputs, earlier: EarlierMedia | None) -> list[EncodedMedia]:
+    def _encode_all(
+        self, inputs: ModelInputs, host: ModelInputs, given: Sequence[Family], earlier: EarlierMedia | None
+    ) -> list[EncodedMedia]:
         """The images and the videos of the prompts, with those of earlier turns."""
         refuse_video(self.family, self._model, inputs)
-        given = given_media(self.family, self._model, inputs)
-        media = [self._encoded(medium, inputs) for medium in given]
+        media = [self._encoded(medium, inputs, host) for medium in given]
         if earlier is None:
             return media
         before = [medium for medium in self.media if earlier.of_medium(medium.medium) and medium not in given]
-        media += [EncodedMedia(medium, {}, [], [], medium.places(self._model, inputs)) for medium in before]
+        media += [EncodedMedia(medium, {}, [], [], medium.places(self._model, host)) for medium in before]
         return [self._with_earlier(each, earlier) for each in media]
 
-    def _encoded(self, family: Family, inputs: ModelInputs) -> EncodedMedia:
+    def _encoded(self, family: Family, inputs: ModelInputs, host: ModelInputs) -> EncodedMedia:
         arguments = family.encoder_arguments(self._model, inputs)
-        images, cached = self.encode(family, arguments)
-        return EncodedMedia(family, arguments, images, cached, family.places(self._model, inputs))
+        images, cached = self.encode(family, arguments, host)
+        return EncodedMedia(family, arguments, images, cached, family.places(self._model, host))
 
     def _with_earlier(self, media: EncodedMedia, earlier: EarlierMedia) -> EncodedMedia:
         """With the images of earlier turns, where they were not passed again."""
@@ -258,18 +259,25 @@ class InputReducer:
         return [embeddings[i] for i in range(len(items))], outputs
 
     def _plan(
-        self, inputs: ModelInputs, placeholders: Tensor, selections: Sequence[Selection], generating: bool
+        self,
+        inputs: ModelInputs,
+        host: ModelInputs,
+        placeholders: Tensor,
+        selections: Sequence[Selection],
+        generating: bool,
     ) -> PromptLayout:
-        mask = inputs.get("attention_mask")
+        """How the prompt is shortened; ``placeholders`` and ``host`` are on the host, the layout is beside ``inputs``."""
+        mask, device = host.get("attention_mask"), inputs["input_ids"].device
         if not all(selection.keeps_all for selection in selections):
             check_mask(mask)
         elif not (isinstance(mask, Tensor) and mask.ndim == 2):
             mask = None  # it goes to the model as it is, beside all of the tokens
         if self.method.prunes_llm and generating and mask is not None and not bool(mask[:, -1].all()):
-            return pad_left(mask)
+            return pad_left(inputs["attention_mask"])
         side = padding_side(mask, self._tokenizer, generating)
         multiple = self._settings.pad_to_multiple_of
-        layout = plan_prompt(placeholders, mask, 1, selections, side, keep_end=not generating, multiple=multiple)
+        ends = not generating
+        layout = plan_prompt(placeholders, mask, 1, selections, side, keep_end=ends, multiple=multiple, device=device)
         if not layout.identity and isinstance(inputs.get("logits_to_keep"), Tensor):
             raise UnsupportedError(
                 "logits_to_keep counts columns that are cut: pass a number of last ones, not indices"

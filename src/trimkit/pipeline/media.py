@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from trimkit.core.prompt_layout import image_rows
@@ -45,7 +46,7 @@ class EncodedMedia:
         arguments: of its encoder.
         images: their tokens, in order.
         cached: which of them came from the cache.
-        placeholders: ``[B, L]`` bool, where they stand.
+        placeholders: ``[B, L]`` bool on the host, where they stand.
     """
 
     family: Family
@@ -217,8 +218,9 @@ def encoder_inputs(model: Any, media: Sequence[EncodedMedia], *, pixels_only: bo
 
 def _placed(media: EncodedMedia) -> list[MediaItem]:
     lengths = [len(image) for image in media.images]
-    rows = image_rows(media.placeholders.long(), 1, lengths, media.family.medium)
-    left = {row: media.placeholders[row].nonzero().squeeze(1).tolist() for row in set(rows)}
+    rows = image_rows(media.placeholders.cpu().long(), 1, lengths, media.family.medium)
+    places = media.placeholders.cpu().numpy()
+    left = {row: np.flatnonzero(places[row]).tolist() for row in set(rows)}
     items = []
     for image, cached, row in zip(media.images, media.cached, rows, strict=True):
         columns, left[row] = left[row][: len(image)], left[row][len(image) :]

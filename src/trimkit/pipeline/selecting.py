@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from trimkit.core import functional as F
 from trimkit.core.layer_read import LayerRead
 from trimkit.core.sharing import merge_images, split_selection
+from trimkit.core.transfer import beside, upload
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods import Method
@@ -22,6 +25,7 @@ __all__ = [
     "no_scorer",
     "reduced_features",
     "reduced_image",
+    "reduced_images",
     "relevance_of",
     "select_by_attention",
     "select_everything",
@@ -91,7 +95,7 @@ def select_by_attention(
     tokens = [merge_images([images[i] for i in group]) for group in groups]
     batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
     joined = [torch.cat([attention[i] for i in group]) for group in groups]
-    padded = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
+    padded = pad_sequence(joined, batch_first=True)
     chosen = method.select(replace(batch, attention=padded, layer=_of_groups(read, groups)))
     fixed = method.budget.kind in ("ratio", "count")
     found: dict[int, Selection] = {}
@@ -160,54 +164,64 @@ def make_batch(
     profile: EncoderProfile,
 ) -> TokenBatch:
     """Pad images to one batch."""
-    features = [image.features.detach() for image in images]
-    lengths = torch.tensor([len(image) for image in images])
-    padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
-    columns = torch.arange(padded.shape[1], device=padded.device)
-    scores = None
-    if relevance is not None:
-        rows = [row.to(padded.device) for row in relevance]
-        scores = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    attention = _padded([image.cls_attention for image in images], padded.device)
-    keys = _padded([image.keys for image in images], padded.device)
+    lengths = tuple(len(image) for image in images)
+    features = pad_sequence([image.features for image in images], batch_first=True).detach()
+    device, width = features.device, features.shape[1]
+    mask = torch.ones(features.shape[:2], dtype=torch.bool, device=device)
+    if min(lengths) < width:
+        mask = torch.arange(width, device=device) < upload(lengths, device).unsqueeze(1)
+    attention = _padded([image.cls_attention for image in images], device)
+    keys = _padded([image.keys for image in images], device)
     return TokenBatch(
-        features=padded,
-        mask=columns < lengths.to(padded.device).unsqueeze(1),
-        relevance=scores,
+        features=features,
+        mask=mask,
+        relevance=None if relevance is None else _padded(relevance, device),
         profile=profile,
         grids=tuple(image.grid for image in images),
         keys=tuple(f"{image.key}|{query or ''}" for image, query in zip(images, queries, strict=True)),
         cls_attention=attention,
         tower_keys=keys,
-        signals=_signals(images, padded.device),
+        signals=_signals(images, device),
+        lengths=lengths,
     )
 
 
 def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
     """A signal of all images, or None where one lacks it."""
-    given = [row.detach().to(device) for row in rows if row is not None]
-    return torch.nn.utils.rnn.pad_sequence(given, batch_first=True) if len(given) == len(rows) else None
+    given = [beside(row, device) for row in rows if row is not None]
+    return pad_sequence(given, batch_first=True).detach() if len(given) == len(rows) else None
 
 
 def _signals(images: Sequence[ImageTokens], device: torch.device) -> dict[str, tuple[Tensor, ...]]:
     """By name, those that all images have."""
     names = [name for name in (images[0].signals if images else ()) if all(name in image.signals for image in images)]
-    return {name: tuple(image.signals[name].detach().to(device) for image in images) for name in names}
+    return {name: tuple(beside(image.signals[name].detach(), device) for image in images) for name in names}
+
+
+def reduced_images(images: Sequence[ImageTokens], selections: Sequence[Selection]) -> list[ImageTokens]:
+    """The images with what is kept of their features, and of those for deeper layers; images of one length together."""
+    done = dict(enumerate(images))
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, (image, selection) in enumerate(zip(images, selections, strict=True)):
+        if selection.keeps_all:
+            continue
+        if not selection.plain or image.alive is not None:
+            done[i] = _reduced_alone(image, selection)
+            continue
+        shapes = tuple((each.shape, each.dtype, each.device) for each in (image.features, *image.layers))
+        groups.setdefault((selection.aggregated, selection.weights is None, *shapes), []).append(i)
+    for rows in groups.values():
+        mine = [selections[i] for i in rows]
+        layers = zip(*((images[i].features, *images[i].layers) for i in rows), strict=True)
+        reduced = [_reduced(list(each), mine) for each in layers]
+        for i, each in zip(rows, zip(*reduced, strict=True), strict=True):
+            done[i] = _with_features(images[i], each)
+    return [done[i] for i in range(len(images))]
 
 
 def reduced_image(image: ImageTokens, selection: Selection) -> ImageTokens:
     """The image with what is kept of its features, and of those for deeper layers."""
-    if selection.keeps_all:
-        return image
-    if selection.class_token and (image.layers or "cls_state" not in image.signals):
-        raise ConfigError(
-            "the class token is kept and these image tokens have none: pass its state as signals['cls_state']"
-        )
-    features, *layers = (_reduced(each, selection, image.alive) for each in (image.features, *image.layers))
-    if selection.class_token:
-        features = torch.cat([image.signals["cls_state"].to(features)[None], features])
-    kept = replace(image, features=features, layers=tuple(layers), views=(), alive=None)
-    return replace(kept, cls_attention=None, keys=None, signals={})
+    return reduced_images([image], [selection])[0]
 
 
 def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
@@ -215,20 +229,65 @@ def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
     return reduced_image(image, selection).features
 
 
-def _reduced(features: Tensor, selection: Selection, alive: Tensor | None) -> Tensor:
-    indices = selection.indices.to(features.device)
+def _with_features(image: ImageTokens, layers: Sequence[Tensor]) -> ImageTokens:
+    features, *deeper = layers
+    kept = replace(image, features=features, layers=tuple(deeper), views=(), alive=None)
+    return replace(kept, cls_attention=None, keys=None, signals={})
+
+
+def _reduced(features: Sequence[Tensor], selections: Sequence[Selection]) -> list[Tensor]:
+    """Kept features of images of one length, in raster order and as they are."""
+    stacked = torch.stack(list(features))
+    images, total, _ = stacked.shape
+    device, counts = stacked.device, [len(each.indices) for each in selections]
+    starts = upload(np.repeat(np.arange(images) * total, counts), device)
+    places = torch.cat([beside(each.indices, device) for each in selections]) + starts
+    kept = stacked.flatten(0, 1).index_select(0, places)
+    if not selections[0].aggregated:
+        return list(kept.split(counts))
+    keep = torch.zeros(images * total, dtype=torch.bool, device=device).index_fill(0, places, True).view(images, total)
+    given = [beside(each.weights, device) for each in selections if each.weights is not None]
+    rest = F.aggregate(stacked, keep, None, torch.stack(given) if given else None)
+    if images == 1:
+        return [torch.cat([kept, rest])]
+    ends = np.cumsum(np.array(counts) + 1) - 1
+    order = np.empty(sum(counts) + images, dtype=np.int64)
+    order[ends] = sum(counts) + np.arange(images)
+    order[np.setdiff1d(np.arange(len(order)), ends)] = np.arange(sum(counts))
+    joined = torch.cat([kept, rest]).index_select(0, upload(order, device))
+    return list(joined.split([count + 1 for count in counts]))
+
+
+def _reduced_alone(image: ImageTokens, selection: Selection) -> ImageTokens:
+    """One image whose kept tokens are merged, reordered or joined by the class token, or whose tower has dropped patches.
+
+    Raises:
+        ConfigError: the class token is kept, and the image does not hold it.
+    """
+    if selection.class_token and (image.layers or "cls_state" not in image.signals):
+        raise ConfigError(
+            "the class token is kept and these image tokens have none: pass its state as signals['cls_state']"
+        )
+    features, *deeper = (_rows_alone(each, selection, image.alive) for each in (image.features, *image.layers))
+    if selection.class_token:
+        features = torch.cat([image.signals["cls_state"].to(features)[None], features])
+    return _with_features(image, (features, *deeper))
+
+
+def _rows_alone(features: Tensor, selection: Selection, alive: Tensor | None) -> Tensor:
+    """The kept rows, and what stands for the dropped ones."""
+    device, indices = features.device, beside(selection.indices, features.device)
     mixed = None if selection.mixing is None else _mixed(features, selection.mixing)
-    kept = features[indices] if mixed is None else mixed[: len(indices)]
-    kept = kept if selection.order is None else kept[selection.order.to(features.device)]
+    kept = features.index_select(0, indices) if mixed is None else mixed[: len(indices)]
+    kept = kept if selection.order is None else kept.index_select(0, beside(selection.order, device))
     if not selection.aggregated:
         return kept
     if mixed is not None and len(mixed) > len(indices):
         return torch.cat([kept, mixed[len(indices) :]])
-    keep = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
-    keep[0, indices] = True
-    weights = None if selection.weights is None else selection.weights.unsqueeze(0).to(features.device)
+    keep = torch.zeros(1, len(features), dtype=torch.bool, device=device).index_fill(1, indices, True)
+    weights = None if selection.weights is None else beside(selection.weights, device).unsqueeze(0)
     # What a tower dropped midway has no features that could be averaged with the others'.
-    real = None if alive is None else alive.unsqueeze(0).to(features.device)
+    real = None if alive is None else beside(alive, device).unsqueeze(0)
     return torch.cat([kept, F.aggregate(features.unsqueeze(0), keep, real, weights)])
 
 

@@ -1,40 +1,72 @@
-"""Wall-clock seconds of each stage of one call."""
+"""Seconds of each stage of one call, measured without making the host wait for the device."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, fields
+from typing import Any
 
 import torch
 
 from trimkit.core.types import StageSeconds
 
-__all__ = ["StageClock"]
+__all__ = ["DeviceSeconds", "StageClock"]
+
+_STAGES = frozenset(each.name for each in fields(StageSeconds))
+
+
+class DeviceSeconds(StageSeconds):
+    """Seconds of stages on a GPU: marks in its queue, whose distance is taken when a stage is first read.
+
+    Only then does the host wait, for the last of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: list[tuple[str, Any, Any]] = []
+
+    def between(self, stage: str, start: Any, end: Any) -> None:
+        """Add the time from one ``torch.cuda.Event`` to another to ``stage``."""
+        self._open.append((stage, start, end))
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _STAGES:
+            opened, self._open = vars(self).get("_open", []), []
+            for stage, start, end in opened:
+                end.synchronize()
+                start.synchronize()
+                vars(self)[stage] += start.elapsed_time(end) / 1000.0
+        return super().__getattribute__(name)
+
+    def __reduce__(self) -> Any:
+        return StageSeconds, tuple(asdict(self).values())
 
 
 class StageClock:
-    """Adds up seconds per stage. On a GPU it waits for the device at each boundary, so that a stage's time is its own.
+    """Adds up seconds per stage.
 
     Args:
         device: where the model runs.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.seconds = StageSeconds()
+        self.seconds = DeviceSeconds() if device.type == "cuda" else StageSeconds()
         self._device = device
         self._prefilled = False
-        self._prefill_began: float | None = None
+        self._prefill_began: Any = None
+        self._within: list[tuple[Any, Any]] = []
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time inside to ``seconds.<name>``."""
         start = self._now()
         yield
-        passed = self._now() - start
-        setattr(self.seconds, name, getattr(self.seconds, name) + passed)
+        end = self._now()
+        self._add(name, start, end)
         if self._prefill_began is not None:
-            self._prefill_began += passed  # a stage within the prefill: no second is counted twice
+            self._within.append((start, end))  # a stage within the prefill: no second is counted twice
 
     def start_prefill(self) -> None:
         """Start the clock of the first forward pass; later passes are not timed."""
@@ -43,9 +75,21 @@ class StageClock:
     def stop_prefill(self) -> None:
         """Stop what ``start_prefill`` has started."""
         if self._prefill_began is not None:
-            self.seconds.prefill, self._prefill_began = self._now() - self._prefill_began, None
+            self._add("prefill", self._prefill_began, self._now())
+            for start, end in self._within:
+                self._add("prefill", end, start)
+            self._prefill_began, self._within = None, []
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+    def _add(self, stage: str, start: Any, end: Any) -> None:
+        if isinstance(self.seconds, DeviceSeconds):
+            self.seconds.between(stage, start, end)
+        else:
+            setattr(self.seconds, stage, getattr(self.seconds, stage) + end - start)
+
+    def _now(self) -> Any:
+        """A point in time: of the CPU's clock, or of the device's queue."""
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event

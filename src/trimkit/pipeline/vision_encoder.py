@@ -13,8 +13,9 @@ from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.methods import Method
 from trimkit.models import ModelInputs
 from trimkit.pipeline.call_settings import CallSettings, refuse_llm_stage
+from trimkit.pipeline.chosen_images import ChosenImages
 from trimkit.pipeline.image_queries import each_row
-from trimkit.pipeline.input_reducer import ChosenImages, InputReducer
+from trimkit.pipeline.input_reducer import InputReducer
 from trimkit.pipeline.media import ImageQueries
 from trimkit.pipeline.partial_checkpoint import load_without_language_model
 from trimkit.pipeline.picture_inputs import picture_arguments

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trimkit.core import functional as F
+from trimkit.core.transfer import one_by_one
 from trimkit.core.types import EncoderProfile, ImageTokens
 from trimkit.errors import ConfigError
 from trimkit.scorers._text import TextEncoder
@@ -33,6 +34,7 @@ def clip_text(clip: Any, tokenizer: Any) -> TextEncoder:
         tokenizer,
         int(clip.config.text_config.max_position_embeddings),
         lambda: projection.weight.device,
+        causal=True,
     )
 
 
@@ -96,12 +98,16 @@ class ClipNativeScorer(EncoderScorer):
             InputError: a question is empty, or the features are not this tower's.
         """
         texts = self.text_embeddings(queries, truncate=truncate)
-        return [
-            F.clip_relevance(
-                self._patches(image).unsqueeze(0), text.to(image.features.device).unsqueeze(0), normalize=normalize
-            )[0]
-            for image, text in zip(images, texts, strict=True)
-        ]
+        groups: dict[object, list[int]] = {}
+        for i, image in enumerate(images):
+            alone = i if one_by_one(image.features.device) else -1
+            groups.setdefault((alone, image.features.device, image.features.dtype, len(image)), []).append(i)
+        found: dict[int, Tensor] = {}
+        for rows in groups.values():
+            patches = self._patches([images[i] for i in rows])
+            text = torch.stack([texts[i] for i in rows]).to(patches.device)
+            found.update(zip(rows, F.clip_relevance(patches, text, normalize=normalize).unbind(0), strict=True))
+        return [found[i] for i in range(len(images))]
 
     def text_embeddings(self, queries: Sequence[str], *, truncate: bool = False) -> list[Tensor]:
         """One ``[P]`` embedding a question; see ``TextEncoder``.
@@ -117,13 +123,14 @@ class ClipNativeScorer(EncoderScorer):
         Raises:
             InputError: a question is empty.
         """
+        segments = {query: self._text.segments(query) for query in dict.fromkeys(queries)}
+        if all(len(each) == 1 for each in segments.values()):  # whole questions
+            return self.similarity(images, queries, normalize=True)
         found = []
         for image, query in zip(images, queries, strict=True):
-            patches = self._patches(image)[None]
-            rows = [
-                F.clip_relevance(patches, text.to(patches)[None], normalize=True)[0]
-                for text in self._text.segments(query)
-            ]
+            patches = self._patches([image])
+            texts = segments[query].to(patches)
+            rows = [F.clip_relevance(patches, text[None], normalize=True)[0] for text in texts]
             found.append(torch.stack(rows).mean(dim=0))
         return found
 
@@ -141,19 +148,23 @@ class ClipNativeScorer(EncoderScorer):
         Raises:
             ConfigError: the features are not this tower's.
         """
-        return self._patches(image)
+        return self._patches([image])[0]
 
-    def _patches(self, image: ImageTokens) -> Tensor:
-        features = image.features if image.tower_columns is None else image.features[:, slice(*image.tower_columns)]
-        if features.shape[-1] != self.feature_size:
-            raise ConfigError(
-                f"the scorer's CLIP has {self.feature_size}-wide patch features, the model's tower "
-                f"{features.shape[-1]}-wide ones: pass the CLIP checkpoint that the tower was taken from"
-            )
-        norm = self._post_layernorm
-        device = features.device
+    def _patches(self, images: Sequence[ImageTokens]) -> Tensor:
+        """``[B, N, P]`` patch embeddings of images of N tokens each."""
+        read = [
+            each.features if each.tower_columns is None else each.features[:, slice(*each.tower_columns)]
+            for each in images
+        ]
+        for features in read:
+            if features.shape[-1] != self.feature_size:
+                raise ConfigError(
+                    f"the scorer's CLIP has {self.feature_size}-wide patch features, the model's tower "
+                    f"{features.shape[-1]}-wide ones: pass the CLIP checkpoint that the tower was taken from"
+                )
+        norm, device = self._post_layernorm, read[0].device
         return F.patch_embeddings(
-            features.detach(),
+            torch.stack(read).detach(),
             norm.weight.to(device),
             norm.bias.to(device),
             self._visual_projection.weight.to(device),

@@ -7,6 +7,7 @@ import html
 import io
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
@@ -56,7 +57,7 @@ def report_html(report: Report, views: Sequence[Sequence[View]]) -> str:
         for number, image in enumerate(report.images[:_ROWS], start=1)
     )
     more = f"<p>and {len(report.images) - _ROWS} more</p>" if len(report.images) > _ROWS else ""
-    stages = ", ".join(f"{name} {value:.3f} s" for name, value in vars(report.seconds).items())
+    stages = ", ".join(f"{name} {value:.3f} s" for name, value in asdict(report.seconds).items())
     buffer = io.BytesIO()
     draw_report(report, views).save(buffer, format="JPEG", quality=85)
     picture = base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,62 @@
+"""Numbers between the host and a model's device, without making the host wait where that can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+__all__ = ["ONE_BY_ONE", "beside", "fetch", "one_by_one", "rows_of", "upload"]
+
+ONE_BY_ONE = frozenset({"cpu"})  # types of devices; tests empty it, to run on a CPU what runs on a GPU
+
+
+def one_by_one(device: torch.device) -> bool:
+    """Whether images and questions of a call are computed one by one, so that no rounding depends on the others.
+
+    It is so on the CPU, where a call costs little beside its arithmetic. Elsewhere they are computed together.
+    """
+    return device.type in ONE_BY_ONE
+
+
+def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors on the host, by one transfer for all that are elsewhere; those on the host as they are.
+
+    A ``TorchFunctionMode`` sees it as one call.
+    """
+    if has_torch_function(tensors):
+        return handle_torch_function(fetch, tensors, tensors)  # type: ignore[no-any-return]
+    done = [each.detach() for each in tensors]
+    for device in {each.device for each in tensors if each.device.type != "cpu"}:
+        # The widest first, so that each begins where its dtype may.
+        away = sorted((i for i, each in enumerate(done) if each.device == device), key=lambda i: -done[i].itemsize)
+        parts = [done[i].contiguous().flatten().view(torch.uint8) for i in away]
+        host = torch.cat(parts).cpu().split([len(part) for part in parts])
+        for i, part in zip(away, host, strict=True):
+            done[i] = part.view(done[i].dtype).view(done[i].shape)
+    return done
+
+
+def upload(values: ArrayLike, device: torch.device) -> Tensor:
+    """Numbers of the host as a tensor on ``device``; integers are int64. Does not wait for what the device has to do."""
+    return torch.from_numpy(np.array(values, copy=True)).to(device, non_blocking=True)
+
+
+def beside(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``; without a call into torch where it is there."""
+    return tensor if tensor.device == device else tensor.to(device)
+
+
+def rows_of(padded: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """The first ``lengths[i]`` entries of each row of ``[B, N, ...]``, in a few calls whatever B."""
+    if not lengths:
+        return []
+    width = max(lengths)
+    if min(lengths) == width:
+        return list((padded if width == padded.shape[1] else padded[:, :width]).unbind(0))
+    places = np.concatenate([row * padded.shape[1] + np.arange(n) for row, n in enumerate(lengths)])
+    return list(padded.flatten(0, 1).index_select(0, upload(places, padded.device)).split(list(lengths)))

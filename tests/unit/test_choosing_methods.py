@@ -1,0 +1,124 @@
+"""Methods of others: what sees one image at a time, and what overrides one of ours, chooses as it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from trimkit.core.types import EncoderProfile, ImageTokens, TokenBatch
+from trimkit.methods import ChoosingMethod, Method, get_method
+from trimkit.methods.focus import Focus
+from trimkit.pipeline.selecting import make_batch
+
+LENGTHS = (9, 5, 9, 1)
+
+
+class First(ChoosingMethod):
+    """Ranks by order, and chooses the last ones; image by image."""
+
+    name: ClassVar[str] = "first"
+    summary: ClassVar[str] = ""
+
+    def quality(self, image: TokenBatch) -> Tensor:
+        assert image.features.shape[:2] == (1, *image.totals)
+        return torch.arange(image.totals[0], 0, -1.0)
+
+    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+        assert len(scores) == image.totals[0] > count
+        return torch.arange(len(scores)).flip(0)[:count]
+
+
+class LastOfFocus(Focus):
+    """Focus, but for which patches."""
+
+    name: ClassVar[str] = "last-of-focus"
+
+    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
+        return torch.arange(len(scores)).flip(0)[:count]
+
+
+class OwnKeep(Method):
+    """Keeps two tokens whatever the budget."""
+
+    name: ClassVar[str] = "own-keep"
+    summary: ClassVar[str] = ""
+
+    def scores(self, batch: TokenBatch) -> Tensor:
+        return batch.mask.float()
+
+    def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
+        return batch.mask & (torch.arange(batch.mask.shape[1]) < 2)
+
+
+class OwnCounts(First):
+    """One more than its budget."""
+
+    name: ClassVar[str] = "own-counts"
+
+    def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
+        return super().counts(scores, batch) + 1
+
+
+class Together(ChoosingMethod):
+    """Chooses for several images at once."""
+
+    name: ClassVar[str] = "together"
+    summary: ClassVar[str] = ""
+
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return batch.features.sum(dim=2).abs()
+
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        return torch.arange(scores.shape[1]) < torch.tensor(counts).unsqueeze(1)
+
+
+def batch() -> TokenBatch:
+    generator = torch.Generator().manual_seed(0)
+    images = [ImageTokens(torch.randn(total, 6, generator=generator)) for total in LENGTHS]
+    relevance = [torch.randn(total, generator=generator) for total in LENGTHS]
+    return make_batch(images, relevance, list("abcd"), EncoderProfile(sign=1))
+
+
+def kept(method: Method) -> list[list[int]]:
+    return [each.indices.tolist() for each in method.select(batch())]
+
+
+@pytest.mark.parametrize("cls", [First, LastOfFocus])
+def test_a_method_that_sees_one_image_at_a_time(cls: type[ChoosingMethod]) -> None:
+    method = cls(budget=3, aggregate="none")  # type: ignore[arg-type]  # a budget as users write it
+    assert kept(method) == [[6, 7, 8], [2, 3, 4], [6, 7, 8], [0]]
+
+
+def test_a_method_with_a_rule_of_its_own_is_counted() -> None:
+    assert kept(OwnKeep(budget=4)) == [[0, 1], [0, 1], [0, 1], [0]]  # type: ignore[arg-type]
+    assert kept(OwnCounts(budget=3)) == [[5, 6, 7, 8], [1, 2, 3, 4], [5, 6, 7, 8], [0]]  # type: ignore[arg-type]
+
+
+def test_a_method_that_sees_several() -> None:
+    assert kept(Together(budget=3)) == [[0, 1, 2], [0, 1, 2], [0, 1, 2], [0]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["focus", "cdpruner", "divprune", "uniform"])
+def test_ours_can_be_asked_about_one_image(name: str) -> None:
+    """``choose`` and ``quality`` of the methods that override ``choices`` and ``qualities``."""
+    method = get_method(name, budget=3, aggregate="none")
+    assert isinstance(method, ChoosingMethod)
+    image = batch().part([0], 9)
+    scores = method.quality(image)
+    assert method.choose(image, scores, 3).tolist() == method.select(image)[0].indices.tolist()
+
+
+def test_what_overrides_neither_is_told_so() -> None:
+    class Nothing(ChoosingMethod):
+        name: ClassVar[str] = "nothing"
+        summary: ClassVar[str] = ""
+
+    image = batch().part([0], 9)
+    with pytest.raises(NotImplementedError):
+        Nothing().quality(image)
+    with pytest.raises(NotImplementedError):
+        Nothing().choose(image, torch.ones(9), 3)
