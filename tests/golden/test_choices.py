@@ -1,8 +1,10 @@
-"""Every method keeps the tokens it kept before choosing was rebuilt for batches and GPUs, scene by scene, alone and in a batch.
+"""Every method keeps the tokens it kept before choosing was rebuilt for batches and GPUs, scene by scene, alone or in a batch.
 
-``vectors/choices_500.npz`` was made at commit b5121a6 on the demo model in float32, by ``python -m tests.golden.make_choices``:
-for each method with its defaults, what it keeps of 500 scenes. Rounding on another processor can turn a choice between two equal
-patches, hence the one scene in 200.
+``vectors/choices_500.npz`` was made on the demo model in float32 by ``python -m tests.golden.make_choices``: what each method
+keeps of 500 scenes with its defaults. It dates from commit b5121a6; for methods that are new since, or in line with their
+published code since (cdpruner, dart, divprune, prumerge, prumerge-plus, visionzip), from before the batched loops.
+``dart-tower`` is what ``dart`` was. Rounding on another processor can turn a choice between two equal patches, hence the one
+scene in 200.
 """
 
 from __future__ import annotations

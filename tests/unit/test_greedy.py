@@ -99,7 +99,9 @@ def test_most_different(number: int) -> None:
             nearest[picked[: turn + 1]] = -torch.inf
         return picked
 
-    picked = greedy.most_different(distances, case.counts, case.totals, broken)
+    given = distances.masked_fill(broken.unsqueeze(1), -1.0)
+    once = given.diagonal_scatter(torch.full(broken.shape, -torch.inf), dim1=1, dim2=2)
+    picked = greedy.most_different(once, case.counts, case.totals, broken)
     assert case.found(picked) == case.each(farthest)
 
 

@@ -43,7 +43,8 @@ def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def upload(values: ArrayLike, device: torch.device) -> Tensor:
     """Numbers of the host as a tensor on ``device``; integers are int64. Does not wait for what the device has to do."""
-    return torch.from_numpy(np.array(values, copy=True)).to(device, non_blocking=True)
+    given = np.array(values, copy=True)
+    return torch.from_numpy(given if given.size else given.astype(np.int64)).to(device, non_blocking=True)
 
 
 def beside(tensor: Tensor, device: torch.device) -> Tensor:
