@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -109,9 +109,9 @@ def counted(demo: tuple[Any, Any], method: str, images: int, budget: Any) -> Hos
 
 
 @pytest.fixture(scope="module")
-def stock(demo: tuple[Any, Any]) -> Iterator[dict[int, int]]:
+def stock(demo: tuple[Any, Any]) -> dict[int, int]:
     """Our calls where everything stays, by images."""
-    yield {images: counted(demo, "none", images, None).our_calls for images in (1, 16)}
+    return {images: counted(demo, "none", images, None).our_calls for images in (1, 16)}
 
 
 @pytest.mark.parametrize("method", METHODS)

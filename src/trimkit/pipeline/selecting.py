@@ -207,7 +207,7 @@ def _reduced(features: Sequence[Tensor], selections: Sequence[Selection], alive:
     places = torch.cat([beside(each.indices, device) for each in selections]) + starts
     kept = stacked.flatten(0, 1).index_select(0, places) if first.mixing is None else _mixed(stacked[0], first.mixing)
     if not first.aggregated:
-        return list(kept.split(counts))
+        return list(torch.split(kept, counts))
     keep = torch.zeros(images * total, dtype=torch.bool, device=device).index_fill(0, places, True).view(images, total)
     given = [beside(each.weights, device) for each in selections if each.weights is not None]
     # What a tower dropped midway has no features that could be averaged with the others'.
@@ -220,7 +220,7 @@ def _reduced(features: Sequence[Tensor], selections: Sequence[Selection], alive:
     order[ends] = sum(counts) + np.arange(images)
     order[np.setdiff1d(np.arange(len(order)), ends)] = np.arange(sum(counts))
     joined = torch.cat([kept, rest]).index_select(0, upload(order, device))
-    return list(joined.split([count + 1 for count in counts]))
+    return list(torch.split(joined, [count + 1 for count in counts]))
 
 
 def _mixed(features: Tensor, mixing: Tensor) -> Tensor:
