@@ -47,13 +47,14 @@ class AttentionProbe:
         return self._with_cache(kwargs, self._recorder)
 
     @torch.no_grad()
-    def attention_to(self, columns: Tensor, last: Tensor, length: int) -> Tensor:
+    def attention_to(self, columns: Tensor, last: Tensor, length: int, *, whole: bool) -> Tensor:
         """Weights of the attention from column ``last`` to ``columns``, mean over heads.
 
         Args:
             columns: ``[B, N]`` int64.
             last: ``[B]`` int64; no column behind it is attended to.
             length: columns of the prompts; of more rows than B, neighbours are copies of one prompt.
+            whole: ``last`` is the last column of every prompt.
 
         Returns:
             ``[B, N]`` float32.
@@ -74,7 +75,7 @@ class AttentionProbe:
         last, columns = last.to(device), columns.to(device)
         places = torch.arange(length, device=device).expand(len(columns), -1)
         visible = places <= last.unsqueeze(1)
-        at = Columns(places, visible, not bool(visible.all()), last.unsqueeze(1), 0)
+        at = Columns(places, visible, not whole, last.unsqueeze(1), 0)
         kwargs = self._one_row(kwargs, at, every)
         width = recorder.values.shape[-1]
         parts = []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.prompt_layout import check_mask
+from trimkit.core.transfer import fetch
 from trimkit.core.types import ImageTokens, Selection
 from trimkit.errors import UnsupportedError
 
@@ -71,7 +72,8 @@ class LayerLayout:
     def at(self, offset: int, count: int, rows: int, device: torch.device) -> Columns:
         """The columns of a pass over ``count`` columns from ``offset`` on, for ``rows`` sequences (beams are neighbours)."""
         every = rows // len(self.columns)
-        columns, valid = (each.to(device).repeat_interleave(every, dim=0) for each in (self.columns, self.valid))
+        there = (each.to(device, non_blocking=True) for each in (self.columns, self.valid))
+        columns, valid = (each.repeat_interleave(every, dim=0) for each in there)
         after = torch.arange(self.length, offset + count, device=device).expand(rows, -1)
         keys = torch.cat([columns, after], dim=1)
         shown = torch.cat([valid, torch.ones_like(after, dtype=torch.bool)], dim=1)
@@ -84,8 +86,8 @@ class LayerLayout:
         for merged in self.merged:
             place = int((self.columns[merged.row] == merged.column).nonzero())
             rows = slice(merged.row * every, (merged.row + 1) * every)
-            image = hidden[rows, merged.places.to(hidden.device)]
-            keep = merged.keep.to(hidden.device).expand(every, -1)
+            image = hidden[rows, merged.places.to(hidden.device, non_blocking=True)]
+            keep = merged.keep.to(hidden.device, non_blocking=True).expand(every, -1)
             weights = None if merged.weights is None else merged.weights.to(hidden.device).expand(every, -1)
             short[rows, place] = F.aggregate(image, keep, weights=weights)
         return short
@@ -102,7 +104,7 @@ class LayerLayout:
 
 
 class Prompts:
-    """B prompts of L columns, and where their images stand.
+    """B prompts of L columns, and where their images stand; on the host, but for ``last``.
 
     Args:
         inputs: what the model will be given.
@@ -118,11 +120,15 @@ class Prompts:
     ) -> None:
         mask = inputs.get("attention_mask")
         check_mask(mask)
-        self.places, self.rows = places.bool(), list(rows)
-        self.real = torch.ones_like(self.places) if mask is None else mask.bool().to(places.device)
+        real = torch.ones_like(places, dtype=torch.bool) if mask is None else mask.bool().to(places.device)
+        labels = inputs.get("labels")
+        self.last = _last_of_prompt(real, labels)
+        self.places, self.real = fetch([places.bool(), real])
+        ends = self.real[:, -1] if labels is None else self.last == real.shape[1] - 1
+        self.whole = bool(ends.all())
+        self.rows = list(rows)
         self.columns = _image_columns(self.places, [len(image) for image in images], rows)
         self.deepest = max((len(image.layers) for image in images), default=0)
-        self.last = _last_of_prompt(self.real, inputs.get("labels"))
 
 
 def _last_of_prompt(real: Tensor, labels: Tensor | None) -> Tensor:
@@ -148,12 +154,13 @@ def plan_layers(
     """
     if all(selection.keeps_all for selection in selections):
         return None
-    places, real = places.cpu(), real.cpu()
+    places, real, *indices = fetch([places, real, *(selection.indices for selection in selections)])
     totals = [selection.total for selection in selections]
     keep, merged = real & ~places, []
-    for selection, row, columns in zip(selections, rows, _image_columns(places, totals, rows), strict=True):
+    image_columns = _image_columns(places, totals, rows)
+    for selection, chosen, row, columns in zip(selections, indices, rows, image_columns, strict=True):
         kept = torch.zeros(selection.total, dtype=torch.bool)
-        kept[selection.indices.cpu()] = True
+        kept[chosen] = True
         keep[row, columns[kept]] = True
         if selection.aggregated:
             rest = columns[~kept]

@@ -154,13 +154,13 @@ class PrunedCall:
         ]
         columns = torch.zeros(len(prompts.places), max(map(len, of_row)), dtype=torch.int64, device=hidden.device)
         for row, each in zip(rows, of_row, strict=True):
-            columns[row, : len(each)] = each.to(hidden.device)
-        weights = self._probe.attention_to(columns, prompts.last, self.length)
+            columns[row, : len(each)] = each.to(hidden.device, non_blocking=True)
+        weights = self._probe.attention_to(columns, prompts.last, self.length, whole=prompts.whole)
         attention, features, used = [], [], dict.fromkeys(rows, 0)
         for places, row in zip(prompts.columns, prompts.rows, strict=True):
             attention.append(weights[row, used[row] : used[row] + len(places)])
             used[row] += len(places)
-            features.append(hidden[row * every, places.to(hidden.device)].detach())
+            features.append(hidden[row * every, places.to(hidden.device, non_blocking=True)].detach())
         with torch.no_grad():
             selections = select_by_attention(attention, features, prompts.rows, self._method)
         self._done(selections)
