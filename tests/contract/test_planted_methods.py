@@ -135,7 +135,7 @@ def test_another_dtype_is_caught(case: Case, monkeypatch: pytest.MonkeyPatch) ->
     half = case.half()
     check_dtype(half, Sound())
     stock = selecting._reduced
-    monkeypatch.setattr(selecting, "_reduced", lambda *given: stock(*given).float())
+    monkeypatch.setattr(selecting, "_reduced", lambda *given: [each.float() for each in stock(*given)])
     with pytest.raises((AssertionError, RuntimeError)):
         check_dtype(half, Sound())
 

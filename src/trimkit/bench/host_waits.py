@@ -13,6 +13,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -218,7 +219,8 @@ def _is_scalar(value: Any) -> bool:
 
 def _our_place() -> str | None:
     """File and line of our code that made the call; None where the stock model's did."""
-    frame, found, stock = sys._getframe(2), None, False
+    frame: FrameType | None = sys._getframe(2)
+    found, stock = None, False
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith(_OWN) and not module.startswith(_NOT_OURS):

@@ -110,14 +110,12 @@ def sanitize(values: Tensor, mask: Tensor | None = None) -> Tensor:
     if values.shape[-1] == 0:
         return values
     finite = torch.isfinite(values)
-    if mask is not None:
-        finite = finite & mask
-    low = values.masked_fill(~finite, torch.inf).amin(dim=-1, keepdim=True)
-    high = values.masked_fill(~finite, -torch.inf).amax(dim=-1, keepdim=True)
-    any_finite = finite.any(dim=-1, keepdim=True)
-    low, high = torch.where(any_finite, low, 0.0), torch.where(any_finite, high, 0.0)
-    filled = torch.where(values == torch.inf, high.expand_as(values), low.expand_as(values))
-    return torch.where(torch.isfinite(values), values, filled)
+    real = finite if mask is None else finite & mask
+    low = torch.where(real, values, torch.inf).amin(dim=-1, keepdim=True)
+    high = torch.where(real, values, -torch.inf).amax(dim=-1, keepdim=True)
+    some = low <= high  # with no finite value they are what they were filled with
+    low, high = torch.where(some, low, 0.0), torch.where(some, high, 0.0)
+    return torch.where(finite, values, torch.where(values == torch.inf, high, low))
 
 
 def iqr_count(scores: Tensor, mask: Tensor | None = None, *, scope: Scope = "image") -> Tensor:

@@ -29,16 +29,23 @@ def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
     A ``TorchFunctionMode`` sees it as one call.
     """
     if has_torch_function(tensors):
-        return handle_torch_function(fetch, tensors, tensors)  # type: ignore[no-any-return]
+        return handle_torch_function(fetch, tensors, tensors)
     done = [each.detach() for each in tensors]
-    for device in {each.device for each in tensors if each.device.type != "cpu"}:
-        # The widest first, so that each begins where its dtype may.
-        away = sorted((i for i, each in enumerate(done) if each.device == device), key=lambda i: -done[i].itemsize)
-        parts = [done[i].contiguous().flatten().view(torch.uint8) for i in away]
-        host = torch.cat(parts).cpu().split([len(part) for part in parts])
-        for i, part in zip(away, host, strict=True):
-            done[i] = part.view(done[i].dtype).view(done[i].shape)
+    for device in {each.device for each in done if each.device.type != "cpu"}:
+        away = [i for i, each in enumerate(done) if each.device == device]
+        for i, copy in zip(away, _copied([done[i] for i in away]), strict=True):
+            done[i] = copy
     return done
+
+
+def _copied(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors of one device on the host, through one copy of all their bytes."""
+    # The widest first, so that each begins where its dtype may.
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].itemsize)
+    parts = [tensors[i].contiguous().flatten().view(torch.uint8) for i in order]
+    host = torch.split(torch.cat(parts).cpu(), [len(part) for part in parts])
+    copies = dict(zip(order, host, strict=True))
+    return [copies[i].view(each.dtype).view(each.shape) for i, each in enumerate(tensors)]
 
 
 def upload(values: ArrayLike, device: torch.device) -> Tensor:
@@ -60,4 +67,4 @@ def rows_of(padded: Tensor, lengths: Sequence[int]) -> list[Tensor]:
     if min(lengths) == width:
         return list((padded if width == padded.shape[1] else padded[:, :width]).unbind(0))
     places = np.concatenate([row * padded.shape[1] + np.arange(n) for row, n in enumerate(lengths)])
-    return list(padded.flatten(0, 1).index_select(0, upload(places, padded.device)).split(list(lengths)))
+    return list(torch.split(padded.flatten(0, 1).index_select(0, upload(places, padded.device)), list(lengths)))

@@ -245,7 +245,7 @@ class Method(InLanguageModel):
     @property
     def _may_be_negative(self) -> bool:
         """Whether scores are weights of the aggregated token though the method was not made for that."""
-        return self.aggregate == "weighted" != type(self).model_fields["aggregate"].default
+        return self.aggregate == "weighted" and type(self).model_fields["aggregate"].default != "weighted"
 
     def _fetched(self, keep: Tensor, scores: Tensor) -> list[int]:
         """How many are kept of each image, from the device: the one wait of a choice.

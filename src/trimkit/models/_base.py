@@ -274,5 +274,5 @@ _FOR_ALL = frozenset({"vision_feature_layer", "vision_feature_layers"})  # lists
 def _rows(value: Any, count: int) -> Sequence[Any]:
     """What each of ``count`` images gets of a value."""
     if isinstance(value, (Tensor, list, tuple)) and len(value) == count:
-        return value.split(1) if isinstance(value, Tensor) else [value[i : i + 1] for i in range(count)]
+        return torch.split(value, 1) if isinstance(value, Tensor) else [value[i : i + 1] for i in range(count)]
     return [value] * count

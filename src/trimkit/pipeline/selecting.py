@@ -244,7 +244,7 @@ def _reduced(features: Sequence[Tensor], selections: Sequence[Selection]) -> lis
     places = torch.cat([beside(each.indices, device) for each in selections]) + starts
     kept = stacked.flatten(0, 1).index_select(0, places)
     if not selections[0].aggregated:
-        return list(kept.split(counts))
+        return list(torch.split(kept, counts))
     keep = torch.zeros(images * total, dtype=torch.bool, device=device).index_fill(0, places, True).view(images, total)
     given = [beside(each.weights, device) for each in selections if each.weights is not None]
     rest = F.aggregate(stacked, keep, None, torch.stack(given) if given else None)
@@ -255,7 +255,7 @@ def _reduced(features: Sequence[Tensor], selections: Sequence[Selection]) -> lis
     order[ends] = sum(counts) + np.arange(images)
     order[np.setdiff1d(np.arange(len(order)), ends)] = np.arange(sum(counts))
     joined = torch.cat([kept, rest]).index_select(0, upload(order, device))
-    return list(joined.split([count + 1 for count in counts]))
+    return list(torch.split(joined, [count + 1 for count in counts]))
 
 
 def _reduced_alone(image: ImageTokens, selection: Selection) -> ImageTokens:
