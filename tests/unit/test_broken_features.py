@@ -13,7 +13,9 @@ from trimkit.pipeline.selecting import make_batch
 
 
 def kept(name: str, features: torch.Tensor, relevance: torch.Tensor, **options: Any) -> list[int]:
-    batch = make_batch([ImageTokens(features, signals={"projected": features})], [relevance], ["what?"], EncoderProfile(sign=1))
+    batch = make_batch(
+        [ImageTokens(features, signals={"projected": features})], [relevance], ["what?"], EncoderProfile(sign=1)
+    )
     return get_method(name, **options).select(batch)[0].indices.tolist()
 
 
