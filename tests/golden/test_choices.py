@@ -3,10 +3,11 @@
 ``vectors/choices_200.npz`` was made on the demo model in float32: for each method with its defaults, what it keeps of 200
 scenes. It dates from before the pipeline became a package of its own (commit bf8acd2), but for the methods that have been
 brought in line with their published code since: cdpruner, dart, divprune, prumerge, prumerge-plus and visionzip
-(``dart-tower`` is what ``dart`` was). ``python tests/golden/test_choices.py NAME ...`` stores those named anew, which is right
-only where a default is meant to change. ``vectors/choices_more.npz`` holds the same of the first 40 scenes, for methods that
-came later (each as it chose when it came: that it is right is shown by the vectors of published code). Rounding on another processor can turn a choice between two equal patches, hence the
-one scene in 200.
+(``dart-tower`` is what ``dart`` was). ``vectors/choices_more.npz`` holds the same of the first 40 scenes, for methods that came
+later: as each chose when it came, whose rightness the vectors of published code show.
+
+``python tests/golden/test_choices.py NAME ...`` stores those named anew, which is right only where a default is meant to
+change. Rounding on another processor can turn a choice between two equal patches, hence the one scene in 200.
 """
 
 from __future__ import annotations
