@@ -27,6 +27,11 @@ def demo() -> tuple[Any, Any, list[Inputs]]:
     return model, processor, prompts
 
 
+@pytest.fixture(scope="module")
+def tower(demo: tuple[Any, Any, list[Inputs]]) -> Tower:
+    return by_hand.run_tower(demo[0], demo[2][0]["pixel_values"])
+
+
 def expected(name: str, tower: Tower, signed: Tensor) -> tuple[dict[str, Any], list[int], Tensor]:
     """Options, indices in the order of the language model, and the tokens before the projector."""
     match name:
@@ -41,22 +46,22 @@ def expected(name: str, tower: Tower, signed: Tensor) -> tuple[dict[str, Any], l
 
 
 @pytest.mark.parametrize("name", ["divprune", "cdpruner", "visionzip", "prumerge", "prumerge-plus"])
-def test_the_pipeline_hands_on_what_plain_code_makes(name: str, demo: tuple[Any, Any, list[Inputs]]) -> None:
-    model, processor, prompts = demo
-    for inputs in prompts:
-        tower = by_hand.run_tower(model, inputs["pixel_values"])
-        options, indices, tokens = expected(name, tower, _cosines(model, processor, inputs, tower))
-        with torch.no_grad():
-            prepared = trimkit.prepare(model, processor, dict(inputs), method=name, generating=False, **options)
-            image = prepared.images[0]
-            assert image.selection.ordered.tolist() == indices
-            assert len(image) == len(tokens) == len(image.columns)
-            torch.testing.assert_close(image.tokens.features, tokens, rtol=1e-4, atol=1e-4)
-            logits = model(**prepared.inputs).logits
-            torch.testing.assert_close(logits, _fed(model, inputs, tokens), rtol=1e-3, atol=1e-3)
+def test_the_pipeline_hands_on_what_plain_code_makes(
+    name: str, demo: tuple[Any, Any, list[Inputs]], tower: Tower
+) -> None:
+    model, processor, (inputs, _) = demo
+    options, indices, tokens = expected(name, tower, _cosines(model, processor, inputs))
+    with torch.no_grad():
+        prepared = trimkit.prepare(model, processor, dict(inputs), method=name, generating=False, **options)
+        image = prepared.images[0]
+        assert image.selection.ordered.tolist() == indices
+        assert len(image) == len(tokens) == len(image.columns)
+        torch.testing.assert_close(image.tokens.features, tokens, rtol=1e-4, atol=1e-4)
+        logits = model(**prepared.inputs).logits
+        torch.testing.assert_close(logits, _fed(model, inputs, tokens), rtol=1e-3, atol=1e-3)
 
 
-def _cosines(model: Any, processor: Any, inputs: Inputs, tower: Tower) -> Tensor:
+def _cosines(model: Any, processor: Any, inputs: Inputs) -> Tensor:
     """The patches' cosine to the question, higher = more relevant, as the scorer gives it to TRIM."""
     with torch.no_grad():
         prepared = trimkit.prepare(model, processor, dict(inputs), method="trim-paper", budget=9, generating=False)
@@ -78,12 +83,12 @@ def _fed(model: Any, inputs: Inputs, tokens: Tensor) -> Tensor:
 
 def test_dart_keeps_inside_the_language_model_what_plain_code_keeps(demo: tuple[Any, Any, list[Inputs]]) -> None:
     model, processor, prompts = demo
-    for inputs in prompts:
-        kept = by_hand.dart(model, inputs, model.config.image_token_id, 64)
-        with trimkit.reduce(model, processor, method="dart") as trim, torch.no_grad():
-            model(**inputs)
-            assert trim.report.images[0].indices.tolist() == kept
-            assert trim.report.images[0].tokens_after == 68
+    inputs = prompts[0]
+    kept = by_hand.dart(model, inputs, model.config.image_token_id, 64)
+    with trimkit.reduce(model, processor, method="dart") as trim, torch.no_grad():
+        model(**inputs)
+        assert trim.report.images[0].indices.tolist() == kept
+        assert trim.report.images[0].tokens_after == 68
 
 
 def test_dart_of_a_padded_batch_is_that_of_its_rows(demo: tuple[Any, Any, list[Inputs]]) -> None:

@@ -59,12 +59,10 @@ def run_tower(model: Any, pixels: Tensor) -> Tower:
 def divprune(tower: Tower, ratio: float) -> tuple[list[int], Tensor]:
     """Indices in raster order, and the tokens."""
     unit = tower.projected.double() / tower.projected.double().norm(dim=1, keepdim=True)
-    distance = (1 - unit @ unit.T).tolist()
-    patches = range(len(distance))
-    kept = [max(patches, key=lambda i: min(distance[i][j] for j in patches if j != i))]
+    distance = 1 - unit @ unit.T
+    kept = [int(distance.topk(2, dim=0, largest=False).values[1].argmax())]  # the nearest is the token itself
     while len(kept) < round(ratio * len(distance)):
-        left = [i for i in patches if i not in kept]
-        kept.append(max(left, key=lambda i: min(distance[i][j] for j in kept)))
+        kept.append(int(distance[kept].amin(dim=0).argmax()))
     return sorted(kept), tower.features[sorted(kept)]
 
 

@@ -125,7 +125,7 @@ def dart(vector: Vector) -> Outputs:
     behind = {f"llm_text_{name}": each[text] for name, each in signals.items()}
     batch = make_batch([ImageTokens(states[image], signals=own | behind)], None, [None], EncoderProfile())
     names = {"budget": "max_num_trunction", "image_pivots": "pivot_image_token", "text_pivots": "pivot_text_token"}
-    method = Dart(**{name: given[value] for name, value in names.items()})
+    method = Dart(layer=given["K"], **{name: given[value] for name, value in names.items()})
     assert method.first_short_layer(32) == given["K"]
     selection = method.select(batch)[0]
     leads = method.pivots(batch, method.quality(batch), len(selection))
@@ -142,8 +142,9 @@ def fastv(vector: Vector) -> Outputs:
     image = ImageTokens(vector.inputs["hidden"])
     batch = make_batch([image], None, [None], EncoderProfile())
     batch = replace(batch, attention=vector.inputs["attention_last_row_heads"].mean(dim=0)[None, _image(vector)])
-    method = get_method("fastv", budget=vector.parameters["fast_v_attention_rank"])
-    assert method.first_short_layer(32) == vector.parameters["fast_v_agg_layer"]
+    layer = vector.parameters["fast_v_agg_layer"]
+    method = get_method("fastv", budget=vector.parameters["fast_v_attention_rank"], layer=layer)
+    assert method.first_short_layer(32) == layer
     selection = method.select(batch)[0]
     return {"indices": selection.indices, "tokens": reduced_features(image, selection), "count": len(selection)}
 

@@ -13,11 +13,13 @@ from trimkit.pipeline.selecting import make_batch
 
 
 def kept(name: str, features: torch.Tensor, relevance: torch.Tensor, **options: Any) -> list[int]:
-    batch = make_batch([ImageTokens(features)], [relevance], ["what?"], EncoderProfile(sign=1))
+    batch = make_batch(
+        [ImageTokens(features, signals={"projected": features})], [relevance], ["what?"], EncoderProfile(sign=1)
+    )
     return get_method(name, **options).select(batch)[0].indices.tolist()
 
 
-@pytest.mark.parametrize("name", ["divprune", "dart", "cdpruner", "focus"])
+@pytest.mark.parametrize("name", ["divprune", "dart-tower", "cdpruner", "focus"])
 @pytest.mark.parametrize("place", [0, 7, 39])
 def test_a_broken_patch_is_not_kept(name: str, place: int) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -42,7 +44,8 @@ def test_cdpruner_beyond_the_rank_of_its_kernel_goes_by_quality() -> None:
 def test_signals_may_be_of_double_precision(name: str) -> None:
     generator = torch.Generator().manual_seed(3)
     attention, keys = (torch.rand(*size, generator=generator, dtype=torch.float64) for size in ((36,), (36, 8)))
-    tokens = ImageTokens(torch.randn(36, 8, generator=generator).double(), cls_attention=attention, keys=keys)
+    signals = {"cls_attention_wide@-1": attention, "keys@-1": keys}
+    tokens = ImageTokens(torch.randn(36, 8, generator=generator).double(), signals=signals)
     batch = make_batch([tokens], None, [None], EncoderProfile())
     selection = get_method(name, budget=9).select(batch)[0]
     assert selection.mixing is not None

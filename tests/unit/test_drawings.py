@@ -84,7 +84,7 @@ def test_merged_tokens_are_groups(method: str, demo: tuple[Any, Any]) -> None:
     assert report.groups is not None
     assert report.groups.shape == (576,)
     kept = len(report.indices)
-    assert kept == 36 - report.aggregated
+    assert kept == 36 - report.aggregated - report.class_token
     assert int(report.groups.max()) == kept - 1
     assert torch.equal(report.groups[report.indices], torch.arange(kept)), "a kept patch is its own token's"
     if method == "avg-pool":  # 6 x 6 cells of 4 x 4 patches
@@ -97,6 +97,9 @@ def test_picking_has_no_groups_and_is_titled_so(demo: tuple[Any, Any]) -> None:
     assert report.groups is None
     scene = scenes.scenes_of(_asked(demo, budget=36).renderer.views()[0])[0]  # type: ignore[union-attr]
     assert sheet.panels_of(report, scene, 300).left_title.startswith("kept patches; the others as one token")
+    both = _asked(demo, method="visionzip", budget=36).images[0]
+    assert sheet.panels_of(both, scene, 300).left_title.startswith("35 tokens, each merged")
+    assert sheet.panels_of(both, scene, 300).left_title.endswith("; the class token besides")
     merged = _asked(demo, method="avg-pool", budget=36).images[0]
     assert "each merged of the patches of one tint" in sheet.panels_of(merged, scene, 300).left_title
 

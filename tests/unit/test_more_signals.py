@@ -137,6 +137,20 @@ def test_the_cache_holds_them_and_gives_them_only_whole() -> None:
             assert found.untyped_storage().nbytes() == found.numel() * found.element_size()
 
 
+def test_projected_tokens_are_made_of_what_the_cache_holds() -> None:
+    model, cache = tiny.llava(), FeatureCache(4)
+    arguments = {"pixel_values": tiny.pixels(2)}
+    with torch.no_grad():
+        encode(family_of(model), model, arguments, cache)
+        first, cached = encode(family_of(model), model, arguments, cache, frozenset({"projected"}))
+        assert cached == [True, True]
+        second, _ = encode(family_of(model), model, arguments, cache, frozenset({"projected"}))
+    for one, other in zip(first, second, strict=True):
+        expected = model.model.multi_modal_projector(one.features)
+        torch.testing.assert_close(one.signals["projected"], expected)
+        assert torch.equal(one.signals["projected"], other.signals["projected"])
+
+
 def test_a_family_whose_features_stand_behind_the_projector() -> None:
     model = tiny.llava()
     model.config.vision_config.model_type = "pixtral"  # LLaVA's shell around another tower

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.tiny import ToyScorer
 from trimkit import ConfigError, InputError, TrimkitError, UnsupportedError, VisionEncoder
 from trimkit.ask import build_inputs
 from trimkit.demo import demo_model_path, load_demo, sample_images
-from trimkit.methods import method_classes
+from trimkit.methods import get_method, method_classes
 
 SAMPLES = list(sample_images().values())[:3]
 QUESTIONS = [sample.question for sample in SAMPLES]
@@ -245,8 +246,9 @@ def test_inputs_that_cannot_be(
 def test_choose_chooses_what_the_attached_model_chose(
     name: str, encoder: VisionEncoder, demo: tuple[Any, Any], pictures: list[Image.Image]
 ) -> None:
-    """Features from the stock tower, with the signals in ``ImageTokens``."""
+    """Features from the stock tower (but where the method changes it), with the signals in ``ImageTokens``."""
     model, processor = demo
+    method = get_method(name)
     for picture, question in zip(pictures, QUESTIONS, strict=True):
         inputs = build_inputs(model, processor, [picture], [question])
         with torch.no_grad():
@@ -254,7 +256,11 @@ def test_choose_chooses_what_the_attached_model_chose(
             states = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states
             with trimkit.reduce(model, processor, method=name) as attached:
                 model(**inputs)
-        assert torch.equal(tokens.features, states[-2][0, 1:])
+            if "words" in method.asked_signals:
+                ids = processor.tokenizer(method.words(question), add_special_tokens=False)["input_ids"]
+                words = model.get_input_embeddings()(torch.tensor(ids))
+                tokens = replace(tokens, signals={**tokens.signals, "words": words})
+        assert torch.equal(tokens.features, states[-2][0, 1:]) or method.tower_plan is not None
         chosen, image = trimkit.choose(tokens, question, name, encoder.scorer), attached.report.images[0]
         assert chosen.indices.tolist() == image.indices.tolist()
         assert (chosen.aggregated, len(chosen)) == (image.aggregated, image.tokens_after)

@@ -28,9 +28,9 @@ class Dart(ChoosingMethod):
        compared (cosine) is what the layer gives, through the model's last norm.
     3. Kept: the image's pivots and those tokens. They keep their positions.
 
-    All of this is the published code's (github.com/ZichenWen1/DART, ``get_retained_image_token``), and so is its arithmetic: a
-    budget of 64 gives each of 8 pivots 64 // 8 tokens, and the image's 4 pivots come on top, 68 in all. It visits pivots in
-    the order in which CPython iterates a set of their places in the prompt, and so does this.
+    All of this is the published code's (``get_retained_image_token``, the authors' commit at github.com/xqy1111111/DART). So is
+    its arithmetic: a budget of 64 gives each of 8 pivots 64 // 8 tokens, and the image's 4 pivots come on top, 68 in all. It
+    visits pivots in the order in which CPython iterates a set of their places in the prompt, and so does this.
 
     Options:
         layer: how many layers see all tokens; ``auto`` is the published 2, or all but the last where the model has no more.

@@ -33,7 +33,7 @@ class VisionZip(ChoosingMethod):
     code's (github.com/dvlab-research/VisionZip). There a token that nothing joined is its start alone, too.
 
     Options:
-        dominant: the share of tokens that are dominant, rounded, at least one patch.
+        dominant: the share of tokens that are dominant, rounded, at least one.
         merge: ``released`` adds start and mean, which gives a token about twice as long; ``mean`` halves the sum.
         keys: ``mean`` compares keys averaged over heads, ``heads`` keys with heads side by side.
         class_token: whether the class token is kept; without it, its place is a patch's.
@@ -102,4 +102,4 @@ class VisionZip(ChoosingMethod):
     def _dominant_count(self, count: int) -> int:
         """Of ``count`` patches; the class token is one of the dominant tokens."""
         own = int(self.class_token)
-        return min(max(round((count + own) * self.dominant) - own, 1), count)
+        return min(max(round((count + own) * self.dominant), 1) - own, count)

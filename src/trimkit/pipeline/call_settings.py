@@ -67,7 +67,7 @@ def check_signals(family: Family, model: Any, method: Method) -> None:
     if source is None:
         raise UnsupportedError(
             f"method {method.name!r} needs {' and '.join(of_tower)} of a CLIP tower with a class token, which "
-            f"{type(model).__name__} does not give: use a method without signals, such as 'trim' or 'divprune'"
+            f"{type(model).__name__} does not give: use a method without signals, such as 'trim' or 'uniform'"
         )
     for name in of_tower:
         source.number(names[name].layer)

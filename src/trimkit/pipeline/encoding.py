@@ -55,14 +55,18 @@ def encode(
                 images = family.encode(model, arguments)
             else:
                 images = [image for group in groups for image in family.encode_parts(model, group)]
-            encoded = _projected(family, model, recorder.onto(images), signals)
+            encoded = recorder.onto(images)
         if len(encoded) != len(missing):  # several images a row: they are not told apart
-            return (encoded, [False] * len(encoded)) if whole else encode(family, model, arguments, None, signals)
-        for key, tokens in zip(missing, encoded, strict=True):
-            found[key] = replace(tokens, key=key)
-            if usable:
-                cache.put(key, stamp, replace(tokens, key=key))
-    return [image for key in keys if (image := found[key]) is not None], cached
+            if not whole:
+                return encode(family, model, arguments, None, signals)
+            return _projected(family, model, encoded, signals), [False] * len(encoded)
+        found.update((key, replace(tokens, key=key)) for key, tokens in zip(missing, encoded, strict=True))
+    held = {key: image for key, image in found.items() if image is not None}
+    fresh = {key for key in held if key in missing or ("projected" in signals - set(held[key].signals))}
+    done = dict(zip(held, _projected(family, model, list(held.values()), signals), strict=True))
+    for key in fresh if usable else ():
+        cache.put(key, stamp, done[key])
+    return [done[key] for key in keys], cached
 
 
 def shared_encoder(model: Any, methods: Sequence[Method], cache: FeatureCache) -> Callable[[ModelInputs], None]:
@@ -95,15 +99,18 @@ def _with_signals(cached: ImageTokens | None, signals: frozenset[str]) -> ImageT
 
 
 def _encoded(signals: frozenset[str]) -> frozenset[str]:
-    """Those that come of the picture alone, and are held with it."""
-    return frozenset(name for name in signals if name == "projected" or parse_signal(name).kind in OF_TOWER)
+    """Those that the tower gives while it runs; what is projected can be had of what is held."""
+    return frozenset(name for name in signals if parse_signal(name).kind in OF_TOWER)
 
 
 def _projected(family: Family, model: Any, images: list[ImageTokens], signals: frozenset[str]) -> list[ImageTokens]:
-    """The images with all of their tokens behind the projector, where that is asked for."""
-    if "projected" not in signals or not images:
+    """The images with all of their tokens behind the projector, where that is asked for and not there yet."""
+    missing = [i for i, image in enumerate(images) if "projected" in signals - set(image.signals)]
+    if not missing:
         return images
     with torch.no_grad():
-        tokens = family.project(model, [image.features for image in images])
-    pairs = zip(images, tokens, strict=True)
-    return [replace(image, signals={**image.signals, "projected": each}) for image, each in pairs]
+        tokens = dict(zip(missing, family.project(model, [images[i].features for i in missing]), strict=True))
+    return [
+        replace(image, signals={**image.signals, "projected": tokens[i]}) if i in tokens else image
+        for i, image in enumerate(images)
+    ]

@@ -205,9 +205,11 @@ def _kept_title(report: ImageReport, scene: Scene) -> str:
         return "where this model's tokens look is not known"
     if report.keeps_all:
         return "every token is kept"
+    own = "; the class token besides" if report.class_token else ""
     if report.groups is not None:
-        return f"{report.tokens_after} tokens, each merged of the patches of one tint (dot: its place)"
-    return "kept patches; the others as one token, their mean" if report.aggregated else "kept patches"
+        count = report.tokens_after - report.class_token
+        return f"{count} tokens, each merged of the patches of one tint (dot: its place){own}"
+    return f"kept patches{'; the others as one token, their mean' if report.aggregated else ''}{own}"
 
 
 def _ranking(report: ImageReport) -> tuple[Any, str]:
