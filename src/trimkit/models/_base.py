@@ -14,6 +14,7 @@ from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
 from trimkit.models._checks import check_feature_layers, check_features
 from trimkit.models._forward_reads import model_reads
+from trimkit.models._parts import VisionParts
 
 __all__ = ["AT_ONCE", "Family", "ModelInputs"]
 
@@ -188,6 +189,10 @@ class Family:
     def encode_parts(self, model: Any, parts: Sequence[ModelInputs]) -> list[ImageTokens]:
         """Tokens of images that ``split`` has taken apart, in order."""
         return self.encode(model, self.join(parts))
+
+    def parts(self, model: Any) -> VisionParts | None:
+        """What ``encode`` and ``project`` do as modules of their own, for another engine; None where they are more than that."""
+        return None
 
     def tower_layers(self, model: Any) -> int:
         """Layers of the vision tower whose patches can be dropped in the middle, in ``finish``; 0 where they can't be."""

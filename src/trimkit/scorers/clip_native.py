@@ -43,6 +43,12 @@ class ClipNativeScorer(EncoderScorer):
         tokenizer: its tokenizer.
         profile: sign, normalisation and temperature of this encoder.
 
+    Attributes:
+        text_model, text_projection: from token ids to the embedding of a question.
+        post_layernorm, visual_projection: from patch features to the same space.
+        tokenizer: as given.
+        max_length: token ids that the text tower takes at once.
+
     Raises:
         ConfigError: ``clip`` has no text tower or no projections.
     """
@@ -61,9 +67,12 @@ class ClipNativeScorer(EncoderScorer):
         self.profile = profile or EncoderProfile()
         module: Any = clip
         self.text_model = module.text_model
+        self.text_projection = module.text_projection
+        self.tokenizer = tokenizer
+        self.max_length = int(module.config.text_config.max_position_embeddings)
         self._text = clip_text(module, tokenizer)
-        self._post_layernorm = module.vision_model.post_layernorm
-        self._visual_projection = module.visual_projection
+        self.post_layernorm = module.vision_model.post_layernorm
+        self.visual_projection = module.visual_projection
 
     @classmethod
     def fits(cls, config: Any, tower: Any) -> bool:
@@ -80,7 +89,7 @@ class ClipNativeScorer(EncoderScorer):
     @property
     def feature_size(self) -> int:
         """Width of the patch features this scorer reads."""
-        return int(self._post_layernorm.weight.shape[0])
+        return int(self.post_layernorm.weight.shape[0])
 
     def clear_cache(self) -> None:
         """Forget question embeddings."""
@@ -117,13 +126,13 @@ class ClipNativeScorer(EncoderScorer):
                 f"the scorer's CLIP has {self.feature_size}-wide patch features, the model's tower "
                 f"{features.shape[-1]}-wide ones: pass the CLIP checkpoint that the tower was taken from"
             )
-        norm = self._post_layernorm
+        norm = self.post_layernorm
         device = features.device
         return F.patch_embeddings(
             features.detach(),
             norm.weight.to(device),
             norm.bias.to(device),
-            self._visual_projection.weight.to(device),
+            self.visual_projection.weight.to(device),
             norm.eps,
         )
 
