@@ -17,7 +17,7 @@ _LEAST_NOVELTY = 1e-4  # as in methods/focus.py
 
 
 def relevant_then_new(worth: Tensor, features: Tensor, count: int, redundancy: float, relevant: Tensor) -> Tensor:
-    """``trimkit.methods.focus.pick``: by worth x novelty ** redundancy for ``relevant`` turns, then by novelty.
+    """The rule of ``focus``: by worth x novelty ** redundancy for ``relevant`` turns, then by novelty.
 
     Args:
         worth: ``[B, N]``, not negative.
@@ -41,15 +41,15 @@ def relevant_then_new(worth: Tensor, features: Tensor, count: int, redundancy: f
         row = torch.where(here > _LEAST_NOVELTY**2, row / here.clamp(min=1e-12).sqrt(), 0.0)
         return put(picked, turn, best), novelty - row.square(), _taken(left, best), put(factor, turn, row)
 
-    start = (_none_yet(worth, count), unit.square().sum(dim=2), worth > -1.0, _empty_factor(worth, count))
+    start = (_none_yet(worth, count), _lengths(unit), worth > -1.0, _empty_factor(worth, count))
     return repeat(step, start, count)[0]
 
 
 def determinant(quality: Tensor, features: Tensor, count: int) -> Tensor:
-    """``trimkit.methods.cdpruner.greedy_map`` over the cosines of ``features`` ``[B, N, D]``, ``quality`` ``[B, N]``."""
+    """The rule of ``cdpruner`` over the cosines of ``features`` ``[B, N, D]``, ``quality`` ``[B, N]``."""
     unit = torch.nn.functional.normalize(features, dim=-1)
     similarity = unit @ unit.transpose(1, 2)
-    whole = quality.square() * similarity.diagonal(dim1=1, dim2=2).clamp(min=0.0)
+    whole = quality.square() * _lengths(unit)
     floor = 1e-9 * whole.amax(dim=1, keepdim=True)
 
     def step(turn: Tensor, state: State) -> State:
@@ -67,7 +67,7 @@ def determinant(quality: Tensor, features: Tensor, count: int) -> Tensor:
 
 
 def farthest(features: Tensor, count: int) -> Tensor:
-    """``trimkit.methods.divprune``: always the patch that is farthest from all that are kept."""
+    """The rule of ``divprune``: always the patch that is farthest from all that are kept."""
     unit = torch.nn.functional.normalize(features.float(), dim=-1)
     distances = 1.0 - unit @ unit.transpose(1, 2)
     itself = torch.eye(distances.shape[1], dtype=torch.bool)
@@ -81,6 +81,12 @@ def farthest(features: Tensor, count: int) -> Tensor:
         return put(picked, turn, best), nearest, _taken(left, best)
 
     return repeat(step, (_none_yet(first, count), first, first > -1.0), count)[0]
+
+
+def _lengths(unit: Tensor) -> Tensor:
+    """``[B, N]`` 1, or 0 where a feature is 0: rounding must not rank equal patches."""
+    squared = unit.square().sum(dim=2)
+    return torch.where(squared > 0.5, 1.0, squared)
 
 
 def _without(row: Tensor, factor: Tensor, best: Tensor) -> Tensor:

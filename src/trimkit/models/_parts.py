@@ -51,6 +51,9 @@ class ClipFeatures(nn.Module):
         super().__init__()
         self.tower, self._layers, self._first = tower, tuple(layers), first
 
+    def extra_repr(self) -> str:
+        return f"layers={self._layers}, first={self._first}"
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         """``[B, 3, H, W]`` to ``[B, N, D]``."""
         hidden = layer_states(self.tower, pixel_values, self._layers)

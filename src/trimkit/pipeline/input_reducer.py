@@ -36,6 +36,7 @@ from trimkit.pipeline.padding import padding_id, padding_side, plain_positions
 from trimkit.pipeline.reduced_inputs import ReducedInputs
 from trimkit.pipeline.selecting import reduced_image
 from trimkit.pipeline.stage_clock import StageClock
+from trimkit.pipeline.vision_engine import refuse_engine
 from trimkit.scorers import Scorer
 
 __all__ = ["ChosenImages", "InputReducer"]
@@ -83,6 +84,8 @@ class InputReducer:
         self._refuse_positions()
         self.method = get_method(method, **options)
         check_signals(self.family, model, self.method)
+        if settings.vision_engine is not None:
+            refuse_engine(self.family, model, self.method, settings.tower_keep)
         self._refuse_settings()
         self.cache = feature_cache_of(model, settings.cache_images)
         self._model = model
@@ -197,8 +200,10 @@ class InputReducer:
         if self.chooser.tower is not None:
             arguments |= self.chooser.tower.arguments()
         if self.method.keeps_all:
-            return encode(family, self._model, arguments, None)
-        return encode(family, self._model, arguments, self.cache, self.method.signals)
+            return encode(family, self._model, arguments, None, engine=self._settings.vision_engine)
+        return encode(
+            family, self._model, arguments, self.cache, self.method.signals, self._settings.vision_engine
+        )
 
     def _refuse_positions(self) -> None:
         if self._settings.positions == "contiguous" and self.family.own_positions:
