@@ -238,9 +238,7 @@ def _attachment(
     """A detached attachment whose scorer and engine are loaded already, so that loading is not timed; no images are cached."""
     scorer = scorer_of(model, scorer) if method.needs_relevance else None
     engine = None if vision_engine is None else TowerEngine(vision_engine)
-    found = reduce(
-        model, processor, method=method, scorer=scorer, query=question, cache_images=0, vision_engine=engine
-    )
+    found = reduce(model, processor, method=method, scorer=scorer, query=question, cache_images=0, vision_engine=engine)
     if engine is not None:
         with found:  # loads it, and it stays loaded
             pass

@@ -72,10 +72,10 @@ def reduce(
         on_unreduced: what happens to a call that brings images and cannot be reduced (packed sequences, a mask of its own, a
             video that is not covered ...): ``error`` refuses it, ``warn`` and ``stock`` run it with all of its image tokens,
             with a warning or without.
-        vision_engine: ``openvino`` or ``onnxruntime`` runs the vision tower instead of torch, in float32 on the CPU; LLaVA-1.5 and
-            VipLLaVA. Its graph is made once and held beside the checkpoint. When the model is attached, two pictures go through
-            both, and where the method would keep other patches, that is refused. It is loaded for as long as the model is
-            attached; pass a ``trimkit.engines.TowerEngine`` to keep it loaded from one ``with`` block to the next.
+        vision_engine: ``openvino`` or ``onnxruntime`` runs the vision tower instead of torch, in float32 on the CPU; LLaVA-1.5
+            and VipLLaVA. Its graph is made once and held beside the checkpoint. When the model is attached, two pictures go
+            through both, and where the method would keep other patches, that is refused. It is loaded for as long as the model
+            is attached; pass a ``trimkit.engines.TowerEngine`` to keep it loaded from one ``with`` block to the next.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:

@@ -71,7 +71,11 @@ class Arm:
         self.attachment: Attachment | None = None
         if method is not None:
             # Room for the pictures of two calls, so that a second question finds its picture; no other arm's cache.
-            tower: dict[str, Any] = {"tower_keep": tower_keep, "tower_layer": tower_layer, "vision_engine": self._engine}
+            tower: dict[str, Any] = {
+                "tower_keep": tower_keep,
+                "tower_layer": tower_layer,
+                "vision_engine": self._engine,
+            }
             options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": FeatureCache(2 * batch), **tower}
             self.attachment = reduce(subject.model, subject.processor, method=method, **options)
             with self.attachment:  # loads the engine, which stays

@@ -1,4 +1,4 @@
-"""Other engines than torch, on the CPU: export to ONNX, and the vision tower of an attached model by ONNX Runtime or OpenVINO."""
+"""Other engines than torch: export to ONNX, and the vision tower of an attached model by ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.engines._greedy import determinant, farthest, relevant_then_new
 from trimkit.errors import UnsupportedError
 from trimkit.methods import Method
-from trimkit.methods.cdpruner import CDPruner
 from trimkit.methods.focus import Focus
 from trimkit.methods.trim import Trim
 

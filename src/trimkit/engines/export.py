@@ -127,7 +127,9 @@ def _checked(file: Path, graph: Built, inputs: dict[str, Tensor]) -> dict[str, A
     }
 
 
-def _settings(graph: Built, checkpoint: str, scorer: ClipNativeScorer | None, checked: dict[str, Any]) -> dict[str, Any]:
+def _settings(
+    graph: Built, checkpoint: str, scorer: ClipNativeScorer | None, checked: dict[str, Any]
+) -> dict[str, Any]:
     method, side = graph.choice.method, graph.parts.side
     tokens = graph.choice.count + int(graph.choice.aggregated)
     inputs: dict[str, Any] = {"pixel_values": {"dtype": "float32", "shape": ["batch", 3, side, side]}}

@@ -81,9 +81,11 @@ def refuse_weights(module: nn.Module, what: str) -> None:
 
 
 def refuse_hooks(module: nn.Module, what: str) -> None:
-    """See ``refuse_weights``."""
+    """See ``refuse_weights``. The hooks that transformers leaves on layers, to give out hidden states, change nothing."""
     for name, part in module.named_modules():
-        if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
+        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+        foreign = [hook for hook in hooks if not str(getattr(hook, "__module__", "")).startswith("transformers.")]
+        if foreign or "forward" in vars(part):
             raise UnsupportedError(f"{what} would pass over the hook on {name or type(part).__name__}: remove it first")
 
 

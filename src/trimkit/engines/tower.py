@@ -32,7 +32,7 @@ from trimkit.pipeline.selecting import select_everything
 from trimkit.pipeline.text_free import select_asked
 from trimkit.version import __version__
 
-__all__ = ["TowerEngine"]
+__all__ = ["TowerEngine", "export_tower"]
 
 _CLOSE = 1e-3  # largest difference of features, as a share of the largest feature
 _QUESTION = "What is in the picture, and where is it?"
@@ -107,7 +107,7 @@ class TowerEngine:
             self._session, self._stamp, self._model = session, stamp, weakref.ref(model)
 
     def _load(self, model: Any, parts: VisionParts) -> Session:
-        held = self._held = held_tower(model, _key(parts), lambda directory: _export(parts, directory / FILE))
+        held = self._held = held_tower(model, _key(parts), lambda directory: export_tower(parts, directory / FILE))
         try:
             return open_session(self._name, held.file)
         except BaseException:
@@ -171,7 +171,9 @@ class TowerEngine:
             )
         refuse_hooks(parts.tower, _WHAT)
         if any(part.training and _dropout(part) > 0.0 for part in parts.tower.modules()):
-            raise UnsupportedError(f"{_WHAT} has no dropout, and the vision tower is being trained with some: leave it out")
+            raise UnsupportedError(
+                f"{_WHAT} has no dropout, and the vision tower is being trained with some: leave it out"
+            )
         if encoder_stamp(parts.tower.modules()) != self._stamp:
             raise ConfigError(
                 "the vision tower (weights, adapters or autocast) is no longer as it was when vision_engine= was attached: "
@@ -195,8 +197,9 @@ class TowerEngine:
             if here != there:
                 lost = len(set(here) - set(there))
                 raise ModelError(
-                    f"with the features of {session.engine} {session.version}, method {reducer.method.name!r} keeps other patches "
-                    f"of a picture ({lost} of {len(here)}; features differ by {difference:.1e}): leave vision_engine= out"
+                    f"with the features of {session.engine} {session.version}, method {reducer.method.name!r} keeps other "
+                    f"patches of a picture ({lost} of {len(here)}; features differ by {difference:.1e}): "
+                    "leave vision_engine= out"
                 )
 
 
@@ -217,7 +220,8 @@ def _dropout(part: Any) -> float:
     return float(found) if isinstance(found, (int, float)) else 0.0
 
 
-def _export(parts: VisionParts, file: Path) -> None:
+def export_tower(parts: VisionParts, file: Path) -> None:
+    """Write the tower as an ONNX graph: ``pixel_values`` ``[B, 3, side, side]`` in, ``features`` ``[B, N, D]`` out."""
     trained = [part for part in parts.tower.modules() if part.training]
     try:
         parts.tower.eval()

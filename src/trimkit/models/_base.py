@@ -191,7 +191,7 @@ class Family:
         return self.encode(model, self.join(parts))
 
     def parts(self, model: Any) -> VisionParts | None:
-        """What ``encode`` and ``project`` do as modules of their own, for another engine; None where they are more than that."""
+        """What ``encode`` and ``project`` do as modules of their own, for another engine; None where they do more."""
         return None
 
     def tower_layers(self, model: Any) -> int:

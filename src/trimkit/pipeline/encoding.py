@@ -57,7 +57,9 @@ def encode(
                 images = [image for group in groups for image in _run_parts(family, model, group, engine)]
             encoded = recorder.onto(images)
         if len(encoded) != len(wanted):  # several images a row: they are not told apart
-            return (encoded, [False] * len(encoded)) if whole else encode(family, model, arguments, None, signals, engine)
+            return (
+                (encoded, [False] * len(encoded)) if whole else encode(family, model, arguments, None, signals, engine)
+            )
         for key, tokens in zip(missing, encoded, strict=True):
             found[key] = replace(tokens, key=key)
             if usable:
@@ -92,7 +94,9 @@ def _run(family: Family, model: Any, arguments: ModelInputs, engine: VisionEngin
     return family.encode(model, arguments) if engine is None else engine.encode(family, model, arguments)
 
 
-def _run_parts(family: Family, model: Any, group: Sequence[ModelInputs], engine: VisionEngine | None) -> list[ImageTokens]:
+def _run_parts(
+    family: Family, model: Any, group: Sequence[ModelInputs], engine: VisionEngine | None
+) -> list[ImageTokens]:
     if engine is None:
         return family.encode_parts(model, group)
     return engine.encode(family, model, family.join(group))

@@ -201,9 +201,7 @@ class InputReducer:
             arguments |= self.chooser.tower.arguments()
         if self.method.keeps_all:
             return encode(family, self._model, arguments, None, engine=self._settings.vision_engine)
-        return encode(
-            family, self._model, arguments, self.cache, self.method.signals, self._settings.vision_engine
-        )
+        return encode(family, self._model, arguments, self.cache, self.method.signals, self._settings.vision_engine)
 
     def _refuse_positions(self) -> None:
         if self._settings.positions == "contiguous" and self.family.own_positions:

@@ -48,4 +48,6 @@ def refuse_engine(family: Family, model: Any, method: Method, tower_keep: float 
             "vision_engine= gives its features alone: leave it out, or use a method without signals, such as 'trim'"
         )
     if tower_keep is not None:
-        raise ConfigError("tower_keep= stops the vision tower midway, which vision_engine= cannot: leave one of them out")
+        raise ConfigError(
+            "tower_keep= stops the vision tower midway, which vision_engine= cannot: leave one of them out"
+        )
