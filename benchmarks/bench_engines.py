@@ -51,8 +51,10 @@ TARGET = RESULTS / "bench_engines.json"
 Call = Callable[[], Any]
 
 
-def in_turn(arms: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every arm in every round, after one that is not counted."""
+def in_turn(
+    arms: dict[str, Call], rounds: int, after: Callable[[dict[str, list[float]]], None] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of every arm in every round, after one that is not counted; ``after`` gets what there is after each round."""
     names = list(arms)
     for arm in arms.values():
         arm()
@@ -62,6 +64,8 @@ def in_turn(arms: dict[str, Call], rounds: int) -> dict[str, list[float]]:
             start = time.perf_counter()
             arms[names[which]]()
             times[names[which]].append(time.perf_counter() - start)
+        if after is not None:
+            after(times)
     return times
 
 
@@ -80,7 +84,7 @@ def scenes(count: int) -> list[tuple[Any, str]]:
 
 
 def end_to_end(given: argparse.Namespace) -> dict[str, Any]:
-    """``generate`` of one new token, from pixels."""
+    """``generate`` of one new token, from pixels. Written after every round: on a busy machine all of them take long."""
     subject = RandomModel(SHAPES[given.shape], 40, torch.device("cpu"), torch.float32, 0)
     trim = get_method("trim", budget=BUDGET if given.shape != "small" else 21)
     arms = {"stock": Arm(subject, None, 1, 1), "torch": Arm(subject, trim, 1, 1)}
@@ -92,10 +96,16 @@ def end_to_end(given: argparse.Namespace) -> dict[str, Any]:
         arms[name].forget()
         stages[name].append(arms[name].time(request).stages)
 
-    times = in_turn({name: lambda name=name: call(name) for name in arms}, given.rounds)
-    vision = {name: spread([run["vision"] for run in runs[1:]]) for name, runs in stages.items()}
-    config = {"shape": given.shape, "rounds": given.rounds, "budget": trim.budget.to_plain(), "text_tokens": 40}
-    return {"config": config, **compared(times, "stock"), "vision_s": vision}
+    def found(times: dict[str, list[float]]) -> dict[str, Any]:
+        rounds = len(times["stock"])
+        vision = {name: spread([run["vision"] for run in runs[1 : 1 + rounds]]) for name, runs in stages.items()}
+        config = {"shape": given.shape, "rounds": rounds, "budget": trim.budget.to_plain(), "text_tokens": 40}
+        return {"config": config, **compared(times, "stock"), "vision_s": vision}
+
+    def write(times: dict[str, list[float]]) -> None:
+        keep(given.out, "end_to_end", found(times))
+
+    return found(in_turn({name: lambda name=name: call(name) for name in arms}, given.rounds, write))
 
 
 # -- graphs --------------------------------------------------------------------------------------------------------------------
@@ -366,6 +376,16 @@ TABLES = {
 }
 
 
+def keep(target: Path, name: str, found: dict[str, Any]) -> None:
+    """Write a part beside those that are there."""
+    before: Record = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {"results": {}}
+    about = provenance()
+    about["versions"] |= {each: version_of(each) for each in ("onnx", "onnxscript", *ENGINES)}
+    record = {"experiment": "bench_engines", "provenance": about, "results": {**before["results"], name: found}}
+    target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {name} to {target}", flush=True)
+
+
 def main() -> None:
     """Measure and write the result, part by part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -376,13 +396,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TARGET)
     given = parser.parse_args()
     for name in given.part or PARTS:
-        found = PARTS[name][0](given)
-        record: Record = json.loads(given.out.read_text()) if given.out.is_file() else {"results": {}}
-        about = provenance()
-        about["versions"] |= {each: version_of(each) for each in ("onnx", "onnxscript", *ENGINES)}
-        record = {"experiment": "bench_engines", "provenance": about, "results": {**record["results"], name: found}}
-        given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        print(f"wrote {name} to {given.out}", flush=True)
+        keep(given.out, name, PARTS[name][0](given))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python examples/onnx_embeddings.py GRAPH MODEL picture.png "What color is the car?"
 
-No trimkit and no vision tower run here. `embeddings` [1, k, H] are what stands at the picture's place in the prompt: give them to
-whatever runs the language model (here plain transformers, by `inputs_embeds`; vLLM's `prompt_embeds`, llama.cpp's `batch.embd`).
+Neither trimkit nor a vision tower in torch runs here. `embeddings` [1, k, H] are what stands at the picture's place in the
+prompt: give them to whatever runs the language model (here plain transformers, by `inputs_embeds`).
 """
 
 import sys
@@ -28,7 +28,9 @@ print(f"{embeddings.shape[1]} image tokens of width {embeddings.shape[2]}; patch
 # The language half: the embeddings of the words, with those of the picture between them.
 model, tokenizer = AutoModelForImageTextToText.from_pretrained(name), AutoTokenizer.from_pretrained(name)
 before, after = "USER: ", f"\n{question} ASSISTANT:"
-words = [tokenizer(text, return_tensors="pt", add_special_tokens=text == before)["input_ids"] for text in (before, after)]
+words = [
+    tokenizer(text, return_tensors="pt", add_special_tokens=text == before)["input_ids"] for text in (before, after)
+]
 head, tail = (model.get_input_embeddings()(part) for part in words)
 prompt = torch.cat([head, torch.from_numpy(embeddings).to(head), tail], dim=1)
 out = model.generate(inputs_embeds=prompt, max_new_tokens=16, do_sample=False)

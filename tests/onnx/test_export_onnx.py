@@ -12,7 +12,7 @@ import torch
 
 import trimkit
 from tests.checkpoint import SIDE, TOKENS, save_small
-from trimkit.cli import main
+from trimkit.cli import run
 from trimkit.demo import demo_model_path
 from trimkit.engines import ENGINES
 from trimkit.engines.export import SETTINGS, export_onnx
@@ -97,11 +97,11 @@ def test_settings_lie_beside_it(exported: dict[str, Path]) -> None:
 def test_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "graph"
     arguments = ["export", str(checkpoint), "--onnx", "--method", "uniform", "--budget", "4", "-o", str(target)]
-    assert main(arguments) == 0
+    assert run(arguments) == 0
     out = capsys.readouterr().out
     assert "pixel_values  float32 [batch, 3, 56, 56]" in out
     assert "same patches as torch" in out
-    assert main(arguments) == 2
+    assert run(arguments) == 2
     assert "is there already" in capsys.readouterr().err
 
 
@@ -117,7 +117,7 @@ def test_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_what_cannot_be_a_graph_is_one_line(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
 ) -> None:
-    assert main(["export", str(checkpoint), "--onnx", "-o", str(tmp_path / "graph"), *more]) == 2
+    assert run(["export", str(checkpoint), "--onnx", "-o", str(tmp_path / "graph"), *more]) == 2
     out = capsys.readouterr()
     assert out.out == ""
     assert said in out.err

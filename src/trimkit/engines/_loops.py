@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def repeat(step: Callable[[Tensor, State], State], state: State, count: int) -> 
         for turn in range(count):
             state = step(torch.tensor(turn), state)
         return state
-    from torch._higher_order_ops.while_loop import while_loop  # has no public name yet
+    while_loop: Any = torch.while_loop  # typed only in part
 
     def goes_on(turn: Tensor, *_: Tensor) -> Tensor:
         return turn < count

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trimkit.io.directories import built
+from trimkit.io.leftovers import locked, sweep, temporary_name
 
 __all__ = ["FILE", "HeldTower", "held_tower"]
 
@@ -23,11 +24,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 class HeldTower:
     """The file, and what removes it where it was made for this user alone."""
 
-    def __init__(self, file: Path, temporary: Path | None = None) -> None:
+    def __init__(self, file: Path, remove: Callable[[], None] | None = None) -> None:
         self.file = file
-        self._remove = None
-        if temporary is not None:  # at the latest when Python ends
-            self._remove = weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+        self._remove = None if remove is None else weakref.finalize(self, remove)  # at the latest when Python ends
 
     def release(self) -> None:
         """Remove what nobody else could find again. Harmless otherwise, and a second time."""
@@ -49,13 +48,7 @@ def held_tower(model: Any, key: str, write: Callable[[Path], None]) -> HeldTower
     """
     origin = str(getattr(model.config, "_name_or_path", "") or "")
     if not origin:
-        temporary = Path(tempfile.mkdtemp(prefix="trimkit-"))
-        try:
-            write(temporary)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        return HeldTower(temporary / FILE, temporary)
+        return _for_one(write)
     places = [_cache() / key]
     if _is_writable(Path(origin)):
         places.insert(0, Path(origin) / FOLDER / key)
@@ -64,6 +57,31 @@ def held_tower(model: Any, key: str, write: Callable[[Path], None]) -> HeldTower
             return HeldTower(place / FILE)
     _build(places[0], write)
     return HeldTower(places[0] / FILE)
+
+
+def _for_one(write: Callable[[Path], None]) -> HeldTower:
+    """In a directory for temporary files. What a killed process leaves there, the next one removes."""
+    home = Path(tempfile.gettempdir())
+    sweep(home)
+    directory = home / temporary_name()
+    directory.mkdir(mode=0o700)
+    handle = os.open(directory, os.O_RDONLY) if os.name == "posix" else None
+
+    def remove() -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+    try:
+        if handle is not None:
+            with locked(handle):  # until the handle is closed
+                write(directory)
+        else:
+            write(directory)
+    except BaseException:
+        remove()
+        raise
+    return HeldTower(directory / FILE, remove)
 
 
 def _is_writable(directory: Path) -> bool:
