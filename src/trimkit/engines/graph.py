@@ -16,7 +16,7 @@ from trimkit.methods import Method
 from trimkit.models import VisionParts, family_of
 from trimkit.scorers import ClipNativeScorer, Scorer
 
-__all__ = ["ReducedVision", "reduced_vision"]
+__all__ = ["Built", "ReducedVision", "reduced_vision"]
 
 
 class ReducedVision(nn.Module):

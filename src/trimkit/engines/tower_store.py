@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trimkit.errors import ConfigError
 from trimkit.io.directories import built
 from trimkit.io.leftovers import locked, sweep, temporary_name
 
@@ -45,7 +46,20 @@ def held_tower(model: Any, key: str, write: Callable[[Path], None]) -> HeldTower
         model: whose ``config`` says where it was loaded from.
         key: hash of the weights and of whatever else makes the graph.
         write: given an empty directory, writes ``FILE`` into it.
+
+    Raises:
+        ConfigError: the directory or the disk refuses.
     """
+    try:
+        return _held(model, key, write)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the graph of the vision tower ({error.strerror or error}): free space, or make the checkpoint's "
+            "directory or huggingface_hub's cache writable"
+        ) from None
+
+
+def _held(model: Any, key: str, write: Callable[[Path], None]) -> HeldTower:
     origin = str(getattr(model.config, "_name_or_path", "") or "")
     if not origin:
         return _for_one(write)
