@@ -101,11 +101,14 @@ def load_config(path: str | Path) -> dict[str, Any]:
 def exported_reduction(model: str | Path) -> Reduction | None:
     """How the checkpoint directory ``model`` reduces, as ``trimkit export`` wrote; None where it does not say.
 
+    ``demo`` is the packaged model, which does not, whatever directory has that name.
+
     Raises:
         ConfigError: its ``trimkit.json`` cannot be read, or names a method or option that is not there.
     """
     directory = user_path(model)
-    said = read_settings(directory).get("reduce") if str(model).strip() and directory.is_dir() else None
+    named = str(model).strip() not in ("", "demo")
+    said = read_settings(directory).get("reduce") if named and directory.is_dir() else None
     if said is None:
         return None
     try:

@@ -100,6 +100,29 @@ def test_ask_reduces_as_an_exported_checkpoint_says(
     assert [arm["image_tokens"] for arm in arms][1:] == [9]
 
 
+def test_what_an_exported_checkpoint_says_is_exported_and_calibrated(
+    cli: Cli, small: str, colors: list[str], tmp_path: Path
+) -> None:
+    out = str(tmp_path / "out")
+    own = ("--method", "trim", "--set", "aggregate=none", "--scorer", CLIP, "--budget", "5")
+    assert cli("export", small, "-o", out, *own).code == 0
+    line = ("--images", str(Path(colors[0]).parent), "--max-images", "1", "--per-image", "1", "--max-new-tokens", "1")
+    again = json.loads(cli("export", out, "-o", str(tmp_path / "again"), "--budget", "7", "--json").out)["reduce"]
+    assert (again["method"], again["aggregate"], again["budget"]) == ("trim", "none", 7)
+    assert trimkit.load_settings(tmp_path / "again")["reduce"]["budget"] == 7
+    said = cli("calibrate", *line, "--model", out, "--json")
+    assert said.err == ""
+    assert json.loads(said.out)["config"]["reduce"]["aggregate"] == "none"
+
+
+def test_a_directory_named_demo_is_not_the_packaged_model(
+    cli: Cli, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("export", small, "-o", str(tmp_path / "demo"), "--method", "uniform", "--budget", "9").code == 0
+    monkeypatch.chdir(tmp_path)
+    assert "trim" in cli("ask", "scene1", "What?", "--model", "demo", "--max-new-tokens", "1").out
+
+
 def test_broken_settings_of_an_exported_checkpoint(cli: Cli, picture: str, broken_copy: Callable[[str], Path]) -> None:
     folder = broken_copy("whole")
     (folder / "trimkit.json").write_text('{"reduce": {"method": "trimm"}}')

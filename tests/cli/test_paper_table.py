@@ -74,6 +74,27 @@ def test_a_table_without_a_score_is_an_error(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_scorer_and_the_checkpoints_own_settings_are_handed_on(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "trimkit.json").write_text('{"reduce": {"method": "random", "budget": 9}}')
+    given: dict[str, Any] = {}
+
+    def table(model: str, methods: list[Any], columns: Any, **options: Any) -> dict[str, Any]:
+        given.update(options, methods=methods)
+        return {"columns": [], "arms": [], "not_run": [{"task": "pope", "reason": "no data"}]}
+
+    fake = SimpleNamespace(paper_table=table)
+    monkeypatch.setattr(eval_paper_table, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "trimkit.eval.lmms.table", fake)
+    monkeypatch.setattr(lmms, "table", fake, raising=False)
+    outcome = cli("eval", "paper-table", "--model", str(tmp_path / "model"), "--scorer", "some/clip")
+    assert "the table is empty" in outcome.err
+    assert given["scorer"] == "some/clip"
+    assert [(method.name, method.budget.to_plain()) for method in given["methods"]] == [("random", 9)]
+
+
 def test_trimkit_does_not_import_lmms_eval() -> None:
     spec = importlib.util.find_spec("trimkit.eval.lmms.plugin")  # found, not loaded
     assert spec is not None

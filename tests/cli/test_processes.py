@@ -111,6 +111,24 @@ def test_an_interrupt_is_one_line(small: Path, tmp_path: Path) -> None:
     assert (running.returncode, out, without_progress(err)) == (130, "", "trimkit: interrupted\n")
 
 
+def test_an_interrupt_of_the_start_is_one_line() -> None:
+    """It comes while the commands are imported, before any handler of theirs is there."""
+    interrupted = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "trimkit.cli._streams":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+from trimkit.__main__ import main
+main()
+"""
+    ran = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "trimkit: interrupted\n")
+
+
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, _streams.Interrupted, _streams.Terminated])
 def test_every_command_ends_in_one_line(kind: type[BaseException], cli: Cli, picture: str, tmp_path: Path) -> None:
     def interrupt(*_: object, **__: object) -> None:

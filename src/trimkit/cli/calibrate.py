@@ -65,7 +65,7 @@ def command(
     from trimkit.calibration import calibrate, count_passes, files_of, read_sources
     from trimkit.config import save_config
 
-    chosen = common.pick_method(method, None, settings)
+    chosen = common.pick_method(method, None, settings, model=model)
     target = common.check_output(output, questions, *files_of(images), model=model)
     sources = read_sources(images, questions, limit=max_images, seed=seed)
     save = target is not None and not force

@@ -40,6 +40,7 @@ def command(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows a data set.", show_default="all")] = None,
     resume: evaluation.ResumeOption = None,
     batch_size: evaluation.BatchOption = 1,
+    scorer: common.ScorerOption = None,
     device: common.DeviceOption = "auto",
     dtype: common.DtypeOption = "auto",
     output: evaluation.OutputOption = None,
@@ -56,7 +57,7 @@ def command(
     from trimkit.eval.journal import check_journal
     from trimkit.eval.tally import check_arguments
 
-    methods = common.pick_methods(method, budget, settings, config)
+    methods = common.pick_methods(method, budget, settings, config, model)
     columns = paper_table.columns_of(None if tasks is None else tasks.split(","))
     check_arguments(0, 1, batch_size, positions)
     if include_path is not None and not Path(include_path).is_dir():
@@ -77,6 +78,7 @@ def command(
             include_path=include_path,
             resume=resume,
             batch_size=batch_size,
+            scorer=scorer,
             device=device,
             dtype=dtype,
             positions=positions,

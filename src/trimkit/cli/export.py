@@ -37,7 +37,7 @@ def command(
     --dtype the weights are loaded and saved in it, else a local checkpoint is copied as it is. With --onnx no trimkit is needed
     where the graph runs: pixels and the question's token ids in, reduced embeddings and the kept indices out.
     """
-    chosen = common.pick_method(method, budget, settings, config)
+    chosen = common.pick_method(method, budget, settings, config, model)
     if onnx:
         _write_graph(model, output, chosen, scorer, device, dtype, as_json=as_json)
         return

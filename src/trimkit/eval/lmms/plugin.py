@@ -18,7 +18,7 @@ from loguru import logger
 from PIL import ImageFile
 
 from trimkit.attach import reduce
-from trimkit.config import configured
+from trimkit.config import configured, exported_reduction
 from trimkit.errors import ConfigError, InputError, UnsupportedError
 from trimkit.eval.identity import method_identity, weights_identity
 from trimkit.eval.journal import Journal, fingerprint
@@ -46,7 +46,8 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     Args:
         pretrained: a hub id, a directory, or ``demo``; any family that ``trimkit models`` lists.
         method, positions, scorer, cache_images: as ``trimkit.reduce`` takes them.
-        config: a file that ``trimkit calibrate`` wrote; what is given beside it wins, as ``method`` does.
+        config: a file that ``trimkit calibrate`` wrote; what is given beside it wins, as ``method`` does. An exported
+            checkpoint's own settings hold where there is none.
         batch_size: rows per ``generate`` call.
         device, dtype: as ``trimkit.loading.load_model`` takes them.
         journal: a file of finished rows (or an open ``Journal``). A run that was stopped goes on where it was when it is
@@ -82,7 +83,7 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     ) -> None:
         super().__init__()
         self.batch_size = _positive(batch_size)
-        chosen = configured(config, method, **options)
+        chosen = configured(config, method, None if config else exported_reduction(pretrained), **options)
         place = self._take_part(device)
         model, self._processor = loaded or load_model(pretrained, device=place, dtype=dtype)
         self._trim = reduce(

@@ -87,6 +87,7 @@ def paper_table(
     include_path: str | None = None,
     resume: str | None = None,
     batch_size: int = 1,
+    scorer: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     positions: Any = "auto",
@@ -101,13 +102,19 @@ def paper_table(
         include_path: a directory with more task files.
         resume: the journal's file.
         batch_size: rows per ``generate`` call.
-        positions: as ``trimkit.reduce`` takes them.
+        scorer, positions: as ``trimkit.reduce`` takes them.
 
     Returns:
         What ``trimkit.eval.paper_table.run`` returns, and what was run.
     """
     loaded = load_model(pretrained, device=device, dtype=dtype)
-    config = {"model": pretrained, "batch_size": batch_size, "positions": positions, **run_settings(loaded[0])}
+    config = {
+        "model": pretrained,
+        "batch_size": batch_size,
+        "positions": positions,
+        "scorer": scorer,
+        **run_settings(loaded[0]),
+    }
     manager = TaskManager("ERROR", include_path=include_path, model_name="trimkit")
     with contextlib.ExitStack() as stack:
         journal = None
@@ -121,6 +128,7 @@ def paper_table(
                     method=method,
                     batch_size=batch_size,
                     positions=positions if method.name != "none" else "auto",
+                    scorer=scorer if method.needs_relevance else None,
                     journal=journal,
                     loaded=loaded,
                 ),
