@@ -121,7 +121,7 @@ trimkit.VisionEncoder.from_pretrained("demo")  # imports and thread pools are no
 gc.collect()
 before = resident()
 encoder = trimkit.VisionEncoder.from_pretrained(sys.argv[1], scorer=sys.argv[2], dtype=sys.argv[3])
-parts = [encoder.model, encoder.scorer.text_model, encoder.scorer.post_layernorm, encoder.scorer.visual_projection]
+parts = [encoder.model, encoder.scorer.text_model, encoder.scorer._post_layernorm, encoder.scorer._visual_projection]
 weights = 0
 for name, tensor in [each for part in parts for each in (*part.named_parameters(), *part.named_buffers())]:
     tensor.max()  # what is mapped from the file is resident once it is used

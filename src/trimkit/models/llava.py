@@ -35,13 +35,23 @@ class Llava(Family):
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         if not self._before_projector(model):
             return super().encode(model, arguments)
+        config = model.config
+        layer = arguments.get("vision_feature_layer", _feature_layer(config))
+        default = getattr(config, "vision_feature_select_strategy", "default")  # VipLLaVA has no other
+        strategy = arguments.get("vision_feature_select_strategy", default)
+        tower = self.base(model).vision_tower
         if "stop_after" in arguments:
             return self._begin(model, arguments)
-        parts = self._parts(model, arguments)
-        return parts.images(parts.tower(arguments["pixel_values"]))
-
-    def parts(self, model: Any) -> VisionParts | None:
-        return self._parts(model, {}) if self._before_projector(model) else None
+        without_cls = strategy == "default"
+        layers = [layer] if isinstance(layer, int) else list(layer)
+        hidden = layer_states(tower, arguments["pixel_values"], layers)
+        features = torch.cat([hidden[i][:, 1:] if without_cls else hidden[i] for i in layers], dim=-1)
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        grid = (side, side) if features.shape[1] == side * side else None
+        width = features.shape[-1] // len(layers)
+        start = width * (layers.index(_SCORED) if _SCORED in layers else 0)
+        columns = None if len(layers) == 1 else (start, start + width)
+        return [ImageTokens(features=image, grid=grid, tower_columns=columns) for image in features]
 
     def project(self, model: Any, features: Sequence[Tensor]) -> list[Tensor]:
         if not self._before_projector(model):
@@ -51,6 +61,23 @@ class Llava(Family):
         if len(set(lengths)) == 1:  # the stock call's shape, so that everything kept is equal to the last bit
             return list(projector(torch.stack(list(features))))
         return list(projector(torch.cat(list(features))).split(lengths))
+
+    def parts(self, model: Any) -> VisionParts | None:
+        if not self._before_projector(model):
+            return None
+        config, base, vision = model.config, self.base(model), model.config.vision_config
+        layer = _feature_layer(config)
+        layers = [layer] if isinstance(layer, int) else list(layer)
+        first = int(getattr(config, "vision_feature_select_strategy", "default") == "default")
+        side, width = vision.image_size // vision.patch_size, vision.hidden_size
+        start = width * (layers.index(_SCORED) if _SCORED in layers else 0)
+        return VisionParts(
+            tower=ClipFeatures(base.vision_tower, layers, first),
+            projector=base.multi_modal_projector,
+            grid=(side, side) if first else None,
+            tower_columns=None if len(layers) == 1 else (start, start + width),
+            side=vision.image_size,
+        )
 
     def tower_layers(self, model: Any) -> int:
         config = model.config
@@ -83,23 +110,6 @@ class Llava(Family):
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size
         grid = (side, side) if state.shape[1] == side * side + 1 else None
         return [ImageTokens(features=each[1:], grid=grid, midway=Midway(stop, each[:1])) for each in state]
-
-    def _parts(self, model: Any, arguments: ModelInputs) -> VisionParts:
-        config, base = model.config, self.base(model)
-        layer = arguments.get("vision_feature_layer", _feature_layer(config))
-        default = getattr(config, "vision_feature_select_strategy", "default")  # VipLLaVA has no other
-        first = int(arguments.get("vision_feature_select_strategy", default) == "default")
-        layers = [layer] if isinstance(layer, int) else list(layer)
-        vision = config.vision_config
-        side, width = vision.image_size // vision.patch_size, vision.hidden_size
-        start = width * (layers.index(_SCORED) if _SCORED in layers else 0)
-        return VisionParts(
-            tower=ClipFeatures(base.vision_tower, layers, first),
-            projector=base.multi_modal_projector,
-            grid=(side, side) if first else None,
-            tower_columns=None if len(layers) == 1 else (start, start + width),
-            side=vision.image_size,
-        )
 
     def signal_layer(self, model: Any, arguments: ModelInputs) -> Any:
         if not self._before_projector(model):

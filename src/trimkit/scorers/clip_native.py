@@ -45,7 +45,6 @@ class ClipNativeScorer(EncoderScorer):
 
     Attributes:
         text_model, text_projection: from token ids to the embedding of a question.
-        post_layernorm, visual_projection: from patch features to the same space.
         tokenizer: as given.
         max_length: token ids that the text tower takes at once.
 
@@ -66,13 +65,12 @@ class ClipNativeScorer(EncoderScorer):
                 )
         self.profile = profile or EncoderProfile()
         module: Any = clip
-        self.text_model = module.text_model
-        self.text_projection = module.text_projection
+        self.text_model, self.text_projection = module.text_model, module.text_projection
         self.tokenizer = tokenizer
         self.max_length = int(module.config.text_config.max_position_embeddings)
         self._text = clip_text(module, tokenizer)
-        self.post_layernorm = module.vision_model.post_layernorm
-        self.visual_projection = module.visual_projection
+        self._post_layernorm = module.vision_model.post_layernorm
+        self._visual_projection = module.visual_projection
 
     @classmethod
     def fits(cls, config: Any, tower: Any) -> bool:
@@ -89,7 +87,17 @@ class ClipNativeScorer(EncoderScorer):
     @property
     def feature_size(self) -> int:
         """Width of the patch features this scorer reads."""
-        return int(self.post_layernorm.weight.shape[0])
+        return int(self._post_layernorm.weight.shape[0])
+
+    @property
+    def post_layernorm(self) -> Any:
+        """The layer norm between the patch features and ``visual_projection``."""
+        return self._post_layernorm
+
+    @property
+    def visual_projection(self) -> Any:
+        """From patch features to the space of question embeddings."""
+        return self._visual_projection
 
     def clear_cache(self) -> None:
         """Forget question embeddings."""
@@ -126,13 +134,13 @@ class ClipNativeScorer(EncoderScorer):
                 f"the scorer's CLIP has {self.feature_size}-wide patch features, the model's tower "
                 f"{features.shape[-1]}-wide ones: pass the CLIP checkpoint that the tower was taken from"
             )
-        norm = self.post_layernorm
+        norm = self._post_layernorm
         device = features.device
         return F.patch_embeddings(
             features.detach(),
             norm.weight.to(device),
             norm.bias.to(device),
-            self.visual_projection.weight.to(device),
+            self._visual_projection.weight.to(device),
             norm.eps,
         )
 
