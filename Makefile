@@ -11,7 +11,7 @@ TRANSFORMERS ?=
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-lmms eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -56,6 +56,20 @@ $(TRL_STAMP): pyproject.toml constraints.txt tests/trl/requirements.txt
 
 test-trl: $(TRL_STAMP)  ## TRL's own trainers on an attached model, in a .venv-trl of its own
 	$(TRL)/bin/python -m pytest tests/trl -m slow
+
+ONNX := .venv-onnx
+ONNX_STAMP := $(ONNX)/.installed
+
+$(ONNX_STAMP): pyproject.toml constraints.txt tests/onnx/requirements.txt
+	test -x $(ONNX)/bin/python || $(PYTHON) -m venv $(ONNX)
+	$(ONNX)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/onnx/requirements.txt -e ".[onnx,openvino]"
+	touch $@
+
+test-onnx: $(ONNX_STAMP)  ## export to ONNX and vision_engine=, with ONNX Runtime and OpenVINO, in a .venv-onnx of its own
+	$(ONNX)/bin/python -m pytest tests/onnx
+
+bench-onnx: $(ONNX_STAMP)  ## ONNX Runtime and OpenVINO beside torch on this CPU; writes benchmarks/results/bench_engines.json
+	$(ONNX)/bin/python -m benchmarks.bench_engines
 
 # No stamp: what is newest changes by the day. The caps of pyproject.toml do not hold here, so that one sees what comes.
 NEWEST := .venv-newest
@@ -137,4 +151,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove every .venv
-	rm -rf $(VENV) $(LMMS) $(TRL) $(NEWEST) $(OLDEST)
+	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(NEWEST) $(OLDEST)

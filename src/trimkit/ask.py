@@ -10,6 +10,7 @@ from typing import Any
 
 from trimkit.attach import Attachment, reduce
 from trimkit.core.types import Report
+from trimkit.engines import TowerEngine
 from trimkit.errors import InputError
 from trimkit.io.text import is_text
 from trimkit.methods import Method, get_method
@@ -67,6 +68,7 @@ def ask(
     method: str | Method = "trim",
     scorer: Any = None,
     max_new_tokens: int = 32,
+    vision_engine: str | None = None,
     **options: Any,
 ) -> Answer:
     """Answer greedily with reduced image tokens.
@@ -75,7 +77,7 @@ def ask(
         model, processor: as ``trimkit.loading.load_model`` gives them.
         image: a PIL image, for example from ``trimkit.images.load_image``, or a list of them: all go into one prompt.
         question: what to ask; it is also what relevance is measured against.
-        method, scorer, options: as ``trimkit.reduce`` takes them.
+        method, scorer, vision_engine, options: as ``trimkit.reduce`` takes them.
         max_new_tokens: length limit of the reply.
 
     Returns:
@@ -85,7 +87,7 @@ def ask(
         InputError: the question is empty or too long for the model.
         TrimkitError: whatever ``trimkit.reduce`` raises.
     """
-    attachment = _attachment(model, processor, question, get_method(method, **options), scorer)
+    attachment = _attachment(model, processor, question, get_method(method, **options), scorer, vision_engine)
     inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
     return _reduced(attachment, processor, inputs, max_new_tokens)
 
@@ -99,6 +101,7 @@ def compare(
     method: str | Method = "trim",
     scorer: Any = None,
     max_new_tokens: int = 32,
+    vision_engine: str | None = None,
     **options: Any,
 ) -> tuple[Answer, Answer]:
     """Answer with reduced tokens and with the stock model, interleaved; takes and raises what ``ask`` does.
@@ -109,7 +112,7 @@ def compare(
     Returns:
         The reduced and the full answer.
     """
-    attachment = _attachment(model, processor, question, get_method(method, **options), scorer)
+    attachment = _attachment(model, processor, question, get_method(method, **options), scorer, vision_engine)
     inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
     arms: tuple[Callable[[], Answer], ...] = (
         lambda: _reduced(attachment, processor, inputs, max_new_tokens),
@@ -229,10 +232,17 @@ def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
         )
 
 
-def _attachment(model: Any, processor: Any, question: str, method: Method, scorer: Any) -> Attachment:
-    """A detached attachment whose scorer is loaded already, so that loading is not timed; no images are cached."""
-    found = scorer_of(model, scorer) if method.needs_relevance else None
-    return reduce(model, processor, method=method, scorer=found, query=question, cache_images=0)
+def _attachment(
+    model: Any, processor: Any, question: str, method: Method, scorer: Any, vision_engine: str | None = None
+) -> Attachment:
+    """A detached attachment whose scorer and engine are loaded already, so that loading is not timed; no images are cached."""
+    scorer = scorer_of(model, scorer) if method.needs_relevance else None
+    engine = None if vision_engine is None else TowerEngine(vision_engine)
+    found = reduce(model, processor, method=method, scorer=scorer, query=question, cache_images=0, vision_engine=engine)
+    if engine is not None:
+        with found:  # loads it, and it stays loaded
+            pass
+    return found
 
 
 def _reduced(attachment: Attachment, processor: Any, inputs: Any, max_new_tokens: int) -> Answer:

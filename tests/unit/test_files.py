@@ -216,7 +216,7 @@ def leave_behind(folder: Path, kind: str) -> Path:
     code = f"""
 import os, pathlib, sys, time
 from trimkit.io.files import write_atomically
-from trimkit.attach.export_files import built
+from trimkit.io.directories import built
 def stop(*_):
     print("there", flush=True); time.sleep(600)
 folder = pathlib.Path({str(folder)!r})

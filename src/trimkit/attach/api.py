@@ -10,6 +10,7 @@ from torch import nn
 
 from trimkit.attach.attachment import Attachment
 from trimkit.core.choices import OnUnreduced, Positions, QueryFrom, TurnPolicy
+from trimkit.engines import TowerEngine
 from trimkit.methods import Method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
@@ -33,6 +34,7 @@ def reduce(
     tower_layer: int | None = None,
     pad_to_multiple_of: int = 1,
     on_unreduced: OnUnreduced = "error",
+    vision_engine: str | TowerEngine | None = None,
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -70,12 +72,17 @@ def reduce(
         on_unreduced: what happens to a call that brings images and cannot be reduced (packed sequences, a mask of its own, a
             video that is not covered ...): ``error`` refuses it, ``warn`` and ``stock`` run it with all of its image tokens,
             with a warning or without.
+        vision_engine: ``openvino`` or ``onnxruntime`` runs the vision tower instead of torch, in float32 on the CPU; LLaVA-1.5
+            and VipLLaVA. Its graph is made once and held beside the checkpoint. When the model is attached, two pictures go
+            through both, and where the method would keep other patches, that is refused. It is loaded for as long as the model
+            is attached; pass a ``trimkit.engines.TowerEngine`` to keep it loaded from one ``with`` block to the next.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
         UnknownNameError, ConfigError: the method or its options.
         UnsupportedError: the model takes no pre-encoded images.
-        ModelError: the scorer's checkpoint (on first use).
+        ModelError: the scorer's checkpoint (on first use), or a tower that ``vision_engine`` does not compute (when attached).
+        MissingDependencyError: ``vision_engine`` is not installed.
     """
     return Attachment(
         model,
@@ -92,6 +99,7 @@ def reduce(
         tower_layer=tower_layer,
         pad_to_multiple_of=pad_to_multiple_of,
         on_unreduced=on_unreduced,
+        vision_engine=vision_engine,
         **options,
     )
 

@@ -17,6 +17,7 @@ from trimkit.attach.requirements import check_version
 from trimkit.attach.shadow import SHADOWING, Shadow
 from trimkit.core.choices import OnUnreduced
 from trimkit.core.types import Report
+from trimkit.engines import TowerEngine
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.methods import Method
 from trimkit.pipeline.call_settings import CallSettings
@@ -42,12 +43,16 @@ class Attachment:
         query: str | Sequence[str] | None = None,
         full_logits: bool = False,
         on_unreduced: OnUnreduced = "error",
+        vision_engine: str | TowerEngine | None = None,
         **options: Any,
     ) -> None:
         check_version()
         if hasattr(model, "_orig_mod"):
             raise UnsupportedError("a compiled model cannot be attached: attach the model first, then compile it")
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._engine = TowerEngine(vision_engine) if isinstance(vision_engine, str) else vision_engine
+        self._closes_engine = isinstance(vision_engine, str)
+        options["vision_engine"] = self._engine
         settings = CallSettings.taken_from(options)
         reducer = InputReducer(self.model, processor, method, scorer, settings, options)
         self._attached_model = AttachedModel(self.model, reducer, query, on_unreduced)
@@ -112,7 +117,18 @@ class Attachment:
 
         Raises:
             ConfigError: this model has an attachment already.
+            TrimkitError: what ``vision_engine`` raises where it cannot run the tower.
         """
+        if self._engine is not None and not self.attached:
+            self._engine.open(self.model, self._attached_model.reducer)
+        try:
+            self._place_shadows()
+        except BaseException:
+            self._close_engine()
+            raise
+        return self
+
+    def _place_shadows(self) -> None:
         with SHADOWING:
             if isinstance(vars(self.model).get("__getstate__"), Shadow):
                 raise ConfigError("this model is attached already: detach it (or leave its `with` block) first")
@@ -123,7 +139,10 @@ class Attachment:
                 self._shadows.append(Shadow(self.model, "generate", self._generate))
             self._forwards.enter()
             self._attached_model.active = True
-        return self
+
+    def _close_engine(self) -> None:
+        if self._engine is not None and self._closes_engine and not self.attached:
+            self._engine.close()
 
     def detach(self) -> None:
         """Leave the model as it was. Harmless when not attached; a running call ends as it began."""
@@ -134,6 +153,7 @@ class Attachment:
             while self._shadows:
                 self._shadows.pop().remove()
             self._forwards.leave()
+        self._close_engine()
 
     def run_detached(self, stock: Any, inputs: dict[str, Any]) -> Any:
         """One reduced call of ``stock``, the model's own ``generate``, without being attached."""

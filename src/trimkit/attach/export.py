@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trimkit.attach.export_files import built, copy_tree, new_directory
 from trimkit.errors import ConfigError, ModelError, UnsupportedError
+from trimkit.io.directories import built, copy_tree, new_directory
 from trimkit.io.files import user_path, write_atomically
 from trimkit.io.reading import read_bytes, read_text
 from trimkit.io.settings import SETTINGS_FILE, clip_inside, read_settings, write_settings

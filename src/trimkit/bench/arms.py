@@ -14,6 +14,7 @@ from trimkit.attach import Attachment, reduce
 from trimkit.bench.probe import Meter, Probe, Trace
 from trimkit.bench.subject import Request, Subject
 from trimkit.core.types import Report
+from trimkit.engines import TowerEngine
 from trimkit.methods import Method
 from trimkit.pipeline.feature_cache import FeatureCache
 
@@ -51,7 +52,7 @@ class Arm:
         method: how tokens are dropped; None is the stock model.
         batch: rows of a call.
         new_tokens: that each row generates, whatever they say.
-        tower_keep, tower_layer: as ``trimkit.reduce`` takes them.
+        tower_keep, tower_layer, vision_engine: as ``trimkit.reduce`` takes them.
     """
 
     def __init__(
@@ -62,15 +63,23 @@ class Arm:
         new_tokens: int,
         tower_keep: float | None = None,
         tower_layer: int | None = None,
+        vision_engine: str | None = None,
     ) -> None:
         self.subject, self.method, self.batch, self.new_tokens = subject, method, batch, new_tokens
         self.tower_keep = tower_keep
+        self._engine = None if vision_engine is None else TowerEngine(vision_engine)
         self.attachment: Attachment | None = None
         if method is not None:
             # Room for the pictures of two calls, so that a second question finds its picture; no other arm's cache.
-            tower: dict[str, Any] = {"tower_keep": tower_keep, "tower_layer": tower_layer}
+            tower: dict[str, Any] = {
+                "tower_keep": tower_keep,
+                "tower_layer": tower_layer,
+                "vision_engine": self._engine,
+            }
             options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": FeatureCache(2 * batch), **tower}
             self.attachment = reduce(subject.model, subject.processor, method=method, **options)
+            with self.attachment:  # loads the engine, which stays
+                pass
         self._probe = Probe(subject.model, getattr(subject.scorer, "text_model", None), stock=method is None)
         self._clock = clock_of(subject.model.device)
 
@@ -82,6 +91,7 @@ class Arm:
             "method": "none" if method is None else method.name,
             "budget": 1.0 if method is None else method.budget.to_plain(),
             "tower_keep": self.tower_keep,
+            "vision_engine": None if self._engine is None else self._engine.name,
         }
 
     @property
@@ -124,8 +134,9 @@ class Arm:
 
     @contextlib.contextmanager
     def observed(self, read: Meter) -> Iterator[Trace]:
-        """Stages and lengths of the calls inside, read with ``read``."""
-        with self._probe.watch(read, lengths=True) as trace:
+        """Stages and lengths of the calls inside, read with ``read``. Torch runs the tower of an engine here, to be counted."""
+        paused = contextlib.nullcontext() if self._engine is None else self._engine.paused()
+        with paused, self._probe.watch(read, lengths=True) as trace:
             yield trace
 
     def time(self, request: Request) -> Run:

@@ -20,6 +20,7 @@ from trimkit.bench.measure import Advance, Counted, Round, calls_of, count, roun
 from trimkit.bench.shapes import Shape, shape_of
 from trimkit.bench.subject import Checkpoint, RandomModel, Subject
 from trimkit.config import configured, exported_reduction
+from trimkit.engines import check_engine
 from trimkit.errors import ConfigError
 from trimkit.io.provenance import hardware, versions
 from trimkit.loading import pick_device
@@ -46,6 +47,7 @@ class Settings:
         tower_keeps: shares of the patches that the vision tower is run to its end on, for methods that read the text; None
             is all.
         tower_layer: layers that see all patches meanwhile; None is ``trimkit.reduce``'s own.
+        vision_engines: what runs the tower of reduced calls; None is torch. The stock model's runs in torch.
         new_tokens, batch_sizes: lengths and rows of a call.
         questions: about each picture, one after the other.
         text_tokens: of the prompt beside the picture, for a random shape.
@@ -64,6 +66,7 @@ class Settings:
     options: dict[str, Any] = field(default_factory=dict)
     tower_keeps: tuple[float | None, ...] = (None,)
     tower_layer: int | None = None
+    vision_engines: tuple[str | None, ...] = (None,)
     new_tokens: tuple[int, ...] = (1,)
     batch_sizes: tuple[int, ...] = (1,)
     questions: int = 1
@@ -89,6 +92,9 @@ class Settings:
         for share in self.tower_keeps:
             if share is not None and not 0.0 < share <= 1.0:
                 raise ConfigError(f"tower share {share} is outside (0, 1]: give the share of patches that goes on")
+        for engine in self.vision_engines:
+            if engine is not None:
+                check_engine(engine)
         if self.threads == 0:
             raise ConfigError("threads 0 is outside 1 to 4096: give a number between")
         if not 5 <= self.text_tokens <= 4000:
@@ -161,9 +167,14 @@ def _weight(batch: int, new_tokens: int) -> int:
     return batch * (_PREFILL_AS_TOKENS + new_tokens)
 
 
-def _kept(settings: Settings, methods: list[Method]) -> list[tuple[Method, float | None]]:
-    """Every method with every share of the tower's patches; where it reads no text, with all of them."""
-    return [(method, keep) for method in methods for keep in (settings.tower_keeps if method.uses_text else (None,))]
+def _kept(settings: Settings, methods: list[Method]) -> list[tuple[Method, float | None, str | None]]:
+    """Every method with every share of the tower's patches, where it reads text, and with every engine."""
+    return [
+        (method, keep, engine)
+        for method in methods
+        for keep in (settings.tower_keeps if method.uses_text else (None,))
+        for engine in settings.vision_engines
+    ]
 
 
 def _methods(settings: Settings, shape: Shape | None) -> list[Method]:
@@ -222,8 +233,9 @@ def _cell(
     """All arms of one batch size and length."""
     keeps = _kept(settings, methods)
     arms = [Arm(subject, None, batch, new_tokens)]
-    for method, keep in keeps:
-        arms.append(Arm(subject, method, batch, new_tokens, keep, None if keep is None else settings.tower_layer))
+    for method, keep, engine in keeps:
+        layer = None if keep is None else settings.tower_layer
+        arms.append(Arm(subject, method, batch, new_tokens, keep, layer, engine))
 
     def done(calls: int) -> None:
         if advance is not None:

@@ -85,7 +85,8 @@ def _ratios(found: dict[str, Any], cell: tuple[int, int]) -> Iterator[str]:
 
 def _name(entry: dict[str, Any]) -> str:
     name = "full" if entry["method"] == "none" else str(entry["method"])
-    return name if entry["tower_keep"] is None else f"{name}, tower {entry['tower_keep']:g}"
+    name = name if entry["tower_keep"] is None else f"{name}, tower {entry['tower_keep']:g}"
+    return name if entry.get("vision_engine") is None else f"{name}, {entry['vision_engine']}"
 
 
 def _of(entries: list[dict[str, Any]], cell: tuple[int, int]) -> list[dict[str, Any]]:

@@ -28,7 +28,10 @@ __all__ = ["app", "main", "run"]
 _GROUPS = {"eval": "Measure what a model loses."}
 
 # Arguments of the library that the commands have as options: messages name them as the user can write them.
-_OPTIONS = "scorer|method|budget|config|positions|turns|tower_keep|tower_layer|device|dtype|batch_size|max_new_tokens"
+_OPTIONS = (
+    "scorer|method|budget|config|positions|turns|tower_keep|tower_layer|vision_engine|device|dtype|batch_size|"
+    "max_new_tokens"
+)
 _ARGUMENT = re.compile(rf"\b({_OPTIONS})=(?=[\s,;:.)]|$)")
 
 

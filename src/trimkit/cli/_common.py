@@ -32,6 +32,7 @@ __all__ = [
     "ScorerOption",
     "SetOption",
     "TowerLayerOption",
+    "VisionEngineOption",
     "check_output",
     "load",
     "model_files",
@@ -95,6 +96,14 @@ TowerLayerOption = Annotated[
     int | None,
     typer.Option(
         "--tower-layer", help="Layers of the tower that see all patches.", show_default="two fifths, with --tower-keep"
+    ),
+]
+VisionEngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--vision-engine",
+        help="What runs the vision tower, on a CPU: 'openvino' or 'onnxruntime' (extras of the same names).",
+        show_default="torch",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

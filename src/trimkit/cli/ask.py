@@ -27,6 +27,7 @@ def command(
     settings: common.SetOption = None,
     scorer: common.ScorerOption = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also ask the full model, and time both fairly.")] = False,
+    vision_engine: common.VisionEngineOption = None,
     frames: asking.FramesOption = 8,
     max_new_tokens: common.MaxNewTokensOption = 32,
     device: common.DeviceOption = "cpu",
@@ -42,7 +43,7 @@ def command(
 
     chosen = common.pick_method(method, budget, settings, config, model)
     asked = asking.read_words(words, frames)
-    options = {"method": chosen, "scorer": scorer, "max_new_tokens": max_new_tokens}
+    options = {"method": chosen, "scorer": scorer, "max_new_tokens": max_new_tokens, "vision_engine": vision_engine}
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
         full = None

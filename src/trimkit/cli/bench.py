@@ -60,6 +60,14 @@ def command(
         ),
     ] = None,
     tower_layer: common.TowerLayerOption = None,
+    vision_engine: Annotated[
+        str | None,
+        typer.Option(
+            "--vision-engine",
+            help="What runs the vision tower of reduced calls, or several: torch, openvino, onnxruntime.",
+            show_default="torch",
+        ),
+    ] = None,
     new_tokens: Annotated[
         str | None, typer.Option("--new-tokens", help="Length of the reply, or several.", show_default="1")
     ] = None,
@@ -121,6 +129,7 @@ def command(
         options=common.read_settings(settings),
         tower_keeps=(None,) if tower_keep is None else _shares(tower_keep),
         tower_layer=tower_layer,
+        vision_engines=_engines(vision_engine),
         batch_sizes=parse_whole_numbers("--batch-size", batch_size),
         questions=questions,
         text_tokens=text_tokens,
@@ -159,6 +168,10 @@ def _words(given: str) -> list[str]:
 
 def _shares(given: str) -> tuple[float | None, ...]:
     return tuple(None if share == 1.0 else share for share in parse_shares("--tower-keep", given))
+
+
+def _engines(given: str | None) -> tuple[str | None, ...]:
+    return tuple(None if word == "torch" else word for word in _words(given or "torch"))
 
 
 def _warn(line: str) -> None:

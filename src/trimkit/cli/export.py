@@ -1,4 +1,4 @@
-"""``trimkit export``: a checkpoint that reduces under plain transformers."""
+"""``trimkit export``: a checkpoint that reduces under plain transformers, or its vision half as an ONNX graph."""
 
 from __future__ import annotations
 
@@ -25,16 +25,24 @@ def command(
     scorer: common.ScorerOption = None,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
+    onnx: Annotated[
+        bool,
+        typer.Option("--onnx", help="Write tower, choice and projector as one ONNX graph, for any runtime; needs -o."),
+    ] = False,
     as_json: common.JsonOption = False,
 ) -> None:
     """Write a checkpoint that plain transformers reduces.
 
     It needs trimkit installed, and trust_remote_code=True in from_pretrained; without that it is the checkpoint it was. With
-    --dtype the weights are loaded and saved in it, else a local checkpoint is copied as it is.
+    --dtype the weights are loaded and saved in it, else a local checkpoint is copied as it is. With --onnx no trimkit is needed
+    where the graph runs: pixels and the question's token ids in, reduced embeddings and the kept indices out.
     """
+    chosen = common.pick_method(method, budget, settings, config, model)
+    if onnx:
+        _write_graph(model, output, chosen, scorer, device, dtype, as_json=as_json)
+        return
     from trimkit.attach.export import export
 
-    chosen = common.pick_method(method, budget, settings, config, model)
     with common.quiet():
         if dtype == "auto" and device == "cpu":
             path = export(model, output, method=chosen, scorer=scorer)
@@ -45,6 +53,32 @@ def command(
         return
     print(f"written  {path}")
     print("load     AutoModelForImageTextToText.from_pretrained(PATH, trust_remote_code=True)")
+
+
+def _write_graph(
+    model: str, output: str | None, method: Any, scorer: str | None, device: str, dtype: str, *, as_json: bool
+) -> None:
+    """The ONNX graph, and what goes in and out of it.
+
+    Raises:
+        ConfigError: a device or a dtype is named.
+    """
+    from trimkit.engines.export import SETTINGS, export_onnx
+    from trimkit.io.reading import read_json
+
+    if device != "cpu" or dtype not in ("auto", "float32"):
+        raise ConfigError("--onnx writes a graph in float32, which any device can load: leave --device and --dtype out")
+    with common.quiet():
+        path = export_onnx(model, output, method=method, scorer=scorer)
+    said = read_json(path / SETTINGS)
+    if as_json:
+        common.print_json({"path": str(path), **said})
+        return
+    print(f"written  {path}")
+    for name, each in {**said["inputs"], **said["outputs"]}.items():
+        print(f"{name:<13} {each['dtype']} [{', '.join(map(str, each['shape']))}]")
+    checked = said["checked"]
+    print(f"checked  {checked['engine']}: same patches as torch, embeddings within {checked['largest_difference']:.0e}")
 
 
 def _loaded(model: str, output: str | None, device: str, dtype: str) -> tuple[Any, str, Any]:

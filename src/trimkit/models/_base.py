@@ -14,6 +14,7 @@ from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
 from trimkit.models._checks import check_feature_layers, check_features
 from trimkit.models._forward_reads import model_reads
+from trimkit.models._parts import VisionParts
 from trimkit.models._signals import SignalSource
 
 __all__ = ["AT_ONCE", "Family", "ModelInputs"]
@@ -187,6 +188,10 @@ class Family:
     def encode_parts(self, model: Any, parts: Sequence[ModelInputs]) -> list[ImageTokens]:
         """Tokens of images that ``split`` has taken apart, in order."""
         return self.encode(model, self.join(parts))
+
+    def parts(self, model: Any) -> VisionParts | None:
+        """What ``encode`` and ``project`` do as modules of their own, for another engine; None where they do more."""
+        return None
 
     def tower_layers(self, model: Any) -> int:
         """Layers of the vision tower whose patches can be dropped in the middle, in ``finish``; 0 where they can't be."""

@@ -13,6 +13,7 @@ from trimkit.core.types import ImageTokens, Midway
 from trimkit.errors import UnsupportedError
 from trimkit.models._base import AT_ONCE, Family, ModelInputs
 from trimkit.models._clip_tower import go_on, layer_states, resized_states, run_stepwise
+from trimkit.models._parts import ClipFeatures, VisionParts
 from trimkit.models._signals import SignalSource, signal_source
 
 __all__ = ["Llava"]
@@ -66,6 +67,23 @@ class Llava(Family):
         if len(set(lengths)) == 1:  # the stock call's shape, so that everything kept is equal to the last bit
             return list(projector(torch.stack(list(features))))
         return list(projector(torch.cat(list(features))).split(lengths))
+
+    def parts(self, model: Any) -> VisionParts | None:
+        if not self._before_projector(model):
+            return None
+        config, base, vision = model.config, self.base(model), model.config.vision_config
+        layer = _feature_layer(config)
+        layers = [layer] if isinstance(layer, int) else list(layer)
+        first = int(getattr(config, "vision_feature_select_strategy", "default") == "default")
+        side, width = vision.image_size // vision.patch_size, vision.hidden_size
+        start = width * (layers.index(_SCORED) if _SCORED in layers else 0)
+        return VisionParts(
+            tower=ClipFeatures(base.vision_tower, layers, first),
+            projector=base.multi_modal_projector,
+            grid=(side, side) if first else None,
+            tower_columns=None if len(layers) == 1 else (start, start + width),
+            side=vision.image_size,
+        )
 
     def tower_layers(self, model: Any) -> int:
         config = model.config

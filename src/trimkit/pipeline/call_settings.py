@@ -14,6 +14,7 @@ from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.methods import Method
 from trimkit.models import Family
 from trimkit.pipeline.feature_cache import FeatureCache
+from trimkit.pipeline.vision_engine import VisionEngine
 
 __all__ = ["CallSettings", "check_signals", "in_full_precision", "refuse_llm_stage", "refuse_unplanned"]
 
@@ -33,6 +34,7 @@ class CallSettings:
     tower_keep: float | None = None
     tower_layer: int | None = None
     pad_to_multiple_of: int = 1
+    vision_engine: VisionEngine | None = None
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> CallSettings:
@@ -50,6 +52,11 @@ class CallSettings:
                 f"pad_to_multiple_of={self.pad_to_multiple_of} is below 1: give for example 64, or 1 for no padding"
             )
         check_choice("positions", self.positions, Positions)
+        if self.vision_engine is not None and not isinstance(self.vision_engine, VisionEngine):
+            raise ConfigError(
+                f"vision_engine={self.vision_engine!r} is taken by trimkit.attach and trimkit.reduce: attach the model, or "
+                "leave it out"
+            )
 
 
 def check_signals(family: Family, model: Any, method: Method) -> None:

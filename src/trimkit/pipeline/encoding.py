@@ -14,6 +14,7 @@ from trimkit.methods import Method
 from trimkit.models import AT_ONCE, Family, ModelInputs, family_of, record_signals
 from trimkit.pipeline.feature_cache import FeatureCache, content_key, encoder_stamp
 from trimkit.pipeline.media import given_media
+from trimkit.pipeline.vision_engine import VisionEngine
 
 __all__ = ["encode", "shared_encoder"]
 
@@ -25,23 +26,26 @@ def encode(
     cache: FeatureCache | None,
     signals: frozenset[str] = frozenset(),
     host: ModelInputs | None = None,
+    engine: VisionEngine | None = None,
 ) -> tuple[list[ImageTokens], list[bool]]:
     """Tokens of every image or video, with what ``signals`` asks for, and which came from ``cache``.
 
-    ``host`` may hold ``arguments`` that are on the host already, so that it need not wait for them to hash the pictures.
+    ``host`` may hold ``arguments`` that are on the host already, so that it need not wait for them to hash the pictures. An
+    ``engine`` runs the tower in torch's place; what it has given is held apart from what torch has given.
 
     Without a cache all are encoded in one pass as the stock model does: another batch size may differ in the last bit.
     """
     source = family.signal_source(model, arguments) if signals else None
     if cache is None or not family.separable(model, arguments):
         with record_signals(source, signals) as recorder:
-            images = recorder.onto(family.encode(model, arguments))
+            images = recorder.onto(_run(family, model, arguments, engine))
         return _projected(family, model, images, signals), [False] * len(images)
     known = {name: value if host is None else host.get(name, value) for name, value in arguments.items()}
     keys = [content_key(part) for part in family.split(model, known)]
     # With gradients on, features must carry theirs: nothing is taken from the cache.
     usable = not (model.training or torch.is_grad_enabled())
     stamp = encoder_stamp(family.encoder_modules(model)) if usable else 0
+    stamp = stamp if engine is None else hash((stamp, engine.name))
     found = {key: _with_signals(cache.get(key, stamp), signals) for key in keys} if usable else {}
     missing = {key: number for number, key in enumerate(keys) if found.get(key) is None}
     cached = [key not in missing for key in keys]
@@ -52,13 +56,13 @@ def encode(
         groups = [wanted[i : i + AT_ONCE] for i in range(0, len(wanted), AT_ONCE)] if usable else [wanted]
         with record_signals(source, signals) as recorder:
             if whole:
-                images = family.encode(model, arguments)
+                images = _run(family, model, arguments, engine)
             else:
-                images = [image for group in groups for image in family.encode_parts(model, group)]
+                images = [image for group in groups for image in _run_parts(family, model, group, engine)]
             encoded = recorder.onto(images)
         if len(encoded) != len(missing):  # several images a row: they are not told apart
             if not whole:
-                return encode(family, model, arguments, None, signals)
+                return encode(family, model, arguments, None, signals, engine=engine)
             return _projected(family, model, encoded, signals), [False] * len(encoded)
         found.update((key, replace(tokens, key=key)) for key, tokens in zip(missing, encoded, strict=True))
     held = {key: image for key, image in found.items() if image is not None}
@@ -90,6 +94,18 @@ def shared_encoder(model: Any, methods: Sequence[Method], cache: FeatureCache) -
             encode(medium, model, medium.encoder_arguments(model, inputs), cache, signals)
 
     return fill
+
+
+def _run(family: Family, model: Any, arguments: ModelInputs, engine: VisionEngine | None) -> list[ImageTokens]:
+    return family.encode(model, arguments) if engine is None else engine.encode(family, model, arguments)
+
+
+def _run_parts(
+    family: Family, model: Any, group: Sequence[ModelInputs], engine: VisionEngine | None
+) -> list[ImageTokens]:
+    if engine is None:
+        return family.encode_parts(model, group)
+    return engine.encode(family, model, family.join(group))
 
 
 def _with_signals(cached: ImageTokens | None, signals: frozenset[str]) -> ImageTokens | None:

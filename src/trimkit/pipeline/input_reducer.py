@@ -37,6 +37,7 @@ from trimkit.pipeline.padding import padding_id, padding_side, plain_positions
 from trimkit.pipeline.reduced_inputs import ReducedInputs
 from trimkit.pipeline.selecting import reduced_images
 from trimkit.pipeline.stage_clock import StageClock
+from trimkit.pipeline.vision_engine import refuse_engine
 from trimkit.scorers import Scorer
 
 __all__ = ["InputReducer"]
@@ -71,6 +72,8 @@ class InputReducer:
         self.method = get_method(method, **options)
         check_signals(self.family, model, self.method)
         refuse_unplanned(self.family, model, self.method)
+        if settings.vision_engine is not None:
+            refuse_engine(self.family, model, self.method, settings.tower_keep)
         self._refuse_settings()
         self.cache = feature_cache_of(model, settings.cache_images)
         self._model = model
@@ -192,12 +195,13 @@ class InputReducer:
         """Tokens of every image or video, and which came from the cache; ``host`` has arguments that are on the host."""
         if self.chooser.tower is not None:
             arguments |= self.chooser.tower.arguments()
+        engine = self._settings.vision_engine
         if not self._hashes:
-            return encode(family, self._model, arguments, None)
+            return encode(family, self._model, arguments, None, engine=engine)
         if (plan := self.method.tower_plan) is not None:
             refuse_unplanned(family, self._model, self.method)  # a video's family may be another one
             arguments |= {"tower_plan": plan}
-        return encode(family, self._model, arguments, self.cache, self.method.asked_signals, host)
+        return encode(family, self._model, arguments, self.cache, self.method.asked_signals, host, engine)
 
     @property
     def _hashes(self) -> bool:

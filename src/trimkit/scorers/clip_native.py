@@ -46,6 +46,11 @@ class ClipNativeScorer(EncoderScorer):
         tokenizer: its tokenizer.
         profile: sign, normalisation and temperature of this encoder.
 
+    Attributes:
+        text_model, text_projection: from token ids to the embedding of a question.
+        tokenizer: as given.
+        max_length: token ids that the text tower takes at once.
+
     Raises:
         ConfigError: ``clip`` has no text tower or no projections.
     """
@@ -63,7 +68,9 @@ class ClipNativeScorer(EncoderScorer):
                 )
         self.profile = profile or EncoderProfile()
         module: Any = clip
-        self.text_model = module.text_model
+        self.text_model, self.text_projection = module.text_model, module.text_projection
+        self.tokenizer = tokenizer
+        self.max_length = int(module.config.text_config.max_position_embeddings)
         self._text = clip_text(module, tokenizer)
         self._post_layernorm = module.vision_model.post_layernorm
         self._visual_projection = module.visual_projection
@@ -84,6 +91,16 @@ class ClipNativeScorer(EncoderScorer):
     def feature_size(self) -> int:
         """Width of the patch features this scorer reads."""
         return int(self._post_layernorm.weight.shape[0])
+
+    @property
+    def post_layernorm(self) -> Any:
+        """The layer norm between the patch features and ``visual_projection``."""
+        return self._post_layernorm
+
+    @property
+    def visual_projection(self) -> Any:
+        """From patch features to the space of question embeddings."""
+        return self._visual_projection
 
     def clear_cache(self) -> None:
         """Forget question embeddings."""

@@ -16,7 +16,7 @@ from trimkit.io.reading import check_regular
 
 __all__ = ["built", "copy_tree", "new_directory"]
 
-_LEFT_OUT = (".git", ".cache", ".trimkit-*")
+_LEFT_OUT = (".git", ".cache", ".trimkit-*", "trimkit_engines")
 
 
 def new_directory(path: str | Path | None, what: str) -> Path:
