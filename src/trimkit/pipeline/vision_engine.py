@@ -46,7 +46,8 @@ def refuse_engine(family: Family, model: Any, method: Method, tower_keep: float 
     read = sorted(name for name in method.asked_signals if parse_signal(name).kind in OF_TOWER)
     if method.tower_plan is not None:
         raise UnsupportedError(
-            f"method {method.name!r} changes the way through the vision tower, which vision_engine= runs in one piece: leave it out"
+            f"method {method.name!r} changes the way through the vision tower, which vision_engine= runs in one piece: "
+            "leave it out"
         )
     if read:
         raise UnsupportedError(
