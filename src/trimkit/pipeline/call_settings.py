@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -32,6 +33,7 @@ class CallSettings:
     tower_keep: float | None = None
     tower_layer: int | None = None
     pad_to_multiple_of: int = 1
+    buckets: Sequence[int] = ()
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> CallSettings:
@@ -48,7 +50,17 @@ class CallSettings:
             raise ConfigError(
                 f"pad_to_multiple_of={self.pad_to_multiple_of} is below 1: give for example 64, or 1 for no padding"
             )
+        if any(isinstance(each, bool) or not isinstance(each, int) or each < 1 for each in self.buckets):
+            raise ConfigError(
+                f"buckets={self.buckets!r} are not lengths: give whole numbers, for example (128, 256, 640)"
+            )
+        if self.buckets and self.pad_to_multiple_of > 1:
+            raise ConfigError("both buckets= and pad_to_multiple_of= say how long prompts become: give one of them")
         check_choice("positions", self.positions, Positions)
+
+    def bucket(self, length: int) -> int:
+        """The smallest bucket that ``length`` columns fit into; ``length`` itself where there is none."""
+        return min((each for each in self.buckets if each >= length), default=length)
 
 
 def check_signals(family: Family, model: Any, method: Method) -> None:
