@@ -69,7 +69,11 @@ class Arm:
         if method is not None:
             # Room for the pictures of two calls, so that a second question finds its picture; no other arm's cache.
             tower: dict[str, Any] = {"tower_keep": tower_keep, "tower_layer": tower_layer}
-            options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": FeatureCache(2 * batch), **tower}
+            options: dict[str, Any] = {
+                "scorer": subject.scorer,
+                "cache_images": FeatureCache(2 * batch * subject.pictures),
+                **tower,
+            }
             self.attachment = reduce(subject.model, subject.processor, method=method, **options)
         self._probe = Probe(subject.model, getattr(subject.scorer, "text_model", None), stock=method is None)
         self._clock = clock_of(subject.model.device)
