@@ -40,7 +40,7 @@ class Device:
         attention: attention's share of that rate.
         bandwidth: bytes/s read by what waits for memory: weights in decoding.
         elementwise: bytes/s of activations, norms and additions.
-        cache: bytes/s at which a growing KV cache is copied.
+        cache: bytes/s of a decoding step that copies a growing KV cache and attends to it.
         launch_s: what the host takes for a kernel.
         kernel_s: the least that the device takes for a kernel.
         wait_s: a host that waits for the device.
@@ -119,22 +119,23 @@ DEVICES = {
     "a10": _gpu("NVIDIA A10", 125, 0.6, 24, 64, "NVIDIA A10 datasheet", "2021-04"),
     "rtx-4090": _gpu("NVIDIA RTX 4090", 165, 1.008, 24, 96, "NVIDIA Ada GPU architecture paper", "2022-10"),
     "rtx-3090": _gpu("NVIDIA RTX 3090", 71, 0.936, 24, 64, "NVIDIA GA102 architecture paper", "2020-09"),
-    # No sheet says what one core reaches: measured by `trimkit advise --device here --threads 1`, processor time.
+    # No sheet says what one core reaches: `trimkit advise --device here --threads 1`, medians of four runs; what a growing
+    # cache takes is that of a fresh process, whose memory is new each time.
     "epyc-core": Device(
         name="one core of an AMD EPYC with AVX-512",
-        rates={"float32": Rate(92e9, 5.5e9), "bfloat16": Rate(208e9, 16e9)},
+        rates={"float32": Rate(94e9, 9e9), "bfloat16": Rate(210e9)},
         half_rows=0.0,
         attention=0.8,
-        bandwidth=15e9,
+        bandwidth=19.5e9,
         elementwise=12e9,
-        cache=20e9,
-        launch_s=5e-6,
+        cache=4e9,
+        launch_s=5.2e-6,
         kernel_s=0.0,
         wait_s=0.0,
         overlaps=False,
         memory=16e9,
-        source="trimkit advise --device here, one thread, on the processor of benchmarks/results",
-        date="2026-11",
+        source="trimkit advise --device here --threads 1",
+        date="2026-11-27",
     ),
 }
 

@@ -106,9 +106,16 @@ def _elementwise(device: torch.device, dtype: torch.dtype, timer: Timer) -> floa
 
 
 def _growing(device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
-    held = torch.randn(4, 32, 600, 128, device=device, dtype=dtype)
-    new = held[:, :, :1]
-    return 2 * held.nbytes / timer(lambda: torch.cat([held, new], dim=2))
+    """As decoding has it: keys and values of several layers grow by one, in new memory, and one query attends to them."""
+    layers = [[torch.randn(1, 32, 680, 128, device=device, dtype=dtype) for _ in range(2)] for _ in range(4)]
+    new = torch.randn(1, 32, 1, 128, device=device, dtype=dtype)
+
+    def step() -> None:
+        for held in layers:
+            held[:] = [torch.cat([each, new], dim=-2) for each in held]
+            torch.nn.functional.scaled_dot_product_attention(new, *held)
+
+    return 3 * sum(each.nbytes for held in layers for each in held) / timer(step)
 
 
 def _calls(device: torch.device, timer: Timer) -> tuple[float, float]:

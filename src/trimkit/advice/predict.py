@@ -112,14 +112,11 @@ def predict(
     prefill, waited = clock.seconds(_prefill(sizes, work, calls, by_stage["prefill"], element))
     choosing = eager.added(calls.added + kept * calls.added_token, calls.waits + kept * calls.waits_token) if kept else 0.0
     choosing += eager.seconds(_reading(sizes, work, by_stage["text"] + by_stage["select"], element))[0]
-    decode = 0.0
-    for step in _steps(work.new_tokens):
-        seconds, idle = clock.seconds(_decode(sizes, work, calls, step, element, compiled))
-        decode, waited = decode + seconds, waited + idle
-    steps = work.new_tokens
+    steps, sampled = work.new_tokens, _steps(work.new_tokens)
+    each = [clock.seconds(_decode(sizes, work, calls, step, element, compiled)) for step in sampled]
+    times = (steps - 1) / max(len(sampled), 1)  # the mean of what the first, middle and last step take
+    decode, waited = times * sum(one[0] for one in each), waited + times * sum(one[1] for one in each)
     other = steps * calls.step * device.launch_s
-    if steps > 1:  # the mean of what the first, middle and last step take
-        decode *= (steps - 1) / len(_steps(steps))
     first = vision + project + choosing + prefill + calls.step * device.launch_s
     stages = dict(zip(STAGES, (vision, choosing, project, prefill, decode, other), strict=True))
     return Times(stages, launches + waited + (other if device.overlaps else 0.0), first)
