@@ -21,7 +21,7 @@ from trimkit.bench.subject import RandomModel
 from trimkit.core.budget import Budget
 from trimkit.methods import Method
 
-__all__ = ["Calls", "calls_of"]
+__all__ = ["Calls", "Kernels", "Waits", "calls_of"]
 
 _SMALL = {
     "llava": "small",
@@ -64,7 +64,7 @@ class Calls:
     waits_token: float = 0.0
 
 
-class _Kernels(TorchDispatchMode):
+class Kernels(TorchDispatchMode):
     """Counts what reaches a device; views do not."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class _Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Waits(TorchFunctionMode):
+class Waits(TorchFunctionMode):
     """Counts what hands a value to Python."""
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ def _run(kind: str, method: Method | None) -> _Run:
     request = arm.request()
     arm.call(request)
     arm.forget()
-    kernels, waits = _Kernels(), _Waits()
+    kernels, waits = Kernels(), Waits()
     with waits, kernels, arm.observed(lambda: float(kernels.count)) as trace:
         arm.call(request)
     return _Run(trace, kernels.count, waits.count)
