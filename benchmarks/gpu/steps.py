@@ -1,4 +1,4 @@
-"""The steps of ``python -m benchmarks.gpu``; one of them: ``python -m benchmarks.gpu.steps NAME PARTS SECONDS [--dry-run]``.
+"""The steps of ``python -m benchmarks.gpu``; one of them: ``python -m benchmarks.gpu.steps NAME PARTS SECONDS``.
 
 A step writes a line of JSON to the file PARTS for everything that it has found, as it goes. Torch is imported by the steps alone.
 """
@@ -91,9 +91,9 @@ STEPS = (
 
 def main() -> None:
     """Run one step in this process."""
-    name, parts, seconds, *more = sys.argv[1:]
+    name, parts, seconds = sys.argv[1:]
     step = next(step for step in STEPS if step.name == name)
-    step.run(Run(Path(parts), float(seconds), "--dry-run" in more))
+    step.run(Run(Path(parts), float(seconds), dry=False))
 
 
 if __name__ == "__main__":
