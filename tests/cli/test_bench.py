@@ -27,7 +27,7 @@ def test_a_random_shape(cli: Cli, tmp_path: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     printed = json.loads(outcome.out)
     assert json.loads(target.read_text()) == printed
-    assert set(printed) == {"arms", "ratios", "memory", "provenance"}
+    assert set(printed) == {"arms", "ratios", "memory", "capacity", "provenance"}
     arms = [(arm["method"], arm["budget"], arm["image_tokens"]) for arm in printed["arms"]]
     reduced = [(name, *each) for name in ("trim", "random") for each in ((20, 20), (0.5, 50))]
     assert arms == [("none", 1.0, 100), *reduced]

@@ -33,6 +33,7 @@ def reduce(
     tower_keep: float | None = None,
     tower_layer: int | None = None,
     pad_to_multiple_of: int = 1,
+    buckets: Sequence[int] = (),
     on_unreduced: OnUnreduced = "error",
     vision_engine: str | TowerEngine | None = None,
     **options: Any,
@@ -69,6 +70,8 @@ def reduce(
         pad_to_multiple_of: pads the shortened prompt (masked) to a multiple of so many columns, as far as the full one is long.
             For ``torch.compile`` and static caches, where each new length costs a compilation: with 64, pictures come in a
             handful of lengths.
+        buckets: lengths that prompts with pictures are padded (masked) to: the smallest that the shortened prompt fits into; a
+            longer one keeps its length. With ``Attachment.compiled`` each bucket is compiled once.
         on_unreduced: what happens to a call that brings images and cannot be reduced (packed sequences, a mask of its own, a
             video that is not covered ...): ``error`` refuses it, ``warn`` and ``stock`` run it with all of its image tokens,
             with a warning or without.
@@ -98,6 +101,7 @@ def reduce(
         tower_keep=tower_keep,
         tower_layer=tower_layer,
         pad_to_multiple_of=pad_to_multiple_of,
+        buckets=tuple(buckets),
         on_unreduced=on_unreduced,
         vision_engine=vision_engine,
         **options,

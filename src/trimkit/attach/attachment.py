@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from trimkit.methods import Method
 from trimkit.pipeline.call_settings import CallSettings
 from trimkit.pipeline.input_reducer import InputReducer
 from trimkit.scorers import Scorer
+
+if TYPE_CHECKING:
+    from trimkit.attach.compiled import CompiledGeneration
 
 __all__ = ["Attachment"]
 
@@ -54,6 +57,7 @@ class Attachment:
         self._closes_engine = isinstance(vision_engine, str)
         options["vision_engine"] = self._engine
         settings = CallSettings.taken_from(options)
+        self._buckets = tuple(settings.buckets)
         reducer = InputReducer(self.model, processor, method, scorer, settings, options)
         self._attached_model = AttachedModel(self.model, reducer, query, on_unreduced)
         self._forwards = ForwardShadows(self._attached_model, full_logits=full_logits)
@@ -111,6 +115,27 @@ class Attachment:
         with torch.no_grad():
             question = self.query if query is None else query  # by the reducer itself: the report stays the last call's
             return attached.reducer.reduce(given, question, attached.new_call().clock, generating=True).lengths
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Lengths that shortened prompts are padded to; none by default."""
+        return self._buckets
+
+    @property
+    def prunes_llm(self) -> bool:
+        """Whether the method drops tokens inside the language model."""
+        return self.method.prunes_llm
+
+    def compiled(
+        self, *, max_new_tokens: int = 128, backend: Any = "inductor", mode: str | None = None
+    ) -> CompiledGeneration:
+        """``generate`` with the language model compiled once for each of ``buckets`` and once for decoding.
+
+        Args, raises: as ``CompiledGeneration``.
+        """
+        from trimkit.attach.compiled import CompiledGeneration
+
+        return CompiledGeneration(self, max_new_tokens=max_new_tokens, backend=backend, mode=mode)
 
     def attach(self) -> Attachment:
         """Start reducing.

@@ -76,7 +76,8 @@ class Arm:
                 "tower_layer": tower_layer,
                 "vision_engine": self._engine,
             }
-            options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": FeatureCache(2 * batch), **tower}
+            held = FeatureCache(2 * batch * subject.pictures)
+            options: dict[str, Any] = {"scorer": subject.scorer, "cache_images": held, **tower}
             self.attachment = reduce(subject.model, subject.processor, method=method, **options)
             with self.attachment:  # loads the engine, which stays
                 pass

@@ -1,4 +1,4 @@
-"""A LLaVA of a given shape with random weights, and a CLIP text tower to match: all that speed depends on."""
+"""A model of a given shape with random weights, and what scores its pictures: all that speed depends on."""
 
 from __future__ import annotations
 
@@ -7,44 +7,21 @@ from typing import Any
 
 import torch
 
+from trimkit.bench.kinds import IMAGE_TOKEN, kind_of
+from trimkit.bench.kinds.parts import clip_tower
 from trimkit.bench.shapes import Shape
-from trimkit.scorers import ClipNativeScorer
+from trimkit.scorers import ClipNativeScorer, ExternalScorer, Scorer
 
 __all__ = ["IMAGE_TOKEN", "build_llava", "build_scorer", "clip_config", "llava_config"]
 
-IMAGE_TOKEN = 3
-
 
 def llava_config(shape: Shape) -> Any:
-    """The stock config; building it allocates nothing."""
-    from transformers import LlavaConfig
-
-    layers, width, heads = shape.language
-    text = {
-        "model_type": "llama",
-        "num_hidden_layers": layers,
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "intermediate_size": shape.inner,
-        "vocab_size": shape.vocabulary,
-        "max_position_embeddings": 4096,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    return LlavaConfig(
-        vision_config={"model_type": "clip_vision_model", **_tower(shape.vision, shape)},
-        text_config=text,
-        image_token_index=IMAGE_TOKEN,
-        image_seq_length=shape.image_tokens,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
+    """The stock config of the shape's architecture; building it allocates nothing."""
+    return kind_of(shape).config(shape)
 
 
 def clip_config(shape: Shape) -> Any:
-    """The stock config of the CLIP whose text tower fits the vision tower."""
+    """The stock config of the CLIP that scores: LLaVA-1.5's whose text tower fits its vision tower, else one of its own."""
     from transformers import CLIPConfig
 
     layers, width, heads = shape.text
@@ -58,12 +35,14 @@ def clip_config(shape: Shape) -> Any:
         "bos_token_id": 0,
         "eos_token_id": 2,  # transformers' mark for pooling at the highest id, as in OpenAI's checkpoints
     }
-    vision = {**_tower(shape.vision, shape), "num_hidden_layers": 1}  # its layers are not used
+    vision = clip_tower(shape.scorer)
+    if _native(shape):
+        vision["num_hidden_layers"] = 1  # its layers are not used
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=shape.projection)
 
 
 def build_llava(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
-    """A stock ``LlavaForConditionalGeneration`` in eval mode, made where and as it is to run."""
+    """A stock model of the shape's architecture in eval mode, made where and as it is to run: nothing is copied."""
     import transformers
 
     auto: Any = transformers.AutoModelForImageTextToText  # typed only in part
@@ -73,29 +52,24 @@ def build_llava(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed:
     return model.eval()
 
 
-def build_scorer(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> ClipNativeScorer:
-    """A text tower with random weights, fitting the vision features of ``build_llava``."""
+def build_scorer(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Scorer:
+    """What compares patches with the question: a text tower that fits LLaVA-1.5's features; for others a whole CLIP."""
     import transformers
 
     auto: Any = transformers.AutoModel  # typed only in part
     torch.manual_seed(seed)
     with torch.device(device):
         clip: Any = auto.from_config(clip_config(shape), dtype=dtype)
+    words = _WordHash(shape.text_vocabulary)
+    if not _native(shape):
+        return ExternalScorer(clip.eval(), words)
     clip.vision_model.encoder.layers = torch.nn.ModuleList()  # as after loading: the model has computed these features
-    return ClipNativeScorer(clip.eval(), _WordHash(shape.text_vocabulary))
+    return ClipNativeScorer(clip.eval(), words)
 
 
-def _tower(sizes: tuple[int, int, int], shape: Shape) -> dict[str, Any]:
-    layers, width, heads = sizes
-    return {
-        "num_hidden_layers": layers,
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
-        "image_size": shape.image_size,
-        "patch_size": shape.patch_size,
-        "projection_dim": shape.projection,
-    }
+def _native(shape: Shape) -> bool:
+    """Whether a CLIP text tower reads the features of the model's own tower."""
+    return shape.kind == "llava"
 
 
 class _WordHash:

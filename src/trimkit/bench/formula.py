@@ -1,4 +1,4 @@
-"""FLOPs and bytes of a LLaVA's request by arithmetic alone. A multiply and an add are two FLOPs, as torch's counter has it.
+"""FLOPs and bytes of a request by arithmetic alone. A multiply and an add are two FLOPs, as torch's counter has it.
 
 Only matrix products count; norms, activations, softmax and choosing tokens do not. Attention counts all pairs, causal or not.
 """
@@ -6,8 +6,18 @@ Only matrix products count; norms, activations, softmax and choosing tokens do n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from trimkit.bench.sizes import (
+    CLIP_PATCH,
+    LanguageSizes,
+    Sizes,
+    TowerSizes,
+    of_layers,
+    sizes_of,
+    sizes_of_shape,
+)
 
 __all__ = [
     "LanguageSizes",
@@ -20,44 +30,9 @@ __all__ = [
     "of_layers",
     "peaks",
     "sizes_of",
+    "sizes_of_shape",
     "weights",
 ]
-
-
-@dataclass(frozen=True)
-class TowerSizes:
-    """A CLIP tower, of pictures or of text."""
-
-    layers: int
-    width: int
-    inner: int
-
-
-@dataclass(frozen=True)
-class LanguageSizes:
-    """A Llama; ``heads`` and ``kv_heads`` of ``head`` numbers each."""
-
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    kv_heads: int
-    head: int
-    vocabulary: int
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """All that the formulas need of a model; ``patch`` is in numbers; ``text`` is None where nothing reads the question."""
-
-    vision: TowerSizes
-    language: LanguageSizes
-    patches: int
-    patch: int
-    text: TowerSizes | None = None
-    text_vocabulary: int = 0
-    text_positions: int = 0
-    projection: int = 0
 
 
 class LayerCall(NamedTuple):
@@ -78,7 +53,7 @@ class Work:
             left with a length of its own.
         texts: the length of every question that the text tower reads.
         scored: patches that are compared with a question, in all.
-        projected: tokens that go through the projector, in all.
+        projected: what the projector is given, in all: tokens, or patches where it merges them.
         prefill: per row, the length in each layer of the language model.
         new_tokens: that are generated.
     """
@@ -92,43 +67,6 @@ class Work:
     new_tokens: int = 1
 
 
-def sizes_of(config: Any, text_config: Any = None) -> Sizes | None:
-    """Read from a LLaVA's config, and the config of CLIP's text tower; None for another architecture."""
-    if getattr(config, "model_type", None) != "llava" or config.vision_config.model_type != "clip_vision_model":
-        return None
-    seen, said = config.vision_config, config.text_config
-    if said.model_type != "llama":
-        return None
-    heads = said.num_attention_heads
-    language = LanguageSizes(
-        layers=said.num_hidden_layers,
-        width=said.hidden_size,
-        inner=said.intermediate_size,
-        heads=heads,
-        kv_heads=getattr(said, "num_key_value_heads", None) or heads,
-        head=getattr(said, "head_dim", None) or said.hidden_size // heads,
-        vocabulary=said.vocab_size,
-    )
-    text = None
-    if text_config is not None:
-        text = TowerSizes(text_config.num_hidden_layers, text_config.hidden_size, text_config.intermediate_size)
-    return Sizes(
-        vision=TowerSizes(seen.num_hidden_layers, seen.hidden_size, seen.intermediate_size),
-        language=language,
-        patches=(seen.image_size // seen.patch_size) ** 2,
-        patch=seen.num_channels * seen.patch_size**2,
-        text=text,
-        text_vocabulary=getattr(text_config, "vocab_size", 0),
-        text_positions=getattr(text_config, "max_position_embeddings", 0),
-        projection=getattr(text_config, "projection_dim", 0) or 0,
-    )
-
-
-def of_layers(sizes: Sizes, layers: int) -> Sizes:
-    """The same model with so many layers in its language model."""
-    return replace(sizes, language=replace(sizes.language, layers=layers))
-
-
 def flops(sizes: Sizes, work: Work) -> dict[str, int]:
     """By stage: ``vision``, ``text``, ``select`` (scoring), ``project``, ``prefill`` and ``decode``."""
     lm, batch = sizes.language, work.batch
@@ -140,13 +78,12 @@ def flops(sizes: Sizes, work: Work) -> dict[str, int]:
     if (reader := sizes.text) is not None:
         for length in work.texts:
             text += reader.layers * _tower_layer(reader, length) + 2 * reader.width * sizes.projection
-    embedded = 2 * sizes.patches * sizes.patch * sizes.vision.width if work.tower else 0
+    embedded = 2 * _patches(sizes, work) * sizes.patch * sizes.vision.width
     return {
-        "vision": batch * embedded
-        + sum(each.pictures * _tower_layer(sizes.vision, each.length) for each in work.tower),
+        "vision": embedded + sum(_vision_layer(sizes, each) for each in work.tower),
         "text": text,
-        "select": work.scored * (2 * sizes.vision.width * sizes.projection + 2 * sizes.projection),
-        "project": 2 * work.projected * lm.width * (sizes.vision.width + lm.width),
+        "select": _scoring(sizes, work),
+        "project": work.projected * _projector(sizes) // sizes.merge,
         "prefill": head + batch * sum(_language_layer(lm, length, length) for length in work.prefill),
         "decode": decode,
     }
@@ -165,14 +102,18 @@ def weights(sizes: Sizes) -> dict[str, int]:
     attention = 2 * lm.width * lm.head * (lm.heads + lm.kv_heads)
     language = lm.layers * (attention + 3 * lm.width * lm.inner + 2 * lm.width)
     language += 2 * lm.vocabulary * lm.width + lm.width
-    projector = seen.width * lm.width + lm.width * lm.width + 2 * lm.width
-    tower = seen.layers * _tower_weights(seen) + seen.width * (sizes.patch + sizes.patches + 6)
+    hidden = sizes.hidden or lm.width
+    projector = sizes.mergers * (_projector_weights(sizes) + hidden + lm.width)
+    places = sizes.patches if sizes.merge == 1 else 0  # towers that merge turn their positions instead
+    tower = seen.layers * _tower_weights(seen) + seen.width * (sizes.patch + places + 6)
     scorer = 0
     if sizes.text is not None:
         rows = sizes.text_vocabulary + sizes.text_positions + 2 + sizes.projection
         scorer = sizes.text.layers * _tower_weights(sizes.text) + sizes.text.width * rows
         # What CLIPModel has of the vision tower besides its layers, and the scale of its loss.
-        scorer += seen.width * (sizes.patch + sizes.patches + 6 + sizes.projection) + 1
+        own = sizes.clip or seen
+        scorer += own.width * (sizes.patch + sizes.patches + 6 + sizes.projection) + 1
+        scorer += own.layers * _tower_weights(own) if sizes.clip else 0
     return {"model": language + projector + tower, "scorer": scorer}
 
 
@@ -187,7 +128,8 @@ def peaks(sizes: Sizes, work: Work, element: int) -> dict[str, int]:
     the cache beside it; ``peak`` is the most that any moment holds.
     """
     lm, seen, batch = sizes.language, sizes.vision, work.batch
-    patches = batch * max((each.length for each in work.tower), default=0)
+    first = min((each.layer for each in work.tower), default=0)
+    patches = sum(each.pictures * each.length for each in work.tower if each.layer == first)
     at_once = max((each.pictures * each.length for each in work.tower), default=0)
     tokens = batch * max(work.prefill, default=0)
     pictures = 2 * (patches * seen.width + work.projected * lm.width) * element
@@ -205,13 +147,59 @@ def peaks(sizes: Sizes, work: Work, element: int) -> dict[str, int]:
     }
 
 
+def _patches(sizes: Sizes, work: Work) -> int:
+    """That are embedded, in all: what the tower's first layer is given, without class tokens."""
+    first = min((each.layer for each in work.tower), default=0)
+    given = sum(each.pictures * each.length for each in work.tower if each.layer == first)
+    return given // sizes.crop * sizes.patches
+
+
+def _vision_layer(sizes: Sizes, call: LayerCall) -> int:
+    """A layer of the vision tower. Pictures that come in one row do not see each other."""
+    tower, tokens = sizes.vision, call.pictures * call.length
+    keys = min(call.length, sizes.crop)
+    if tower.window and call.layer not in tower.full:
+        keys = min(keys, tower.window)
+    return tokens * _token(tower) + 4 * tokens * keys * tower.width
+
+
 def _tower_layer(tower: TowerSizes, length: int) -> int:
-    """Four projections and two feed-forward ones, and each token against each."""
-    return length * (8 * tower.width**2 + 4 * tower.width * tower.inner) + 4 * length * length * tower.width
+    """Four projections and the feed-forward ones, and each token against each."""
+    return length * _token(tower) + 4 * length * length * tower.width
+
+
+def _token(tower: TowerSizes) -> int:
+    """What a token costs beside attention."""
+    return 8 * tower.width**2 + (6 if tower.gated else 4) * tower.width * tower.inner
 
 
 def _tower_weights(tower: TowerSizes) -> int:
-    return 4 * tower.width**2 + 2 * tower.width * tower.inner + 9 * tower.width + tower.inner
+    matrices = 3 if tower.gated else 2
+    return 4 * tower.width**2 + matrices * tower.width * tower.inner + 9 * tower.width + tower.inner
+
+
+def _scoring(sizes: Sizes, work: Work) -> int:
+    """Comparing patches with the question, and the CLIP that looks at them where it is not the model's own tower."""
+    clip = sizes.clip
+    if clip is None or not work.scored:
+        return work.scored * 2 * sizes.projection * (sizes.vision.width + 1)
+    pictures = _patches(sizes, work) // (sizes.crops * sizes.patches)
+    look = 0
+    for patches in sizes.clip_patches:
+        look += patches * 2 * (CLIP_PATCH * clip.width + sizes.projection * (clip.width + 1))
+        look += clip.layers * _tower_layer(clip, patches + 1)
+    return pictures * look
+
+
+def _projector_weights(sizes: Sizes) -> int:
+    """Two matrices."""
+    hidden = sizes.hidden or sizes.language.width
+    return sizes.vision.width * sizes.merge * hidden + hidden * sizes.language.width
+
+
+def _projector(sizes: Sizes) -> int:
+    """What the projectors take for one token."""
+    return 2 * sizes.mergers * _projector_weights(sizes)
 
 
 def _language_layer(lm: LanguageSizes, length: int, keys: int) -> int:

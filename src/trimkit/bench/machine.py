@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from trimkit.bench.formula import Sizes, Work, peaks, weights
 from trimkit.errors import ConfigError, InputError
 
-__all__ = ["check_memory", "fast_bfloat16", "free_bytes", "need", "pick_dtype"]
+__all__ = ["check_memory", "fast_bfloat16", "free_bytes", "need", "pick_dtype", "threads"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _RUNTIME = 300_000_000  # what torch itself takes for scratch and code, roughly
@@ -119,3 +120,15 @@ def check_memory(
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Torch with so many threads; None leaves its own number."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)

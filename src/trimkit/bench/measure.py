@@ -74,6 +74,7 @@ def count(arm: Arm, advance: Advance = None) -> Counted:
     model = arm.subject.model
     placeholders = int((request.inputs["input_ids"] == family_of(model).image_token_id(model)).sum())
     given = placeholders if report is None else report.tokens_after
+    pictures = arm.batch * arm.subject.pictures
     work = formula.Work(
         batch=arm.batch,
         tower=tuple(trace.tower),
@@ -86,7 +87,8 @@ def count(arm: Arm, advance: Advance = None) -> Counted:
     peak, how = _peak(arm, request)
     if advance is not None:
         advance(_COUNT_STEPS)
-    return Counted(given / arm.batch, int(counter.get_total_flops()), int(trace.passes[0].whole), kv, work, peak, how)
+    flops, first = int(counter.get_total_flops()), int(trace.passes[0].whole)
+    return Counted(given / pictures, flops, first, kv, work, peak, how)
 
 
 def rounds(arms: list[Arm], repeats: int, questions: int, advance: Advance = None) -> list[list[Round]]:

@@ -75,6 +75,9 @@ class Probe:
         self._layers = list(getattr(self._decoder, "layers", ()))
         self._tower = _first(base, _TOWERS)
         self._projector = _first(base, _PROJECTORS)
+        self._merger = (
+            _first(self._tower, ("merger",)) if self._projector is None else None
+        )  # a part of the tower's time
         self._text = text_model
         self._stock = stock
 
@@ -128,13 +131,15 @@ class Probe:
             yield layer.register_forward_pre_hook(_noted(trace.tower, number), with_kwargs=True)
         if self._text is not None:
             yield self._text.register_forward_pre_hook(note(trace.texts), with_kwargs=True)
-        if self._projector is not None:
-            yield self._projector.register_forward_pre_hook(projected, with_kwargs=True)
+        if (projector := self._projector or self._merger) is not None:
+            yield projector.register_forward_pre_hook(projected, with_kwargs=True)
 
 
 def _noted(calls: list[LayerCall], number: int) -> Callable[..., None]:
     def hook(_: Any, given: Any, named: dict[str, Any]) -> None:
-        calls.append(LayerCall(number, *map(int, _tensor(given, named).shape[:2])))
+        state = _tensor(given, named)
+        pictures, length = state.shape[:2] if state.ndim == 3 else (1, len(state))  # or all patches in one row
+        calls.append(LayerCall(number, int(pictures), int(length)))
 
     return hook
 

@@ -114,15 +114,16 @@ def _times(runs: Sequence[Run], name: str) -> list[float]:
 
 
 def _throughput(arm: Arm, turns: Sequence[Round]) -> dict[str, Any]:
-    """A second's tokens and pictures: with one question a picture, and with all that were asked."""
+    """A second's tokens, requests and pictures: with one question a picture, and with all that were asked."""
     wholes = [turn.first.times["end_to_end_s"] for turn in turns]
     sums = [sum(run.times["end_to_end_s"] for run in (turn.first, *turn.later)) for turn in turns]
     questions = 1 + len(turns[0].later)
     return {
         "tokens_per_s": spread([arm.batch * arm.new_tokens / whole for whole in wholes]),
-        "images_per_s": spread([arm.batch / whole for whole in wholes]),
+        "requests_per_s": spread([arm.batch / whole for whole in wholes]),
+        "images_per_s": spread([arm.batch * arm.subject.pictures / whole for whole in wholes]),
         "questions": questions,
-        "images_per_s_all_questions": spread([arm.batch / whole for whole in sums]),
+        "images_per_s_all_questions": spread([arm.batch * arm.subject.pictures / whole for whole in sums]),
         "questions_per_s_all_questions": spread([arm.batch * questions / whole for whole in sums]),
     }
 

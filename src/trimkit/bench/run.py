@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,9 +13,10 @@ import torch
 
 from trimkit.bench import machine, result
 from trimkit.bench.arms import Arm
-from trimkit.bench.build import clip_config, llava_config
-from trimkit.bench.formula import LayerCall, Sizes, Work, sizes_of
+from trimkit.bench.capacity import capacities
+from trimkit.bench.formula import Sizes, sizes_of_shape
 from trimkit.bench.measure import Advance, Counted, Round, calls_of, count, rounds
+from trimkit.bench.plan import planned
 from trimkit.bench.shapes import Shape, shape_of
 from trimkit.bench.subject import Checkpoint, RandomModel, Subject
 from trimkit.config import configured, exported_reduction
@@ -30,7 +30,14 @@ __all__ = ["Settings", "bench", "steps_of"]
 
 _SHARE = 0.21  # of the image tokens stays by default: 121 of 576, the paper's mean on LLaVA-1.5
 _PREFILL_AS_TOKENS = 30
-_MOST = {"batch size": 4096, "new tokens": 100_000, "repeats": 10_000, "questions": 1000, "threads": 4096}
+_MOST = {
+    "pictures": 64,
+    "batch size": 4096,
+    "new tokens": 100_000,
+    "repeats": 10_000,
+    "questions": 1000,
+    "threads": 4096,
+}
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,11 @@ class Settings:
         tower_layer: layers that see all patches meanwhile; None is ``trimkit.reduce``'s own.
         vision_engines: what runs the tower of reduced calls; None is torch. The stock model's runs in torch.
         new_tokens, batch_sizes: lengths and rows of a call.
+        pictures: of a prompt, for a random shape.
         questions: about each picture, one after the other.
         text_tokens: of the prompt beside the picture, for a random shape.
         repeats: timed runs of each arm.
+        memory: bytes; the largest batch that they hold is worked out for every arm. None leaves that out.
         seed: of weights, inputs and intervals.
         device, dtype, threads: threads None is torch's own number.
     """
@@ -69,9 +78,11 @@ class Settings:
     vision_engines: tuple[str | None, ...] = (None,)
     new_tokens: tuple[int, ...] = (1,)
     batch_sizes: tuple[int, ...] = (1,)
+    pictures: int = 1
     questions: int = 1
     text_tokens: int = 40
     repeats: int = 9
+    memory: int | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -86,6 +97,7 @@ class Settings:
         numbers = [("batch size", each) for each in self.batch_sizes]
         numbers += [("new tokens", each) for each in self.new_tokens]
         numbers += [("repeats", self.repeats), ("questions", self.questions), ("threads", self.threads or 1)]
+        numbers += [("pictures", self.pictures)]
         for name, value in numbers:
             if not 1 <= value <= _MOST[name]:
                 raise ConfigError(f"{name} {value} is outside 1 to {_MOST[name]}: give a number between")
@@ -105,6 +117,10 @@ class Settings:
             raise ConfigError("both a model and a random shape are named: give --model or --random")
         if self.scorer is not None and self.random is not None:
             raise ConfigError("a random shape brings its own scorer: leave --scorer out, or give --model")
+        if self.pictures > 1 and self.random is None:
+            raise ConfigError("a checkpoint is asked about one picture a prompt: give --random with --pictures")
+        if self.memory is not None and self.memory <= 0:
+            raise ConfigError("memory has to be more than nothing: give gigabytes, for example 80")
         if self.layers is not None and self.random is None:
             raise ConfigError("layers can be chosen for a random shape only: give --random with --layers")
         if self.methods == () or not self.new_tokens or not self.batch_sizes:
@@ -137,7 +153,7 @@ def bench(
     methods = _methods(settings, shape)
     if expect is not None:
         expect(steps_of(settings))
-    with _threads(settings.threads):
+    with machine.threads(settings.threads):
         subject = _checkpoint(settings, device) if shape is None else _random(settings, shape, device, warn)
         cells = itertools.product(settings.batch_sizes, settings.new_tokens)
         parts = [_cell(settings, subject, shape, methods, *cell, advance) for cell in cells]
@@ -146,6 +162,7 @@ def bench(
         "arms": [arm for part in parts for arm in part["arms"]],
         "ratios": [entry for part in parts for entry in part["ratios"]],
         "memory": [entry for part in parts for entry in part["memory"]],
+        "capacity": _capacity(settings, subject, [arm for part in parts for arm in part["arms"]]),
         "provenance": about,
     }
 
@@ -196,22 +213,18 @@ def _methods(settings: Settings, shape: Shape | None) -> list[Method]:
 def _random(settings: Settings, shape: Shape, device: torch.device, warn: Callable[[str], None]) -> Subject:
     slow: list[str] = []  # said after all that can be refused: a refusal is one line
     dtype = machine.pick_dtype(settings.dtype, device, slow.append)
-    text = clip_config(shape).text_config
 
     def sizes_with(layers: int) -> Sizes:
-        found = sizes_of(llava_config(shape_of(str(settings.random), layers)), text)
-        if found is None:
-            raise ConfigError("a shape is not a LLaVA: mend trimkit.bench.shapes")
-        return found
+        return sizes_of_shape(shape_of(str(settings.random), layers))
 
-    batch, length = max(settings.batch_sizes), shape.image_tokens + settings.text_tokens
-    vision, tokens = shape.vision[0], batch * shape.image_tokens
-    tower = [LayerCall(number, batch, shape.image_tokens + 1) for number in range(vision)]
-    work = Work(batch, tower, (), tokens, tokens, (length,) * shape.layers, max(settings.new_tokens))
+    batch, tokens = max(settings.batch_sizes), settings.pictures * shape.image_tokens
+    work = planned(
+        sizes_of_shape(shape), batch, tokens, settings.text_tokens, max(settings.new_tokens), settings.pictures
+    )
     machine.check_memory(str(settings.random), sizes_with, shape.layers, work, dtype, device)
     for line in slow:
         warn(line)
-    return RandomModel(shape, settings.text_tokens, device, dtype, settings.seed)
+    return RandomModel(shape, settings.text_tokens, device, dtype, settings.seed, settings.pictures)
 
 
 def _checkpoint(settings: Settings, device: torch.device) -> Subject:
@@ -263,6 +276,17 @@ def _cell(
     }
 
 
+def _capacity(settings: Settings, subject: Subject, arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The largest batch of every arm that ``settings.memory`` holds, at full depth; nothing where the formulas do not hold."""
+    whole = None if settings.random is None else sizes_of_shape(shape_of(settings.random))
+    sizes = whole or subject.sizes()
+    if settings.memory is None or sizes is None:
+        return []
+    return capacities(
+        arms, sizes, settings.memory, subject.model.dtype.itemsize, settings.text_tokens, settings.pictures
+    )
+
+
 def _weights(subject: Subject) -> int:
     """Bytes of the model's weights; a tied one counts once."""
     return sum(weight.nbytes for weight in subject.model.parameters())
@@ -281,14 +305,3 @@ def _provenance(settings: Settings, subject: Subject, shape: Shape | None) -> di
         "versions": versions(),
         "hardware": hardware(device.type),
     }
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        if number is not None:
-            torch.set_num_threads(number)
-        yield
-    finally:
-        torch.set_num_threads(before)

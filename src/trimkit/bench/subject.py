@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
 
 from trimkit.bench import build
-from trimkit.bench.formula import Sizes, sizes_of
+from trimkit.bench.formula import Sizes, sizes_of, sizes_of_shape
+from trimkit.bench.kinds import kind_of
 from trimkit.bench.shapes import Shape
 from trimkit.pipeline.model_store import scorer_of
 from trimkit.scorers import Scorer
@@ -17,6 +19,9 @@ __all__ = ["Checkpoint", "RandomModel", "Request", "Subject"]
 
 _QUESTION = "What is the colour of the {} to the left of the {} people who wait at the bus stop in the rain?"
 _THINGS = ("car", "bicycle", "dog", "lorry", "sign")
+
+
+_NOISE = SimpleNamespace(image_mean=(0.5,) * 3, image_std=(0.5,) * 3)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Subject(Protocol):
     model: Any
     processor: Any
     scorer: Scorer | None
+    pictures: int
 
     def request(self, batch: int, picture: int, question: int, new_tokens: int) -> Request:
         """A batch of rows with a picture each: set number ``picture`` of pictures, set number ``question`` of questions."""
@@ -46,35 +52,46 @@ class RandomModel:
 
     Args:
         shape: what to build.
+        pictures: of a prompt.
         text_tokens: of the prompt beside the picture.
         device, dtype: where and how; CLIP's text tower stays in float32 on the CPU, as for a checkpoint.
         seed: of weights and inputs.
     """
 
-    processor = None
-
-    def __init__(self, shape: Shape, text_tokens: int, device: torch.device, dtype: torch.dtype, seed: int) -> None:
+    def __init__(
+        self, shape: Shape, text_tokens: int, device: torch.device, dtype: torch.dtype, seed: int, pictures: int = 1
+    ) -> None:
         self._shape, self._text_tokens, self._seed = shape, text_tokens, seed
+        self.pictures = pictures
+        # How pixels were normalized, for a scorer that looks at them; there are no words to read.
+        self.processor: Any = SimpleNamespace(tokenizer=None, image_processor=_NOISE) if shape.kind != "llava" else None
         self.model = build.build_llava(shape, device=device, dtype=dtype, seed=seed)
         scorer_dtype = torch.float32 if device.type == "cpu" else dtype
         self.scorer: Scorer | None = build.build_scorer(shape, device=device, dtype=scorer_dtype, seed=seed)
 
     def request(self, batch: int, picture: int, question: int, new_tokens: int) -> Request:
-        shape, rows = self._shape, range(batch)
+        shape, rows, count = self._shape, range(batch), batch * self.pictures
         generator = torch.Generator().manual_seed(hash((self._seed, 1, question)) % 2**31)
-        low = build.IMAGE_TOKEN + 1
+        low = build.IMAGE_TOKEN + 3  # above the marks that stand around pictures
         words = torch.randint(low, shape.vocabulary, (batch, self._text_tokens), generator=generator)
         places = torch.full((batch, shape.image_tokens), build.IMAGE_TOKEN)
-        ids = torch.cat([words[:, :4], places, words[:, 4:]], dim=1)
-        side = (batch, 3, shape.image_size, shape.image_size)
-        pixels = torch.randn(*side, generator=torch.Generator().manual_seed(hash((self._seed, 2, picture)) % 2**31))
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        between = words[:, :1]  # one word tells one picture from the next
+        blocks = [part for number in range(self.pictures) for part in ((between,) if number else ()) + (places,)]
+        ids = torch.cat([words[:, :4], *blocks, words[:, 4:]], dim=1)
+        noise = torch.Generator().manual_seed(hash((self._seed, 2, picture)) % 2**31)
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            **kind_of(shape).inputs(shape, count, noise),
+        }
+        if shape.merge > 1:
+            inputs["mm_token_type_ids"] = (ids == build.IMAGE_TOKEN).int()
         placed = {name: value.to(self.model.device) for name, value in inputs.items()}
-        placed["pixel_values"] = pixels.to(self.model.device, self.model.dtype)
+        placed["pixel_values"] = placed["pixel_values"].to(self.model.dtype)
         return Request(placed, [_question(question * batch + row) for row in rows])
 
     def sizes(self) -> Sizes | None:
-        return sizes_of(self.model.config, build.clip_config(self._shape).text_config)
+        return sizes_of_shape(self._shape)
 
 
 class Checkpoint:
@@ -83,6 +100,8 @@ class Checkpoint:
     Raises:
         TrimkitError: whatever ``trimkit.loading.load_model`` raises.
     """
+
+    pictures = 1
 
     def __init__(self, name: str, device: str, dtype: str, scorer: str | None = None) -> None:
         from trimkit.demo import sample_images

@@ -15,6 +15,7 @@ _COLUMNS = (
     ("prefill", 10),
     ("per token", 10),
     ("end to end", 11),
+    ("requests/s", 11),
     ("GFLOPs", 10),
     ("peak", 10),
     ("KV", 10),
@@ -37,6 +38,12 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             yield _row([title for title, _ in _COLUMNS])
             yield from _arms(found, cell)
             yield from _ratios(found, cell)
+    if found["capacity"]:
+        yield ""
+        for entry in found["capacity"]:
+            name = f"{_name({**entry, 'tower_keep': None})} {entry['budget']}, {entry['new_tokens']} new tokens"
+            gigabytes = entry["memory_bytes"] / 1e9
+            yield f"{gigabytes:g} GB hold a batch of {entry['largest_batch']}, by formula: {name}"
 
 
 def _arms(found: dict[str, Any], cell: tuple[int, int]) -> Iterator[str]:
@@ -50,6 +57,7 @@ def _arms(found: dict[str, Any], cell: tuple[int, int]) -> Iterator[str]:
                 _seconds(arm["prefill_s"]),
                 _seconds(arm["decode_per_token_s"]),
                 _seconds(arm["end_to_end_s"]),
+                f"{arm['throughput']['requests_per_s']['median']:.3g}",
                 f"{arm['flops'] / 1e9:.2f}",
                 f"{arm['peak_bytes'] / 1e6:.1f} MB",
                 f"{arm['kv_bytes'] / 1e6:.1f} MB",

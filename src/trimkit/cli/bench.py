@@ -11,7 +11,7 @@ import typer
 from trimkit.cli import _common as common
 from trimkit.cli._progress import progress
 from trimkit.errors import ConfigError
-from trimkit.io.numbers import parse_shares, parse_whole_numbers
+from trimkit.io.numbers import parse_gigabytes, parse_shares, parse_whole_numbers
 
 NAME = "bench"
 
@@ -34,7 +34,10 @@ def command(
     random: Annotated[
         str | None,
         typer.Option(
-            "--random", metavar="SHAPE", help="Random weights: llava-1.5-7b, llava-1.5-13b, clip-l-336 or small."
+            "--random",
+            metavar="SHAPE",
+            help="Random weights of a shape: llava-1.5-7b, llava-next-7b, llava-onevision-7b, qwen2.5-vl-7b, "
+            "qwen3-vl-8b, clip-l-336, small ...; docs/efficiency.md has them all.",
         ),
     ] = None,
     layers: Annotated[
@@ -72,6 +75,11 @@ def command(
         str | None, typer.Option("--new-tokens", help="Length of the reply, or several.", show_default="1")
     ] = None,
     batch_size: Annotated[str, typer.Option("--batch-size", help="Rows of a call, or several.")] = "1",
+    pictures: Annotated[int, typer.Option("--pictures", help="Of each prompt of a random shape.")] = 1,
+    memory: Annotated[
+        float | None,
+        typer.Option("--memory", help="Gigabytes: also say the largest batch that they hold, full and reduced."),
+    ] = None,
     questions: Annotated[int, typer.Option("--questions", help="About each picture, one after the other.")] = 1,
     text_tokens: Annotated[
         int, typer.Option("--text-tokens", help="Tokens of a random shape's prompt beside the picture.")
@@ -131,6 +139,8 @@ def command(
         tower_layer=tower_layer,
         vision_engines=_engines(vision_engine),
         batch_sizes=parse_whole_numbers("--batch-size", batch_size),
+        pictures=pictures,
+        memory=None if memory is None else parse_gigabytes(memory),
         questions=questions,
         text_tokens=text_tokens,
         seed=seed,

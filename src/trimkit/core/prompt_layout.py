@@ -44,6 +44,14 @@ class PromptLayout:
         """L', columns after."""
         return int(self.sources.shape[1])
 
+    def padded_to(self, length: int, side: Side) -> PromptLayout:
+        """The same tokens in ``length`` columns, with padding on ``side``; as it is where it has that many or more."""
+        missing = length - self.length
+        if missing <= 0:
+            return self
+        where = (missing, 0) if side == "left" else (0, missing)
+        return PromptLayout(sources=torch.nn.functional.pad(self.sources, where, value=-1), identity=False)
+
     def take(self, tensor: Tensor, fill: int) -> Tensor:
         """Gather the last dimension of ``[B, L]`` or ``[axes, B, L]`` through the plan; ``fill`` on padding."""
         sources = self.sources.to(tensor.device)

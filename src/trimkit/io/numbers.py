@@ -13,6 +13,7 @@ __all__ = [
     "MAX_SEED",
     "MAX_WORKERS",
     "check_whole",
+    "parse_gigabytes",
     "parse_shares",
     "parse_whole_numbers",
 ]
@@ -28,6 +29,7 @@ MAX_SEED = 2**63 - 1
 
 MAX_NEW_TOKENS = 100_000
 MAX_WORKERS = 256
+_MAX_GIGABYTES = 1_000_000
 
 
 def check_whole(name: str, value: int, low: int, high: int) -> int:
@@ -53,6 +55,17 @@ def parse_whole_numbers(option: str, text: str) -> tuple[int, ...]:
         raise ConfigError(
             f"{option} {text!r} is not a whole number: give one, or several with commas between"
         ) from None
+
+
+def parse_gigabytes(value: float) -> int:
+    """Bytes of so many gigabytes (10^9).
+
+    Raises:
+        ConfigError: it is no number above 0, or more than any machine has.
+    """
+    if not 0 < value <= _MAX_GIGABYTES:
+        raise ConfigError(f"memory {value:g} is outside 0 to {_MAX_GIGABYTES}: give gigabytes, for example 80")
+    return max(int(value * 1e9), 1)
 
 
 def parse_shares(option: str, text: str) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,6 +36,7 @@ class CallSettings:
     tower_layer: int | None = None
     pad_to_multiple_of: int = 1
     vision_engine: VisionEngine | None = None
+    buckets: Sequence[int] = ()
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> CallSettings:
@@ -51,12 +53,22 @@ class CallSettings:
             raise ConfigError(
                 f"pad_to_multiple_of={self.pad_to_multiple_of} is below 1: give for example 64, or 1 for no padding"
             )
+        if any(isinstance(each, bool) or not isinstance(each, int) or each < 1 for each in self.buckets):
+            raise ConfigError(
+                f"buckets={self.buckets!r} are not lengths: give whole numbers, for example (128, 256, 640)"
+            )
+        if self.buckets and self.pad_to_multiple_of > 1:
+            raise ConfigError("both buckets= and pad_to_multiple_of= say how long prompts become: give one of them")
         check_choice("positions", self.positions, Positions)
         if self.vision_engine is not None and not isinstance(self.vision_engine, VisionEngine):
             raise ConfigError(
                 f"vision_engine={self.vision_engine!r} is taken by trimkit.attach and trimkit.reduce: attach the model, or "
                 "leave it out"
             )
+
+    def bucket(self, length: int) -> int:
+        """The smallest bucket that ``length`` columns fit into; ``length`` itself where there is none."""
+        return min((each for each in self.buckets if each >= length), default=length)
 
 
 def check_signals(family: Family, model: Any, method: Method) -> None:

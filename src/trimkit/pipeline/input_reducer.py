@@ -286,7 +286,7 @@ class InputReducer:
             raise UnsupportedError(
                 "logits_to_keep counts columns that are cut: pass a number of last ones, not indices"
             )
-        return layout
+        return layout.padded_to(self._settings.bucket(layout.length), side)
 
     def _shortened(
         self, inputs: ModelInputs, media: list[EncodedMedia], layout: PromptLayout, generating: bool

@@ -1,0 +1,100 @@
+"""The steps of ``python -m benchmarks.gpu``; one of them: ``python -m benchmarks.gpu.steps NAME PARTS SECONDS``.
+
+A step writes a line of JSON to the file PARTS for everything that it has found, as it goes. Torch is imported by the steps alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["STEPS", "Run", "Step"]
+
+
+class Run:
+    """One run of a step.
+
+    Args:
+        parts: the file to write to.
+        seconds: that it may take.
+        dry: tiny shapes on the CPU.
+    """
+
+    def __init__(self, parts: Path, seconds: float, dry: bool) -> None:
+        self._parts, self._end, self.dry = parts, time.monotonic() + seconds, dry
+
+    @property
+    def device(self) -> str:
+        """Where to run.
+
+        Raises:
+            RuntimeError: there is no GPU, and this is no dry run.
+        """
+        import torch
+
+        if self.dry:
+            return "cpu"
+        if not torch.cuda.is_available():
+            raise RuntimeError("torch finds no GPU here: use --dry-run, or a machine with one")
+        return "cuda"
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._end - time.monotonic()
+
+    def write(self, **part: Any) -> None:
+        """Keep what was found, whatever happens next."""
+        with self._parts.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(part) + "\n")
+
+    def fits(self, seconds: float, **what: Any) -> bool:
+        """Whether so much time is left; where it is not, the part is written as not run."""
+        if self.dry or self.left > seconds:
+            return True
+        self.write(**what, status="not run", why=f"{self.left:.0f} s were left, about {seconds:.0f} are needed")
+        return False
+
+
+def _work(name: str) -> Callable[[Run], None]:
+    def run(given: Run) -> None:
+        import importlib
+
+        getattr(importlib.import_module("benchmarks.gpu.work"), name)(given)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Step:
+    """``seconds`` is the most that it may take; ``run`` does it."""
+
+    name: str
+    seconds: float
+    run: Callable[[Run], None]
+
+
+STEPS = (
+    Step("tests", 60, _work("tests")),
+    Step("waits", 30, _work("waits")),
+    Step("choosing", 60, _work("choosing")),
+    Step("shapes", 140, _work("shapes")),
+    Step("compiled", 110, _work("compiled")),
+    Step("claim", 70, _work("claim")),
+)
+
+
+def main() -> None:
+    """Run one step in this process."""
+    name, parts, seconds = sys.argv[1:]
+    step = next(step for step in STEPS if step.name == name)
+    step.run(Run(Path(parts), float(seconds), dry=False))
+
+
+if __name__ == "__main__":
+    main()
