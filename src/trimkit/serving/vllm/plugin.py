@@ -1,0 +1,21 @@
+"""The entry point: puts the reducing classes in the place of vLLM's stock ones, by name, so that nothing heavy is imported."""
+
+from __future__ import annotations
+
+__all__ = ["ARCHITECTURES", "register"]
+
+_HERE = "trimkit.serving.vllm"
+ARCHITECTURES = {
+    "LlavaForConditionalGeneration": f"{_HERE}.llava:TrimLlava",
+    "LlavaNextForConditionalGeneration": f"{_HERE}.llava_next:TrimLlavaNext",
+    "LlavaOnevisionForConditionalGeneration": f"{_HERE}.llava_onevision:TrimLlavaOnevision",
+}
+"""Architecture in a checkpoint's config.json, and the class that serves it."""
+
+
+def register() -> None:
+    """Called by vLLM in every process of a server, before a model is looked up. Several calls do no harm."""
+    from vllm import ModelRegistry
+
+    for architecture, address in ARCHITECTURES.items():
+        ModelRegistry.register_model(architecture, address)
