@@ -77,8 +77,9 @@ class Reference:
         options = {**self.default, **case.trim}
         query = options.pop("query", None)
         inputs = self.processor(images=case.pictures, text=self._prompt(case), return_tensors="pt", **self._text(case))
-        with torch.no_grad(), trimkit.reduce(
-            self.model, self.processor, scorer=self.scorer, cache_images=self._cache, **options
+        with (
+            torch.no_grad(),
+            trimkit.reduce(self.model, self.processor, scorer=self.scorer, cache_images=self._cache, **options),
         ):
             more = {} if query is None else {"query": query}
             out = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **more)

@@ -28,6 +28,10 @@ FIELD = "trimkit_reduction"
 """Beside the pixels of every picture: the UTF-8 of ``pack``, uint8."""
 
 _SCOPE = "images_kwargs"  # what stands here is hashed for pictures alone, not for videos
+_NO_SCORER = (
+    "none is known for this checkpoint (name one in its trimkit.json, or by --hf-overrides "
+    '\'{"trimkit": {"scorer": DIRECTORY}}\')'
+)
 
 
 class ReducingProcessor:
@@ -43,8 +47,15 @@ class ReducingProcessor:
         config = self.info.get_hf_config()
         self._settings = ServerSettings.read(self.info.model_id, getattr(config, "trimkit", None))
         self._image_token = image_token(config)
-        self._off = self._turned_off(config)
+        self._unable = self.unable()
+        self._no_scorer = "" if knows_scorer(config, self.info.model_id, self._settings) else _NO_SCORER
+        if self._settings.explicit:
+            self._request({})
         self._reader: QueryReader | None = None
+
+    def unable(self) -> str:
+        """Why this server cannot reduce pictures of this family at all, or nothing."""
+        return ""
 
     def ranked_lengths(self, total: int) -> list[int]:
         """Of ``total`` placeholders in a row: how many belong to each image that is ranked by itself."""
@@ -70,22 +81,19 @@ class ReducingProcessor:
         return super().apply(replace(inputs, hf_processor_mm_kwargs=arguments), timing_ctx)  # type: ignore[misc]
 
     def _request(self, given: object) -> Request | None:
-        """What is asked for; None where nobody asks and the checkpoint names no scorer."""
-        if given is None and self._off:
+        """What is asked for; None where nobody asks and the default cannot be served.
+
+        Raises:
+            ConfigError: what is asked for cannot be served.
+        """
+        if given is None and not self._settings.explicit and (self._unable or self._no_scorer):
             return None
         request = self._settings.request(given)
-        if request.method.needs_relevance and self._off:
-            raise ConfigError(f"method {request.method.name!r} needs a text scorer: {self._off}")
+        if self._unable and not request.method.keeps_all:
+            raise ConfigError(self._unable)
+        if self._no_scorer and request.method.needs_relevance:
+            raise ConfigError(f"method {request.method.name!r} needs a text scorer: {self._no_scorer}")
         return request
-
-    def _turned_off(self, config: Any) -> str:
-        """Why methods that read the text cannot be served, or nothing."""
-        if knows_scorer(config, self.info.model_id, self._settings):
-            return ""
-        return (
-            "the server knows none for this checkpoint (name one in its trimkit.json, or by --hf-overrides "
-            '\'{"trimkit": {"scorer": DIRECTORY}}\')'
-        )
 
     def _reductions(self, request: Request, prompt: list[int], count: int) -> list[Reduction]:
         """One a picture, in the order of the prompt."""

@@ -10,8 +10,8 @@ from vllm.model_executor.models import llava_next as stock
 from vllm.model_executor.models.llava import LlavaDummyInputsBuilder
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from trimkit.serving.vllm.base_model import ReducingModel
 from trimkit.serving.vllm.base_processor import ReducingProcessor
+from trimkit.serving.vllm.tiles import TiledModel
 from trimkit.serving.vllm.tower_names import with_vision_model
 
 __all__ = ["TrimLlavaNext", "TrimLlavaNextProcessor"]
@@ -24,7 +24,7 @@ class TrimLlavaNextProcessor(ReducingProcessor, stock.LlavaNextMultiModalProcess
 @MULTIMODAL_REGISTRY.register_processor(
     TrimLlavaNextProcessor, info=stock.LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
 )
-class TrimLlavaNext(ReducingModel, stock.LlavaNextForConditionalGeneration):  # type: ignore[misc]
+class TrimLlavaNext(TiledModel, stock.LlavaNextForConditionalGeneration):  # type: ignore[misc]
     """A picture is ranked as one image, over all of its tiles."""
 
     def renamed(self, weights: Any) -> Iterator[tuple[str, Tensor]]:

@@ -9,8 +9,8 @@ from torch import Tensor
 from vllm.model_executor.models import llava_onevision as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from trimkit.serving.vllm.base_model import ReducingModel
 from trimkit.serving.vllm.base_processor import ReducingProcessor
+from trimkit.serving.vllm.tiles import TiledModel
 from trimkit.serving.vllm.tower_names import with_vision_model
 
 __all__ = ["TrimLlavaOnevision", "TrimLlavaOnevisionProcessor"]
@@ -25,7 +25,7 @@ class TrimLlavaOnevisionProcessor(ReducingProcessor, stock.LlavaOnevisionMultiMo
     info=stock.LlavaOnevisionProcessingInfo,
     dummy_inputs=stock.LlavaOnevisionDummyInputsBuilder,
 )
-class TrimLlavaOnevision(ReducingModel, stock.LlavaOnevisionForConditionalGeneration):  # type: ignore[misc]
+class TrimLlavaOnevision(TiledModel, stock.LlavaOnevisionForConditionalGeneration):  # type: ignore[misc]
     """A picture is ranked as one image, over all of its tiles."""
 
     def renamed(self, weights: Any) -> Iterator[tuple[str, Tensor]]:
