@@ -2,8 +2,8 @@
 
 vLLM works positions out when a request comes in, before any picture has been encoded. For models that prune videos it asks
 again when the embeddings are there (``recompute_mrope_positions``), and takes trailing columns of the embeddings off. Kept
-tokens bring their row and column that way. Positions of text, of videos and of whole pictures are right from the start: they are worked
-out for the full prompt, of which the columns that are dropped are then cut.
+tokens bring their row and column that way. Positions of text, videos and whole pictures are right from the start: they are
+those of the full prompt, without the columns that are dropped.
 """
 
 from __future__ import annotations
