@@ -148,11 +148,8 @@ def _qwen(folder: Path, kind: str, processor: str, vision: dict[str, Any], secti
 
 
 def internvl(folder: Path) -> None:
-    tokenizer = _tokenizer("<IMG_CONTEXT>", "<img>", "</img>", "<video>")
     names = {"start_image": "<img>", "end_image": "</img>", "context_image": "<IMG_CONTEXT>", "video": "<video>"}
-    for name, token in names.items():
-        setattr(tokenizer, f"{name}_token", token)
-        setattr(tokenizer, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
+    tokenizer = _tokenizer(**{f"{name}_token": token for name, token in names.items()})
     config = tf.InternVLConfig(
         vision_config={**_VISION, "image_size": [_SIDE, _SIDE], "patch_size": [_PATCH, _PATCH]},
         text_config={"model_type": "qwen2", **_words(tokenizer), **_TEXT},
@@ -166,11 +163,9 @@ def internvl(folder: Path) -> None:
 
 
 def gemma3(folder: Path) -> None:
-    tokenizer = _tokenizer("<start_of_image>", "<end_of_image>", "<image_soft_token>", "\n\n", "\n\n\n", "\n\n\n\n")
     names = {"boi": "<start_of_image>", "eoi": "<end_of_image>", "image": "<image_soft_token>"}
-    for name, token in names.items():
-        setattr(tokenizer, f"{name}_token", token)
-        setattr(tokenizer, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
+    breaks = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")  # single tokens in Gemma's vocabulary
+    tokenizer = _tokenizer(*breaks, **{f"{name}_token": token for name, token in names.items()})
     layers = {"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]}
     config = tf.Gemma3Config(
         vision_config=_SIGLIP,
@@ -197,10 +192,13 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def _tokenizer(*special: str) -> Any:
+def _tokenizer(*special: str, **named: str) -> Any:
+    """The demo model's, with special tokens, and with such that processors ask for by name."""
     tokenizer = tf.AutoTokenizer.from_pretrained(demo_model_path())
-    if special:
-        tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    if special or named:
+        tokenizer.add_special_tokens({"additional_special_tokens": [*special, *named.values()]})
+    if named:
+        tokenizer._set_model_specific_special_tokens(special_tokens=named)
     return tokenizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,9 +13,8 @@ from torch import Tensor
 from trimkit.core.content import content_key
 from trimkit.core.types import ImageTokens
 from trimkit.models import AT_ONCE, ModelInputs
-from trimkit.serving.vllm.base_processor import FIELD
 from trimkit.serving.vllm.engine_state import EngineState
-from trimkit.serving.vllm.settings import Reduction
+from trimkit.serving.vllm.settings import FIELD, Reduction
 
 __all__ = ["ReducingModel"]
 
@@ -44,9 +44,7 @@ class ReducingModel:
         """Stock, then the scorer: a checkpoint that cannot be served as it is asked for is refused at start-up."""
         loaded = super().load_weights(self.renamed(weights))  # type: ignore[misc]
         module: Any = self
-        self._reducing.device = next(module.parameters()).device
-        if self._reducing.knows_scorer:
-            self._reducing.scorer()
+        self._reducing.start(next(module.parameters()).device)
         return loaded
 
     def renamed(self, weights: Any) -> Any:
@@ -61,9 +59,10 @@ class ReducingModel:
         reductions = [self._reducing.reduction(bytes(row.tolist())) for row in packed]
         pictures = self.split_pictures(kwargs)
         features = self._features(pictures)
-        return self.project(
-            [self._kept(*each) for each in zip(pictures, features, reductions, strict=True)],
-        )
+        started = time.perf_counter()
+        kept = [self._kept(*each) for each in zip(pictures, features, reductions, strict=True)]
+        self._reducing.note(sum(map(len, features)), sum(map(len, kept)), time.perf_counter() - started)
+        return self.project(kept)
 
     def split_pictures(self, arguments: ModelInputs) -> list[ModelInputs]:
         """The encoder's arguments of every picture, each with a first dimension of 1."""
@@ -130,6 +129,9 @@ class ReducingModel:
         keys = [content_key(picture) for picture in pictures]
         found = {key: features for key in dict.fromkeys(keys) if (features := held.get(key)) is not None}
         missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}
+        counts = self._reducing.chooser.counts
+        counts.pictures_encoded += len(missing)
+        counts.pictures_held += len(pictures) - len(missing)
         for group in self._groups(missing):
             for key, features in zip(group, self.encode([missing[key] for key in group]), strict=True):
                 found[key] = features

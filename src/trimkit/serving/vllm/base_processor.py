@@ -20,12 +20,10 @@ from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 from trimkit.errors import ConfigError, TrimkitError
 from trimkit.pipeline.query_reader import QueryReader
 from trimkit.serving.vllm.facts import image_token, knows_scorer
-from trimkit.serving.vllm.settings import KEY, Reduction, Request, ServerSettings, pack, unpack
+from trimkit.serving.vllm.metrics import show_metrics
+from trimkit.serving.vllm.settings import FIELD, KEY, Reduction, Request, ServerSettings, pack, unpack
 
-__all__ = ["FIELD", "ReducingProcessor"]
-
-FIELD = "trimkit_reduction"
-"""Beside the pixels of every picture: the UTF-8 of ``pack``, uint8."""
+__all__ = ["ReducingProcessor"]
 
 _SCOPE = "images_kwargs"  # what stands here is hashed for pictures alone, not for videos
 _NO_SCORER = (
@@ -52,6 +50,7 @@ class ReducingProcessor:
         if self._settings.explicit:
             self._request({})
         self._reader: QueryReader | None = None
+        show_metrics()
 
     def unable(self) -> str:
         """Why this server cannot reduce pictures of this family at all, or nothing."""

@@ -13,6 +13,7 @@ from trimkit.core.types import ImageTokens, Selection
 from trimkit.pipeline.prepare import choose
 from trimkit.pipeline.selecting import reduced_features
 from trimkit.scorers import Scorer
+from trimkit.serving.vllm.engine_counts import Counts
 from trimkit.serving.vllm.settings import Reduction
 
 __all__ = ["Chooser", "evenly_spaced"]
@@ -27,12 +28,12 @@ class Chooser:
         scorer: gives the scorer, for methods that read the text.
 
     Attributes:
-        fallbacks: images whose tokens were taken at equal distances because choosing failed.
+        counts: what was done so far.
     """
 
     def __init__(self, scorer: Callable[[], Scorer]) -> None:
         self._scorer = scorer
-        self.fallbacks = 0
+        self.counts = Counts()
         self._logged: set[str] = set()
 
     def kept(self, image: ImageTokens, reduction: Reduction, whole: Tensor | None = None) -> tuple[Tensor, Selection]:
@@ -59,7 +60,7 @@ class Chooser:
                 raise ValueError("features that are not finite")
             return found, selection
         except Exception as error:  # of whatever kind: see the module
-            self.fallbacks += 1
+            self.counts.fallbacks += 1
             self.note(reduction, error)
             at = evenly_spaced(len(features), wanted, features.device)
             return torch.nan_to_num(features[at]), Selection(at, len(features))

@@ -8,6 +8,7 @@ import torch
 
 from trimkit.scorers import Scorer
 from trimkit.serving.vllm.choosing import Chooser
+from trimkit.serving.vllm.engine_counts import leave, sweep
 from trimkit.serving.vllm.facts import knows_scorer, scorer_for, twin_of
 from trimkit.serving.vllm.held_features import HeldFeatures
 from trimkit.serving.vllm.settings import Reduction, ServerSettings, unpack
@@ -28,6 +29,8 @@ class EngineState:
         family, twin: what trimkit knows of the model, see ``facts``.
         chooser: chooses.
         held: features of the tower by picture.
+        device: where the model is, once its weights are loaded.
+        counting: whether this process's counts are shown: of a tensor-parallel model's, the first one's.
 
     Raises:
         ConfigError, UnsupportedError: the checkpoint cannot be served as it is asked for.
@@ -43,8 +46,22 @@ class EngineState:
         self.chooser = Chooser(self.scorer)
         self.held = HeldFeatures(self._settings.tower_cache_mb * _MEGABYTE)
         self.device = torch.device("cpu")
+        self.counting = False
         self._scorer: Scorer | None = None
         self._reductions: dict[bytes, Reduction] = {}
+
+    def start(self, device: torch.device) -> None:
+        """The model is on ``device``: load the scorer, where there is one.
+
+        Raises:
+            ModelError, ConfigError: it cannot be loaded.
+        """
+        from vllm.distributed import get_tensor_model_parallel_rank
+
+        self.device, self.counting = device, get_tensor_model_parallel_rank() == 0
+        sweep()
+        if self.knows_scorer:
+            self.scorer()
 
     def scorer(self) -> Scorer:
         """Loaded on first use.
@@ -68,6 +85,15 @@ class EngineState:
             finally:
                 torch.set_default_dtype(before)
         return self._scorer
+
+    def note(self, before: int, after: int, seconds: float) -> None:
+        """Count image tokens and the time of a choice, and leave the counts for the API server's metrics."""
+        counts = self.chooser.counts
+        counts.tokens_before += before
+        counts.tokens_after += after
+        counts.choosing_seconds += seconds
+        if self.counting:
+            leave(counts)
 
     def reduction(self, packed: bytes) -> Reduction:
         """What ``settings.pack`` made the text of."""

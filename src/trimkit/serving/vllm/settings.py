@@ -20,10 +20,13 @@ from trimkit.methods import Method, get_method
 from trimkit.pipeline.image_queries import each_row
 from trimkit.pipeline.text_free import text_free
 
-__all__ = ["DEFAULT", "KEY", "Reduction", "Request", "ServerSettings", "pack", "unpack"]
+__all__ = ["DEFAULT", "FIELD", "KEY", "Reduction", "Request", "ServerSettings", "pack", "unpack"]
 
 KEY = "trim"
 """In ``mm_processor_kwargs``."""
+
+FIELD = "trimkit_reduction"
+"""Beside the pixels of every picture on their way to the engine: the UTF-8 of ``pack``, uint8."""
 
 DEFAULT: dict[str, Any] = {"method": "trim", "budget": 0.21}
 """Where nobody says anything: TRIM, with the share of tokens that the paper keeps."""
