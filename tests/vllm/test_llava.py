@@ -84,7 +84,7 @@ def wrong(server: Server, wanted: list[tuple[Case, list[int]]], clients: int) ->
 
 
 def test_one_client(server: Server, wanted: list[tuple[Case, list[int]]]) -> None:
-    assert len({tuple(ids) for _, ids in wanted}) > len(wanted) // 4  # the replies tell choices apart
+    assert len({tuple(ids) for _, ids in wanted}) > 7  # the replies tell choices apart
     assert wrong(server, wanted, 1) == []
 
 
