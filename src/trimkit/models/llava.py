@@ -33,7 +33,9 @@ class Llava(Family):
 
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         if not self._before_projector(model):
-            return [replace(image, grid=_siglip_grid(model.config, image)) for image in super().encode(model, arguments)]
+            return [
+                replace(image, grid=_siglip_grid(model.config, image)) for image in super().encode(model, arguments)
+            ]
         config = model.config
         layer = arguments.get("vision_feature_layer", _feature_layer(config))
         default = getattr(config, "vision_feature_select_strategy", "default")  # VipLLaVA has no other
