@@ -65,7 +65,7 @@ class Model(ReducingModel, Stock):
 def state_of(scorer: Any, limit: int) -> EngineState:
     state = object.__new__(EngineState)
     state.chooser, state.held = Chooser(lambda: scorer), HeldFeatures(limit)
-    state.device, state.counting = torch.device("cpu"), False
+    state.started, state.device, state.counting = True, torch.device("cpu"), False
     state._scorer, state._reductions = scorer, {}
     return state
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trimkit.core.content import content_key
 from trimkit.core.types import ImageTokens
+from trimkit.errors import ConfigError
 from trimkit.models import AT_ONCE, ModelInputs
 from trimkit.serving.vllm.engine_state import EngineState
 from trimkit.serving.vllm.settings import FIELD, Reduction
@@ -37,15 +38,22 @@ class ReducingModel:
     config: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        if getattr(vllm_config.lora_config, "enable_tower_connector_lora", False):
+            raise ConfigError(
+                "adapters of the vision tower (--enable-tower-connector-lora) are not served: leave that out"
+            )
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self._reducing = EngineState(vllm_config.model_config)
 
     def load_weights(self, weights: Any) -> Any:
         """Stock, then the scorer: a checkpoint that cannot be served as it is asked for is refused at start-up."""
         loaded = super().load_weights(self.renamed(weights))  # type: ignore[misc]
+        self._start()
+        return loaded
+
+    def _start(self) -> None:
         module: Any = self
         self._reducing.start(next(module.parameters()).device)
-        return loaded
 
     def renamed(self, weights: Any) -> Any:
         """Pairs of name and tensor, as the stock class expects them."""
@@ -56,6 +64,8 @@ class ReducingModel:
         packed = kwargs.pop(FIELD, None)
         if packed is None:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        if not self._reducing.started:  # weights that were not loaded, but made up
+            self._start()
         reductions = [self._reducing.reduction(bytes(row.tolist())) for row in packed]
         pictures = self.split_pictures(kwargs)
         features = self._features(pictures)

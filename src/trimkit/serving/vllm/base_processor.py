@@ -45,12 +45,17 @@ class ReducingProcessor:
         config = self.info.get_hf_config()
         self._settings = ServerSettings.read(self.info.model_id, getattr(config, "trimkit", None))
         self._image_token = image_token(config)
+        self._picture_mark = self.picture_mark(config)
         self._unable = self.unable()
         self._no_scorer = "" if knows_scorer(config, self.info.model_id, self._settings) else _NO_SCORER
         if self._settings.explicit:
             self._request({})
         self._reader: QueryReader | None = None
         show_metrics()
+
+    def picture_mark(self, config: Any) -> int:
+        """Id of the token that stands for a picture in a prompt, before it is replaced by placeholders."""
+        return self._image_token
 
     def unable(self) -> str:
         """Why this server cannot reduce pictures of this family at all, or nothing."""
@@ -102,12 +107,12 @@ class ReducingProcessor:
             self._reader = QueryReader(self.info.get_hf_processor())
         ids = torch.tensor(prompt)
         if request.turns == "refresh":
-            return [request.reduction(self._reader.read(ids, self._image_token))] * count
-        said = self._reader.turns(ids, self._image_token)
-        columns = (ids == self._image_token).nonzero().squeeze(1).tolist()
+            return [request.reduction(self._reader.read(ids, self._picture_mark))] * count
+        said = self._reader.turns(ids, self._picture_mark)
+        columns = (ids == self._picture_mark).nonzero().squeeze(1).tolist()
         if len(columns) != count:
             return [request.reduction(_first(said, 0))] * count
-        turns = [self._reader.turn_at(ids, self._image_token, column) for column in columns]
+        turns = [self._reader.turn_at(ids, self._picture_mark, column) for column in columns]
         return [request.reduction(_first(said, turn)) for turn in turns]
 
     def _get_mm_hashes(self, inputs: Any) -> Any:

@@ -29,7 +29,7 @@ class EngineState:
         family, twin: what trimkit knows of the model, see ``facts``.
         chooser: chooses.
         held: features of the tower by picture.
-        device: where the model is, once its weights are loaded.
+        started: whether the model's weights are there; ``device``: where they are.
         counting: whether this process's counts are shown: of a tensor-parallel model's, the first one's.
 
     Raises:
@@ -46,7 +46,7 @@ class EngineState:
         self.chooser = Chooser(self.scorer)
         self.held = HeldFeatures(self._settings.tower_cache_mb * _MEGABYTE)
         self.device = torch.device("cpu")
-        self.counting = False
+        self.started = self.counting = False
         self._scorer: Scorer | None = None
         self._reductions: dict[bytes, Reduction] = {}
 
@@ -58,7 +58,7 @@ class EngineState:
         """
         from vllm.distributed import get_tensor_model_parallel_rank
 
-        self.device, self.counting = device, get_tensor_model_parallel_rank() == 0
+        self.started, self.device, self.counting = True, device, get_tensor_model_parallel_rank() == 0
         sweep()
         if self.knows_scorer:
             self.scorer()

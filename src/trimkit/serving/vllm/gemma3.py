@@ -18,7 +18,10 @@ __all__ = ["TrimGemma3", "TrimGemma3Processor"]
 
 
 class TrimGemma3Processor(ReducingProcessor, stock.Gemma3MultiModalProcessor):  # type: ignore[misc]
-    """Gemma 3's processor, with the question in it."""
+    """Gemma 3's processor, with the question in it. A prompt has the token that begins a picture, and no placeholder yet."""
+
+    def picture_mark(self, config: Any) -> int:
+        return int(config.boi_token_index)
 
 
 @MULTIMODAL_REGISTRY.register_processor(
