@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from trimkit.core.content import content_key
 from trimkit.core.types import EncoderProfile, ImageTokens
+from trimkit.errors import ModelError
 from trimkit.methods import get_method
 from trimkit.serving.vllm import engine_counts
 from trimkit.serving.vllm.base_model import ReducingModel
@@ -120,6 +122,20 @@ def test_a_failure_falls_back_to_patches_at_equal_distances(caplog: pytest.LogCa
     assert caplog.text.count("equal distances") == 1
 
 
+def test_a_scorer_that_cannot_be_loaded_ends_the_server_only_where_it_is_needed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Missing(EngineState):
+        def scorer(self) -> Any:
+            raise ModelError("no such checkpoint")
+
+    state = object.__new__(Missing)
+    with pytest.raises(ModelError):
+        state.load_scorer(needed=True)
+    state.load_scorer(needed=False)
+    assert "no such checkpoint" in caplog.text
+
+
 def test_what_is_not_finite_does_not_reach_the_language_model() -> None:
     model = Model()
     bad = pixels(1)
@@ -215,6 +231,11 @@ def test_what_has_no_place_of_its_own_keeps_its_position() -> None:
     whole = marked(torch.zeros(2, WIDTH))
     images = torch.tensor([False, True, True, False])
     assert torch.equal(placed(positions, images, torch.tensor([1, 2]), whole[:, WIDTH:].long()), positions)
+
+
+def test_a_number_beside_the_pixels_is_part_of_a_picture() -> None:
+    one, other = content_key({"token": torch.tensor(5)}), content_key({"token": torch.tensor(6)})
+    assert one != other != content_key({"token": torch.tensor([6])})
 
 
 def test_names_of_a_tower_saved_by_transformers_5() -> None:

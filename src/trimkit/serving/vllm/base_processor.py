@@ -48,6 +48,8 @@ class ReducingProcessor:
         self._picture_mark = self.picture_mark(config)
         self._unable = self.unable()
         self._no_scorer = "" if knows_scorer(config, self.info.model_id, self._settings) else _NO_SCORER
+        pooling = self.info.ctx.model_config.runner_type == "pooling"  # embeddings: only where somebody asks
+        self._whole = not self._settings.explicit and bool(self._unable or self._no_scorer or pooling)
         if self._settings.explicit:
             self._request({})
         self._reader: QueryReader | None = None
@@ -90,7 +92,7 @@ class ReducingProcessor:
         Raises:
             ConfigError: what is asked for cannot be served.
         """
-        if given is None and not self._settings.explicit and (self._unable or self._no_scorer):
+        if given is None and self._whole:
             return None
         request = self._settings.request(given)
         if self._unable and not request.method.keeps_all:

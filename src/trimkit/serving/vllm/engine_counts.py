@@ -47,7 +47,7 @@ def leave(counts: Counts, directory: Path | None = None) -> None:
     folder = directory or counts_directory()
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
+        if folder.lstat().st_uid != os.getuid():
             raise PermissionError(f"{folder} belongs to somebody else")
         unfinished = folder / f"{os.getpid()}.unfinished"
         unfinished.write_text(json.dumps(asdict(counts)), encoding="utf-8")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 
+from trimkit.errors import TrimkitError
 from trimkit.scorers import Scorer
 from trimkit.serving.vllm.choosing import Chooser
 from trimkit.serving.vllm.engine_counts import leave, sweep
@@ -15,6 +17,7 @@ from trimkit.serving.vllm.settings import Reduction, ServerSettings, unpack
 
 __all__ = ["EngineState"]
 
+_log = logging.getLogger("vllm.trimkit")
 _READ = 1024  # reductions that need not be read again
 _MEGABYTE = 2**20
 
@@ -54,14 +57,27 @@ class EngineState:
         """The model is on ``device``: load the scorer, where there is one.
 
         Raises:
-            ModelError, ConfigError: it cannot be loaded.
+            ModelError, ConfigError: it cannot be loaded, and the server's own method needs it.
         """
         from vllm.distributed import get_tensor_model_parallel_rank
 
         self.started, self.device, self.counting = True, device, get_tensor_model_parallel_rank() == 0
         sweep()
         if self.knows_scorer:
+            self.load_scorer(needed=self._settings.request(None).method.needs_relevance)
+
+    def load_scorer(self, *, needed: bool) -> None:
+        """Load it now; where it cannot be and is not ``needed``, say so and go on.
+
+        Raises:
+            ModelError, ConfigError: it cannot be loaded and is needed.
+        """
+        try:
             self.scorer()
+        except TrimkitError as error:
+            if needed:
+                raise
+            _log.warning("trimkit: methods that read the text get patches at equal distances: %s", error)
 
     def scorer(self) -> Scorer:
         """Loaded on first use.
