@@ -11,7 +11,7 @@ TRANSFORMERS ?=
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms test-vllm eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -102,6 +102,22 @@ $(LMMS_STAMP): pyproject.toml constraints.txt tests/lmms/requirements.txt
 test-lmms: $(LMMS_STAMP)  ## the lmms-eval plugin by the real lmms-eval command, in a .venv-lmms of its own
 	$(LMMS)/bin/python -m pytest tests/lmms -m slow
 
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
+
+# torchvision comes built for CUDA and cannot load its operators beside a CPU build of torch: tests/vllm/torchvision_operators.py.
+$(VLLM_STAMP): pyproject.toml tests/vllm/requirements.txt tests/vllm/torchvision_operators.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/vllm/requirements.txt
+	$(VLLM)/bin/python -m pip uninstall --quiet --disable-pip-version-check -y torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	cp tests/vllm/torchvision_operators.py $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trimkit_torchvision_operators.py
+	echo 'import trimkit_torchvision_operators' > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trimkit_torchvision_operators.pth
+	touch $@
+
+test-vllm: $(VLLM_STAMP)  ## real vLLM servers against transformers + trimkit, in a .venv-vllm of its own; long, a gigabyte
+	$(VLLM)/bin/python -m pytest tests/vllm -m vllm
+
 eval-lmms: $(LMMS_STAMP)  ## local task files by lmms-eval, batch 1 and 8; writes benchmarks/results/lmms_local.json
 	$(LMMS)/bin/python -m tests.lmms.run
 
@@ -151,4 +167,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove every .venv
-	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(NEWEST) $(OLDEST)
+	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(VLLM) $(NEWEST) $(OLDEST)

@@ -8,16 +8,32 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, SiglipConfig, SiglipModel
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    SiglipConfig,
+    SiglipModel,
+)
 
 import trimkit
 from tests import tiny
 from tests.unit.test_scorer import _tokenizer
 from trimkit import ClipNativeScorer, EncoderProfile, ExternalScorer, ImageTokens
 from trimkit.core.geometry import View, grid_view
+from trimkit.models import family_of
 from trimkit.scorers.resolve import resolve_scorer
 
 QUESTION = "what is on the left"
+_SIGLIP_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 24,
+    "patch_size": 4,
+}
 
 
 def _siglip() -> SiglipModel:
@@ -138,3 +154,20 @@ def test_earlier_pictures_are_asked_for_again_whatever_names_the_scorer(by_name:
         ids = torch.cat([out, torch.tensor([[6, 7]])], dim=1)
         with pytest.raises(trimkit.InputError, match="pass every picture of the conversation"):
             model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), query="a dog", past_key_values=cache)
+
+
+def test_llava_with_a_siglip_tower_knows_where_its_tokens_look() -> None:
+    vision = {**_SIGLIP_TOWER, "model_type": "siglip_vision_model", "vision_use_head": False}
+    settings = {
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        "image_token_id": tiny.IMAGE_TOKEN,
+    }
+    text = LlamaConfig(**tiny.TEXT)
+    model = tiny.ready(LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, **settings)))
+    family = family_of(model)
+    arguments = {"pixel_values": torch.rand(1, 3, 24, 24)}
+    (image,) = family.encode(model, arguments)
+    (view,) = family.views(model, arguments, image)
+    assert image.grid == (6, 6)
+    assert view.boxes[7].tolist() == [4.0, 4.0, 8.0, 8.0]

@@ -34,7 +34,9 @@ class Llava(Family):
 
     def encode(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         if not self._before_projector(model):
-            return super().encode(model, arguments)
+            return [
+                replace(image, grid=_siglip_grid(model.config, image)) for image in super().encode(model, arguments)
+            ]
         config = model.config
         layer = arguments.get("vision_feature_layer", _feature_layer(config))
         default = getattr(config, "vision_feature_select_strategy", "default")  # VipLLaVA has no other
@@ -181,6 +183,15 @@ def _finished(image: ImageTokens, alive: Tensor, state: Tensor) -> ImageTokens:
     places = alive.nonzero().squeeze(1)
     features = image.features.index_copy(0, places, state[head:].to(image.features.dtype))
     return replace(image, features=features, midway=None, alive=alive)
+
+
+def _siglip_grid(config: Any, image: ImageTokens) -> tuple[int, int] | None:
+    """The grid behind the projector, where the tower is SigLIP's, which has no class token."""
+    vision = config.vision_config
+    if vision.model_type != "siglip_vision_model":
+        return None
+    side = vision.image_size // vision.patch_size
+    return (side, side) if len(image) == side * side else None
 
 
 def _feature_layer(config: Any) -> Any:

@@ -1,0 +1,179 @@
+"""In the engine: pictures through the tower, a few at a time, then a choice for each, and the projector on what is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimkit.core.content import content_key
+from trimkit.core.types import ImageTokens
+from trimkit.errors import ConfigError
+from trimkit.models import AT_ONCE, ModelInputs
+from trimkit.serving.vllm.engine_state import EngineState
+from trimkit.serving.vllm.settings import FIELD, Reduction
+
+__all__ = ["ReducingModel"]
+
+
+class ReducingModel:
+    """To be put before a stock vision-language model among the bases of a class.
+
+    As it is, it serves a family whose features are ranked behind the projector, one entry of every argument a picture. Others
+    override what differs:
+
+    - ``split_pictures``, ``join_pictures``: the encoder's arguments of each picture, and of several again.
+    - ``rows``: how many tower passes (tiles) a picture takes, so that a step stays within ``AT_ONCE``.
+    - ``encode``: features that are ranked and held; ``project``: what is left of them to the language model's width.
+    - ``ranked``: the images of a picture that are ranked one by one, as scorers and methods read them.
+    - ``encoder_arguments``: what transformers' image encoder would be given of one of them.
+    - ``cut``: what is left of one of them.
+    - ``renamed``: weights whose names vLLM does not know.
+    """
+
+    config: Any
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        if getattr(vllm_config.lora_config, "enable_tower_connector_lora", False):
+            raise ConfigError(
+                "adapters of the vision tower (--enable-tower-connector-lora) are not served: leave that out"
+            )
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self._reducing = EngineState(vllm_config.model_config)
+
+    def load_weights(self, weights: Any) -> Any:
+        """Stock, then the scorer: a checkpoint that cannot be served as it is asked for is refused at start-up."""
+        loaded = super().load_weights(self.renamed(weights))  # type: ignore[misc]
+        self._start()
+        return loaded
+
+    def _start(self) -> None:
+        module: Any = self
+        self._reducing.start(next(module.parameters()).device)
+
+    def renamed(self, weights: Any) -> Any:
+        """Pairs of name and tensor, as the stock class expects them."""
+        return weights
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """Embeddings ``[k, H]`` of every picture; videos, and pictures given as embeddings, as the stock class does."""
+        packed = kwargs.pop(FIELD, None)
+        if packed is None:
+            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        if not self._reducing.started:  # weights that were not loaded, but made up
+            self._start()
+        reductions = [self._reducing.reduction(bytes(row.tolist())) for row in packed]
+        pictures = self.split_pictures(kwargs)
+        features = self._features(pictures)
+        started = time.perf_counter()
+        kept = [self._kept(*each) for each in zip(pictures, features, reductions, strict=True)]
+        self._reducing.note(sum(map(len, features)), sum(map(len, kept)), time.perf_counter() - started)
+        return self.project(kept)
+
+    def split_pictures(self, arguments: ModelInputs) -> list[ModelInputs]:
+        """The encoder's arguments of every picture, each with a first dimension of 1."""
+        count = len(arguments["pixel_values"])
+        return [{name: _one(value, i) for name, value in arguments.items()} for i in range(count)]
+
+    def join_pictures(self, pictures: Sequence[ModelInputs]) -> ModelInputs:
+        """The inverse, as vLLM batches it: a list where shapes differ."""
+        return {name: _together([picture[name] for picture in pictures]) for name in pictures[0]}
+
+    def rows(self, picture: ModelInputs) -> int:
+        """Passes through the tower."""
+        pixels = picture["pixel_values"]
+        return int(pixels.shape[1]) if pixels.ndim == 5 else 1
+
+    def encode(self, pictures: Sequence[ModelInputs]) -> list[Tensor]:
+        """``[N, D]`` of every picture."""
+        return list(super().embed_multimodal(**self.join_pictures(pictures)))  # type: ignore[misc]
+
+    def project(self, kept: list[Tensor]) -> list[Tensor]:
+        """``[k, H]`` of what is left of every picture; here it has that width already."""
+        return kept
+
+    def ranked(self, picture: ModelInputs, features: Tensor) -> list[ImageTokens]:
+        """The images of one picture that are ranked one by one, in order; together they have all of its tokens."""
+        return [ImageTokens(features)]
+
+    def encoder_arguments(self, picture: ModelInputs, number: int) -> ModelInputs:
+        """Those of transformers' image encoder for image ``number`` of the picture."""
+        return dict(picture)
+
+    def cut(self, picture: ModelInputs, image: ImageTokens, whole: Tensor, reduction: Reduction) -> Tensor:
+        """``[k, D]`` of one image that is ranked, from ``whole`` ``[N, D]``."""
+        return self._reducing.chooser.kept(image, reduction, whole)[0]
+
+    def _kept(self, picture: ModelInputs, features: Tensor, reduction: Reduction) -> Tensor:
+        if reduction.method.keeps_all:
+            return features
+        parts, at = [], 0
+        for number, image in enumerate(self.ranked(picture, features)):
+            whole = features[at : at + len(image)]
+            at += len(image)
+            parts.append(self.cut(picture, self._seen(picture, image, number, reduction), whole, reduction))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _seen(self, picture: ModelInputs, image: ImageTokens, number: int, reduction: Reduction) -> ImageTokens:
+        """The image with the pixels under its tokens, for a scorer that looks at pixels."""
+        state = self._reducing
+        image = replace(image, key=picture[_KEY])
+        try:
+            scorer = state.scorer() if reduction.method.needs_relevance else None
+            if not getattr(scorer, "needs_views", False):
+                return image
+            views = state.family.views(state.twin, self.encoder_arguments(picture, number), image)
+            mean, std = state.pixel_statistics()
+            return replace(image, views=tuple(view.as_rgb(mean, std) for view in views))
+        except Exception as error:  # nothing in the engine may raise
+            state.chooser.note(reduction, error)
+            return image
+
+    def _features(self, pictures: Sequence[ModelInputs]) -> list[Tensor]:
+        """Of every picture; the tower runs for those not held, a bounded number of tiles at a time."""
+        held = self._reducing.held
+        keys = [content_key(picture) for picture in pictures]
+        found = {key: features for key in dict.fromkeys(keys) if (features := held.get(key)) is not None}
+        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}
+        counts = self._reducing.chooser.counts
+        counts.pictures_encoded += len(missing)
+        counts.pictures_held += len(pictures) - len(missing)
+        for group in self._groups(missing):
+            for key, features in zip(group, self.encode([missing[key] for key in group]), strict=True):
+                found[key] = features
+                held.put(key, features)
+        for key, picture in zip(keys, pictures, strict=True):
+            picture[_KEY] = key
+        return [found[key].to(self._reducing.device) for key in keys]
+
+    def _groups(self, pictures: dict[str, ModelInputs]) -> list[list[str]]:
+        groups: list[list[str]] = []
+        room = 0
+        for key, picture in pictures.items():
+            size = self.rows(picture)
+            if not groups or size > room:
+                groups.append([])
+                room = AT_ONCE
+            groups[-1].append(key)
+            room -= size
+        return groups
+
+
+_KEY = "trimkit_key"  # of a picture, once its content was hashed
+
+
+def _one(value: Any, index: int) -> Any:
+    part = value[index]
+    return part.unsqueeze(0) if isinstance(part, Tensor) else [part]
+
+
+def _together(values: list[Any]) -> Any:
+    if not all(isinstance(value, Tensor) for value in values):
+        return [each for value in values for each in value]
+    if all(value.shape == values[0].shape for value in values):
+        return values[0] if len(values) == 1 else torch.cat(values)
+    return [value[0] for value in values]

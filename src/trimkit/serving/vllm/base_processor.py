@@ -1,0 +1,202 @@
+"""In the API server: which question is asked of every picture, and how many placeholders it gets.
+
+``apply`` sees the tokenized prompt before anything is hashed. It puts ``Reduction``s, one a picture, among the processor's
+arguments. vLLM hashes these arguments into the identifier of the picture, which keys the processor cache, the encoder cache and
+the prefix cache: none of them takes one question's tokens for another's. The same text travels to the engine as a field beside
+the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import ImageEmbeddingItems
+from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
+
+from trimkit.errors import ConfigError, TrimkitError
+from trimkit.pipeline.query_reader import QueryReader
+from trimkit.serving.vllm.facts import image_token, knows_scorer
+from trimkit.serving.vllm.metrics import show_metrics
+from trimkit.serving.vllm.settings import FIELD, KEY, Reduction, Request, ServerSettings, pack, unpack
+
+__all__ = ["ReducingProcessor"]
+
+_SCOPE = "images_kwargs"  # what stands here is hashed for pictures alone, not for videos
+_NO_SCORER = (
+    "none is known for this checkpoint (name one in its trimkit.json, or by --hf-overrides "
+    '\'{"trimkit": {"scorer": DIRECTORY}}\')'
+)
+
+
+class ReducingProcessor:
+    """To be put before a stock processor among the bases of a class.
+
+    A family whose placeholders stand for several images that are ranked one by one (tiles) overrides ``ranked_lengths``.
+    """
+
+    info: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = self.info.get_hf_config()
+        self._settings = ServerSettings.read(self.info.model_id, getattr(config, "trimkit", None))
+        self._image_token = image_token(config)
+        self._picture_mark = self.picture_mark(config)
+        self._unable = self.unable()
+        self._no_scorer = "" if knows_scorer(config, self.info.model_id, self._settings) else _NO_SCORER
+        pooling = self.info.ctx.model_config.runner_type == "pooling"  # embeddings: only where somebody asks
+        self._whole = not self._settings.explicit and bool(self._unable or self._no_scorer or pooling)
+        if self._settings.explicit:
+            self._request({})
+        self._reader: QueryReader | None = None
+        show_metrics()
+
+    def picture_mark(self, config: Any) -> int:
+        """Id of the token that stands for a picture in a prompt, before it is replaced by placeholders."""
+        return self._image_token
+
+    def unable(self) -> str:
+        """Why this server cannot reduce pictures of this family at all, or nothing."""
+        return ""
+
+    def ranked_lengths(self, total: int) -> list[int]:
+        """Of ``total`` placeholders in a row: how many belong to each image that is ranked by itself."""
+        return [total]
+
+    def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """Profiling measures pictures at full length, whose tower costs most."""
+        inputs = super().get_dummy_inputs(*args, **kwargs)  # type: ignore[misc]
+        inputs.hf_processor_mm_kwargs = {**inputs.hf_processor_mm_kwargs, KEY: {"method": "none", "budget": 1.0}}
+        return inputs
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """See the module. Whatever a request gets wrong is a ``ValueError`` here, which the server answers with status 400."""
+        arguments = dict(inputs.hf_processor_mm_kwargs)
+        given = arguments.pop(KEY, None)
+        count = inputs.mm_data_items.get_all_counts().get("image", 0)
+        request = self._request(given)
+        if count and request is not None:
+            try:
+                arguments[KEY] = tuple(map(pack, self._reductions(request, list(inputs.prompt), count)))
+            except TrimkitError as error:
+                raise ConfigError(str(error)) from None
+        return super().apply(replace(inputs, hf_processor_mm_kwargs=arguments), timing_ctx)  # type: ignore[misc]
+
+    def _request(self, given: object) -> Request | None:
+        """What is asked for; None where nobody asks and the default cannot be served.
+
+        Raises:
+            ConfigError: what is asked for cannot be served.
+        """
+        if given is None and self._whole:
+            return None
+        request = self._settings.request(given)
+        if self._unable and not request.method.keeps_all:
+            raise ConfigError(self._unable)
+        if self._no_scorer and request.method.needs_relevance:
+            raise ConfigError(f"method {request.method.name!r} needs a text scorer: {self._no_scorer}")
+        return request
+
+    def _reductions(self, request: Request, prompt: list[int], count: int) -> list[Reduction]:
+        """One a picture, in the order of the prompt."""
+        if request.query is not None or not request.method.needs_relevance:
+            return [request.reduction(request.query)] * count
+        if self._reader is None:
+            self._reader = QueryReader(self.info.get_hf_processor())
+        ids = torch.tensor(prompt)
+        if request.turns == "refresh":
+            return [request.reduction(self._reader.read(ids, self._picture_mark))] * count
+        said = self._reader.turns(ids, self._picture_mark)
+        columns = (ids == self._picture_mark).nonzero().squeeze(1).tolist()
+        if len(columns) != count:
+            return [request.reduction(_first(said, 0))] * count
+        turns = [self._reader.turn_at(ids, self._picture_mark, column) for column in columns]
+        return [request.reduction(_first(said, turn)) for turn in turns]
+
+    def _get_mm_hashes(self, inputs: Any) -> Any:
+        """A picture's identifier holds its own question, not those of the others: a conversation keeps its prefix."""
+        stock, packed = _apart(inputs.hf_processor_mm_kwargs)
+        if packed is None:
+            return super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        hashes_for, mine = super()._get_mm_hashes, stock.get(_SCOPE, {})  # type: ignore[misc]
+        scope = dict(mine) if isinstance(mine, Mapping) else {"": mine}
+        by_text = {
+            text: hashes_for(replace(inputs, hf_processor_mm_kwargs={**stock, _SCOPE: {**scope, KEY: text}}))
+            for text in dict.fromkeys(packed)
+        }
+        return {**by_text[packed[0]], "image": [by_text[text]["image"][i] for i, text in enumerate(packed)]}
+
+    def _get_cache_missing_processor_kwargs(self, inputs: Any, mm_is_cached: Any) -> Any:
+        arguments = dict(super()._get_cache_missing_processor_kwargs(inputs, mm_is_cached))  # type: ignore[misc]
+        packed = arguments.get(KEY)
+        if packed is not None:
+            cached = mm_is_cached.get("image", [])
+            arguments[KEY] = tuple(text for text, held in zip(packed, cached, strict=True) if not held)
+        return arguments
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        stock, packed = _apart(hf_kwargs)
+        data = super()._apply_hf_processor_main(mm_items, stock)  # type: ignore[misc]
+        if packed and "pixel_values" in data:
+            data[FIELD] = [torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) for text in packed]
+        return data
+
+    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Any:
+        stock, _ = _apart(hf_processor_mm_kwargs)
+        fields = dict(super()._get_mm_fields_config(hf_inputs, stock))  # type: ignore[misc]
+        fields[FIELD] = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+        return fields
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        stock, packed = _apart(hf_processor_mm_kwargs)
+        updates = super()._get_prompt_updates(mm_items, stock, out_mm_kwargs)  # type: ignore[misc]
+        if not packed or isinstance(mm_items.get("image"), ImageEmbeddingItems):
+            return list(updates)
+        reductions = [unpack(text) for text in packed]
+        return [self._shorter(update, reductions) if update.modality == "image" else update for update in updates]
+
+    def _shorter(self, update: Any, reductions: list[Reduction]) -> Any:
+        """The stock replacement with fewer placeholders."""
+
+        def replacement(item: int) -> Any:
+            stock = update.replacement(item) if callable(update.replacement) else update.replacement
+            details = stock if isinstance(stock, PromptUpdateDetails) else None
+            cut = self.shortened(list(stock if details is None else details.full), reductions[item])
+            return cut if details is None else PromptUpdateDetails.select_token_id(cut, self._image_token)
+
+        return PromptReplacement(modality="image", target=update.target, replacement=replacement)
+
+    def shortened(self, ids: list[int], reduction: Reduction) -> list[int]:
+        """``ids`` with as many placeholders in every run of them as the reduction leaves there."""
+        out: list[int] = []
+        at = 0
+        while at < len(ids):
+            end = at
+            while end < len(ids) and ids[end] == self._image_token:
+                end += 1
+            if end > at:
+                out += [self._image_token] * sum(map(reduction.tokens, self.ranked_lengths(end - at)))
+                at = end
+            else:
+                out.append(ids[at])
+                at += 1
+        return out
+
+
+def _apart(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """The stock processor's arguments, and ours."""
+    stock = dict(arguments)
+    packed = stock.pop(KEY, None)
+    return stock, None if packed is None else tuple(packed)
+
+
+def _first(said: Sequence[str], turn: int) -> str | None:
+    """What is asked first from ``turn`` on; failing that, what was said last before it."""
+    own = next(filter(None, said[turn:]), None)
+    return own or next(filter(None, reversed(said[:turn])), None)
