@@ -65,7 +65,7 @@ class Prefill:
         self._model, self._processor, self._scorer = model, processor, scorer
         self._family = family_of(model)
         self._image_token_id = self._family.image_token_id(model)
-        self._reader = QueryReader(processor)
+        self._reader: QueryReader | None = None
         self._cache = FeatureCache(images)
         self._cache_name = cache_name(model.forward) or "past_key_values"
         self._told = False
@@ -81,9 +81,7 @@ class Prefill:
         """
         if not job.pictures:
             return ReducedPrompt(dict(job.inputs), None)
-        query = job.query
-        if query is None and job.method.needs_relevance:
-            query = self._reader.last(job.inputs["input_ids"][0], self._image_token_id)[0] or None
+        query = self._query_of(job)
         try:
             reduced, fallback = self._prepare(job, job.method, query), False
         except TrimkitError:
@@ -104,6 +102,13 @@ class Prefill:
         cache = cache_of_output(out)
         position = self._next_position(len(prompt.ids), pictures=prompt.reduced is not None)
         return Prefilled(out.logits[0][0], cache, position)
+
+    def _query_of(self, job: Job) -> str | None:
+        """What the pictures are scored against: as the request says, else the user's last words; None where there are none."""
+        if job.query is not None or not job.method.needs_relevance:
+            return job.query
+        self._reader = self._reader or QueryReader(self._processor)
+        return self._reader.read(job.inputs["input_ids"][0], self._image_token_id) or None
 
     def _prepare(self, job: Job, method: Method, query: str | None) -> ReducedInputs:
         return prepare(
