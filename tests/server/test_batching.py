@@ -6,7 +6,6 @@ import threading
 from typing import Any
 
 import pytest
-import torch
 
 import trimkit
 from tests.contract.families import FAMILIES, FamilyCase
