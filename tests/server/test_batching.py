@@ -62,7 +62,7 @@ def run(model: Any, jobs: list[Job], scorer: Any, *, merges: bool = True) -> Non
 
 def job_of(inputs: Any, pictures: int, budget: Any, tokens: int, method: str = "trim") -> Job:
     chosen = get_method(method, budget=budget)
-    return Job(inputs, pictures, chosen, QUERY, Sampling(), (), tokens, lambda event: None)
+    return Job(inputs, pictures, chosen, QUERY, "refresh", Sampling(), (), tokens, lambda event: None)
 
 
 def alone(model: Any, inputs: Any, budget: Any, tokens: int, scorer: Any, method: str = "trim") -> list[int]:

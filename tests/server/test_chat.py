@@ -30,6 +30,18 @@ def test_a_picture_and_a_question(server: Server, demo: tuple[Any, Any]) -> None
         assert (details["image_tokens_before"], details["image_tokens"]) == (576, right.image_tokens_kept)
 
 
+@pytest.mark.parametrize("turns", ["first", "union"])
+def test_other_questions_choose_where_the_request_says_so(server: Server, demo: tuple[Any, Any], turns: Any) -> None:
+    model, processor = demo
+    said_so = [SAMPLES[0].question, "blue", "Is there a dog?"]
+    messages = [said(said_so[0], sample_url()), {"role": "assistant", "content": said_so[1]}, said(said_so[2])]
+    answer = server.ask(chat(*messages, trim={"budget": 64, "turns": turns, "report": True}, max_tokens=1))
+    inputs = build_chat_inputs(model, processor, [load_image(SAMPLES[0].path)], [said_so])
+    with trimkit.reduce(model, processor, budget=64, turns=turns) as attached:
+        model.generate(**inputs, max_new_tokens=1)
+    assert answer.body["trim"]["images"][0]["indices"] == attached.report.images[0].indices.tolist()
+
+
 @pytest.mark.parametrize("trim", [{"budget": 64}, {"budget": 0.1, "method": "divprune"}, {"method": "none"}])
 def test_settings_of_a_request(server: Server, demo: tuple[Any, Any], trim: dict[str, Any]) -> None:
     answer = server.ask(chat(said(SAMPLES[0].question, sample_url()), trim=trim))

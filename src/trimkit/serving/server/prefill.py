@@ -109,8 +109,11 @@ class Prefill:
         return out.logits[1][0]  # type: ignore[no-any-return]
 
     def _query_of(self, job: Job) -> str | None:
-        """What the pictures are scored against: as the request says, else the user's last words; None where there are none."""
-        if job.query is not None or not job.method.needs_relevance:
+        """What the pictures are scored against: as the request says, else the user's last words.
+
+        None where there are none, and where earlier questions count as well: ``prepare`` reads them all.
+        """
+        if job.query is not None or not job.method.needs_relevance or job.turns != "refresh":
             return job.query
         self._reader = self._reader or QueryReader(self._processor)
         return self._reader.read(job.inputs["input_ids"][0], self._image_token_id) or None
@@ -124,6 +127,7 @@ class Prefill:
             method=method,
             scorer=self._scorer,
             cache_images=self._cache,
+            turns=job.turns,
         )
 
     def _greedy(self, tokens: int) -> Any:

@@ -74,7 +74,7 @@ def _job(service: Service, number: int) -> Job:
     content = {"model": "", "messages": [{"role": "user", "content": parts}]}
     pictures = [Image.linear_gradient("L").resize((_SIDE, _SIDE)).convert("RGB")] if number else []
     inputs = service.prompts.build(ChatRequest.model_validate(content).messages, pictures)
-    return Job(inputs, len(pictures), service.method, None, Sampling(), (), 1, lambda event: None)
+    return Job(inputs, len(pictures), service.method, None, "refresh", Sampling(), (), 1, lambda event: None)
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
