@@ -1,7 +1,7 @@
 """The server on transformers under a crowd and under hostile requests: ``python -m benchmarks.bench_serve``.
 
-First 64 clients at once, then 2,000 mixed requests, most of them malformed, oversize, bombs, slow readers, disconnects or of wrong
-types. Every good reply is compared with an attached model's. Writes ``benchmarks/results/bench_serve.json``.
+First 64 clients at once, then 2,000 mixed requests, most of them malformed, oversize, bombs, slow readers, disconnects or of
+wrong types. Every good reply is compared with an attached model's. Writes ``benchmarks/results/bench_serve.json``.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import trimkit.serving.server
 from tests.cli.conftest import Cli
 from tests.cli.test_errors import assert_one_line
 from trimkit.demo import demo_model_path
@@ -91,8 +92,8 @@ def test_what_cannot_be(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_the_extra_it_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_command, "vllm_version", lambda: None)
-    for name in [each for each in sys.modules if each.startswith("trimkit.serving.server.") and "vllm" not in each]:
-        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(trimkit.serving.server, "process", raising=False)
+    monkeypatch.delitem(sys.modules, "trimkit.serving.server.process", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert_one_line(cli("serve", "demo"), "trimkit[serve]")
 
