@@ -81,6 +81,8 @@ def told(content: Any) -> ApiError:
         ("mm_processor_kwargs", {"size": 3}),
         ("mm_processor_kwargs", {"trim": 5}),
         ("mm_processor_kwargs", {"trim": {"query": 5}}),
+        ("mm_processor_kwargs", {"trim": {"query": "x" * 20_000}}),
+        ("mm_processor_kwargs", {"trim": {"turns": "sometimes"}}),
         ("mm_processor_kwargs", {"trim": {"report": 1}}),
         ("mm_processor_kwargs", {"trim": {"budget": [1]}}),
     ],

@@ -94,7 +94,7 @@ def _key_check(key: str | None) -> Any:
         if key is None:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), key.encode())
+        right = hmac.compare_digest(given.strip().encode("latin-1", "replace"), key.encode())
         if scheme.lower() != "bearer" or not right:
             message = "the API key is missing or wrong: send 'Authorization: Bearer KEY'"
             raise ApiError(401, message, code="invalid_api_key")

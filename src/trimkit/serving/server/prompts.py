@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from trimkit.models import family_of
-from trimkit.serving.server.errors import ApiError, bad_request
+from trimkit.serving.server.errors import ApiError, bad_request, is_out_of_memory
 from trimkit.serving.server.schema import ImagePart, Message
 
 __all__ = ["PromptBuilder"]
 
 _PLACEHOLDERS = ("image_token", "video_token", "audio_token")
 _LETTERS_A_TOKEN = 16  # more than any tokenizer's mean: longer texts cannot fit, and are not tokenised to learn it
+
+_log = logging.getLogger(__name__)
 
 Turn = dict[str, Any]
 T = TypeVar("T")
@@ -106,7 +109,10 @@ class PromptBuilder:
             given["add_special_tokens"] = False  # type: ignore[assignment]
         try:
             return self._processor(text=[prompt], return_tensors="pt", verbose=False, **given)
-        except (ValueError, TypeError, IndexError) as error:
+        except Exception as error:  # processors refuse sizes and counts in ways of their own
+            if is_out_of_memory(error):
+                raise
+            _log.warning("the processor failed: %s", error, exc_info=error)
             raise bad_request(f"the model's processor does not take these pictures and texts ({error})") from error
 
     def _check_length(self, inputs: Any) -> None:

@@ -15,6 +15,7 @@ __all__ = ["ChatRequest", "ImagePart", "Message", "TextPart", "TrimRequest", "re
 _MOST_TURNS = 1000
 _MOST_STOPS = 16
 _LONGEST_STOP = 500
+_LONGEST_QUERY = 16_384
 
 # OpenAI's fields that change what comes out and are not served, with the values that ask for nothing.
 _UNSERVED: dict[str, tuple[Any, ...]] = {
@@ -111,7 +112,7 @@ class TrimRequest(BaseModel):
 
     method: str | None = None
     budget: str | int | float | None = None
-    query: str | None = None
+    query: str | None = Field(default=None, max_length=_LONGEST_QUERY)
     turns: Literal["refresh", "first", "union"] | None = None
     report: bool = False
 
