@@ -17,6 +17,7 @@ from trimkit.serving.server.bodies import Bodies
 from trimkit.serving.server.engine import Engine
 from trimkit.serving.server.errors import ApiError, error_of
 from trimkit.serving.server.jobs import Delta, Event, Finished, Started
+from trimkit.serving.server.memory import forget_frames
 from trimkit.serving.server.metrics import Metrics
 from trimkit.serving.server.replies import ClientGoneError, Reply, Waiting
 from trimkit.serving.server.service import Asked, Service
@@ -56,13 +57,16 @@ class Chat:
         """The answer to one request; what goes wrong before it begins is a status of its own."""
         try:
             return await self._answer(request)
-        except ClientGoneError:
+        except ClientGoneError as error:
+            forget_frames(error)
             self._count(_CLIENT_GONE)
             return Response(status_code=_CLIENT_GONE)
         except Exception as error:
             told = error_of(error)
             if not isinstance(error, ApiError) and told.status >= 500:
                 _log.error("a request failed: %s", error, exc_info=error)
+            forget_frames(error)
+            forget_frames(told)
             self._count(told.status)
             return JSONResponse(told.body, told.status, told.headers)
 
@@ -187,7 +191,8 @@ class _Stream(Response):
             await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             status = await self._send_chunks(send)
             await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
-        except (ClientGoneError, TimeoutError):
+        except (ClientGoneError, TimeoutError) as error:
+            forget_frames(error)
             status = _CLIENT_GONE  # nobody reads: an end that is not sent has the connection closed
         finally:
             self._reply.close()
@@ -203,6 +208,8 @@ class _Stream(Response):
             told = error_of(error)
             if not isinstance(error, ApiError):
                 _log.error("a stream failed: %s", error, exc_info=error)
+            forget_frames(error)
+            forget_frames(told)
             await self._send(send, {"type": "http.response.body", "body": event(told.body), "more_body": True})
             return told.status
         return 200

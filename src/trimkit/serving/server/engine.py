@@ -16,6 +16,7 @@ import torch
 from trimkit.serving.server.batching import Group, Row
 from trimkit.serving.server.errors import ApiError, error_of
 from trimkit.serving.server.jobs import Failed, Job, Started
+from trimkit.serving.server.memory import forget_frames
 from trimkit.serving.server.metrics import Metrics
 from trimkit.serving.server.prefill import Prefill
 from trimkit.serving.server.prompts import PromptBuilder
@@ -179,6 +180,7 @@ class Engine:
         told = error_of(error)
         if told.status >= 500:
             _log.error("a request failed: %s", error, exc_info=error)
+        forget_frames(error)
         if not job.cancelled:
             job.emit(Failed(told))
 

@@ -18,6 +18,7 @@ from trimkit.methods import Method
 from trimkit.serving.server.app import build_app
 from trimkit.serving.server.chat import Chat
 from trimkit.serving.server.engine import Engine
+from trimkit.serving.server.memory import settle_memory
 from trimkit.serving.server.metrics import Metrics
 from trimkit.serving.server.service import Service
 from trimkit.serving.server.settings import Access, Limits
@@ -54,6 +55,7 @@ def serve(app: Any, engine: Engine, limits: Limits, listener: socket.socket, rea
         listener: see ``listening``.
         ready: called once when requests are taken.
     """
+    settle_memory()
     grace = int(limits.grace) + 5  # the engine fails what is left before
     config = uvicorn.Config(
         app,
