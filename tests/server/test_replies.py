@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 
 from trimkit.errors import ConfigError, InputError
 from trimkit.serving.server import remote
-from trimkit.serving.server.errors import ApiError
+from trimkit.serving.server.errors import ApiError, error_of
+from trimkit.serving.server.memory import forget_frames
 from trimkit.serving.server.remote import fetch_public, public_address
 from trimkit.serving.server.replies import Waiting
 from trimkit.serving.server.reply_text import ReplyText
@@ -78,6 +81,37 @@ def test_draws() -> None:
     assert logits.tolist() == [0.0, 3.0, 2.0, -1.0], "the row of a batch is not written to"
     with pytest.raises(FloatingPointError):
         Sampler(Sampling(), prompt, []).draw(torch.full((4,), torch.nan), 0)
+
+
+def test_errors_let_go_of_what_their_frames_hold() -> None:
+    """Also in a cycle, as an exception in a local variable makes one, and without the garbage collector."""
+
+    class Body:
+        pass
+
+    def read(body: Body) -> None:
+        try:
+            raise InputError("no picture")
+        except InputError as error:
+            told = error_of(error)
+            raise told from None
+
+    def fail() -> tuple[BaseException, weakref.ref[Body]]:
+        body = Body()
+        try:
+            read(body)
+        except ApiError as error:
+            return error, weakref.ref(body)
+        raise AssertionError
+
+    gc.disable()
+    try:
+        error, body = fail()
+        assert body() is not None
+        forget_frames(error)
+        assert body() is None
+    finally:
+        gc.enable()
 
 
 def test_places() -> None:

@@ -14,8 +14,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's ma
 def settle_memory() -> None:
     """Called once when everything is loaded; changes how this whole process allocates.
 
-    What is there now is taken out of the garbage collector's sight, whose full rounds are then short and come often. With glibc,
-    large blocks (bodies, pictures) are always mapped, so that they leave no holes, and threads share two arenas.
+    What is there now is taken out of the garbage collector's sight, whose full rounds are then short and come often. With
+    glibc, large blocks (bodies, pictures) are always mapped, so that they leave no holes, and threads share two arenas.
     """
     gc.collect()
     gc.freeze()
