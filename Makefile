@@ -11,7 +11,7 @@ TRANSFORMERS ?=
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms test-vllm eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms test-vllm test-serve eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -118,6 +118,17 @@ $(VLLM_STAMP): pyproject.toml tests/vllm/requirements.txt tests/vllm/torchvision
 test-vllm: $(VLLM_STAMP)  ## real vLLM servers against transformers + trimkit, in a .venv-vllm of its own; long, a gigabyte
 	$(VLLM)/bin/python -m pytest tests/vllm -m vllm
 
+SERVE := .venv-serve
+SERVE_STAMP := $(SERVE)/.installed
+
+$(SERVE_STAMP): pyproject.toml constraints.txt tests/serve/requirements.txt
+	test -x $(SERVE)/bin/python || $(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/serve/requirements.txt -e ".[serve]"
+	touch $@
+
+test-serve: $(SERVE_STAMP)  ## the server on transformers: clients, 64 at once, 2,000 hostile requests, in a .venv-serve of its own
+	$(SERVE)/bin/python -m pytest tests/serve -m slow
+
 eval-lmms: $(LMMS_STAMP)  ## local task files by lmms-eval, batch 1 and 8; writes benchmarks/results/lmms_local.json
 	$(LMMS)/bin/python -m tests.lmms.run
 
@@ -167,4 +178,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove every .venv
-	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(VLLM) $(NEWEST) $(OLDEST)
+	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(VLLM) $(SERVE) $(NEWEST) $(OLDEST)

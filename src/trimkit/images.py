@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
@@ -15,7 +16,7 @@ from trimkit.errors import InputError
 from trimkit.io.files import user_path
 from trimkit.io.reading import check_regular
 
-__all__ = ["MAX_ASPECT", "MAX_PIXELS", "load_image"]
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "decode_image", "load_image"]
 
 MAX_PIXELS = 100_000_000
 """Default limit on width x height, read from the header before anything is decoded."""
@@ -68,16 +69,36 @@ def load_image(source: str | os.PathLike[str] | Image.Image, max_pixels: int = M
         if isinstance(source, Image.Image):
             return _decode(source, "the picture", max_pixels)
         path = _existing(source)
-        try:
-            opened = Image.open(path, formats=_formats())
-        except Image.DecompressionBombError:
-            raise InputError(_too_large(str(path), "too large", max_pixels)) from None
-        except PermissionError:
-            raise InputError(f"{path} cannot be read: check the file's permissions") from None
-        except Exception:  # a damaged header fails in as many ways as there are formats
-            raise InputError(f"{path} is not an image, or damaged: give a PNG, JPEG, WebP, GIF or TIFF") from None
-        with opened:
-            return _decode(opened, str(path), max_pixels, opened=True)
+        return _read(path, str(path), max_pixels)
+
+
+def decode_image(data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """``load_image`` of a file's content.
+
+    Args:
+        data: the whole file.
+        name: what errors call it.
+        max_pixels: as ``load_image`` takes it.
+
+    Raises:
+        InputError: as ``load_image`` does.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _read(io.BytesIO(data), name, max_pixels)
+
+
+def _read(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
+    try:
+        opened = Image.open(source, formats=_formats())
+    except Image.DecompressionBombError:
+        raise InputError(_too_large(name, "too large", max_pixels)) from None
+    except PermissionError:
+        raise InputError(f"{name} cannot be read: check the file's permissions") from None
+    except Exception:  # a damaged header fails in as many ways as there are formats
+        raise InputError(f"{name} is not an image, or damaged: give a PNG, JPEG, WebP, GIF or TIFF") from None
+    with opened:
+        return _decode(opened, name, max_pixels, opened=True)
 
 
 def _existing(source: str | os.PathLike[str]) -> Path:

@@ -80,7 +80,7 @@ def test_a_group_without_a_command_prints_its_help(words: tuple[str, ...], cli: 
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("trimkit ", ["ask", "bench", "calibrate", "eval", "export", "methods", "models", "show"]),
+        ("trimkit ", ["ask", "bench", "calibrate", "eval", "export", "methods", "models", "serve", "show"]),
         ("trimkit eval ", ["dialogues", "paper-table", "scenes", "suite"]),
         ("trimkit ask --sc", ["--scorer"]),
     ],
