@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
@@ -44,7 +45,7 @@ _TURNS = {
 }
 
 
-def load_image(source: str | os.PathLike[str] | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(source: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a picture, turn it upright and make it RGB.
 
     EXIF orientation is applied; transparency is laid on white; palettes, CMYK and the like are converted; 16-bit greyscale
@@ -53,7 +54,7 @@ def load_image(source: str | os.PathLike[str] | Image.Image, max_pixels: int = M
     one at the limit takes hundreds of megabytes, not thousands.
 
     Args:
-        source: a path, or a PIL image (left as it is).
+        source: a path, the bytes of a picture file, or a PIL image (left as it is).
         max_pixels: refuse more than that many, before decoding.
 
     Returns:
@@ -67,17 +68,23 @@ def load_image(source: str | os.PathLike[str] | Image.Image, max_pixels: int = M
         warnings.simplefilter("ignore")  # what Pillow warns of (size, EXIF, palettes) is checked or converted here
         if isinstance(source, Image.Image):
             return _decode(source, "the picture", max_pixels)
+        if isinstance(source, bytes):
+            return _open(io.BytesIO(source), "the picture", max_pixels)
         path = _existing(source)
-        try:
-            opened = Image.open(path, formats=_formats())
-        except Image.DecompressionBombError:
-            raise InputError(_too_large(str(path), "too large", max_pixels)) from None
-        except PermissionError:
-            raise InputError(f"{path} cannot be read: check the file's permissions") from None
-        except Exception:  # a damaged header fails in as many ways as there are formats
-            raise InputError(f"{path} is not an image, or damaged: give a PNG, JPEG, WebP, GIF or TIFF") from None
-        with opened:
-            return _decode(opened, str(path), max_pixels, opened=True)
+        return _open(path, str(path), max_pixels)
+
+
+def _open(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
+    try:
+        opened = Image.open(source, formats=_formats())
+    except Image.DecompressionBombError:
+        raise InputError(_too_large(name, "too large", max_pixels)) from None
+    except PermissionError:
+        raise InputError(f"{name} cannot be read: check the file's permissions") from None
+    except Exception:  # a damaged header fails in as many ways as there are formats
+        raise InputError(f"{name} is not an image, or damaged: give a PNG, JPEG, WebP, GIF or TIFF") from None
+    with opened:
+        return _decode(opened, name, max_pixels, opened=True)
 
 
 def _existing(source: str | os.PathLike[str]) -> Path:
