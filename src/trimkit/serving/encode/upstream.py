@@ -1,0 +1,123 @@
+"""The engine behind the encoder: requests go to it, its replies come back as they are, and a broken stream says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+from trimkit.errors import ConfigError
+from trimkit.serving.encode.metrics import Metrics
+from trimkit.serving.openai_api.errors import RequestError, error_body
+
+__all__ = ["Upstream"]
+
+_DONE = b"data: [DONE]"
+
+
+class Upstream:
+    """One engine; its connections are closed by ``close``.
+
+    Args:
+        url: such as ``http://localhost:8001``; one that ends in ``/v1`` is the same.
+        api_key: the engine's, or None.
+        seconds: until a reply, or the next piece of one, counts as none.
+        connections: at once.
+        metrics: counts its failures.
+        transport: of httpx, in place of the network; for tests.
+
+    Raises:
+        ConfigError: ``url`` is no http(s) address.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None,
+        seconds: float,
+        connections: int,
+        metrics: Metrics,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        if not url.lower().startswith(("http://", "https://")):
+            raise ConfigError(f"upstream {url!r} is no address: give one such as http://localhost:8001")
+        self._metrics = metrics
+        self._client = httpx.AsyncClient(
+            base_url=url.rstrip("/").removesuffix("/v1"),
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+            timeout=httpx.Timeout(seconds, connect=min(seconds, 10.0)),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            transport=transport,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def healthy(self) -> bool:
+        """Whether the engine says that it is."""
+        try:
+            return (await self._client.get("/health", timeout=5.0)).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def get(self, path: str) -> httpx.Response:
+        """What the engine answers at ``path``.
+
+        Raises:
+            RequestError: it does not answer.
+        """
+        try:
+            return await self._client.get(path)
+        except httpx.HTTPError as error:
+            raise self._gone(error) from None
+
+    async def post(self, body: dict[str, Any]) -> httpx.Response:
+        """The whole reply to a chat request, whatever its status.
+
+        Raises:
+            RequestError: the engine does not answer.
+        """
+        try:
+            return await self._client.post("/v1/chat/completions", json=body)
+        except httpx.HTTPError as error:
+            raise self._gone(error) from None
+
+    async def open_stream(self, body: dict[str, Any]) -> httpx.Response:
+        """The beginning of a reply that comes in pieces; ``pieces`` goes on with it, and closes it.
+
+        Raises:
+            RequestError: the engine does not answer.
+        """
+        request = self._client.build_request("POST", "/v1/chat/completions", json=body)
+        try:
+            return await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise self._gone(error) from None
+
+    async def pieces(self, reply: httpx.Response) -> AsyncIterator[bytes]:
+        """The events of a stream as they come; one that ends without ``[DONE]`` ends with an error event."""
+        whole, rest, cause = False, b"", "it ended early"
+        try:
+            async for piece in reply.aiter_raw():
+                rest = (rest + piece)[-len(_DONE) - 8 :]
+                whole = whole or _DONE in rest
+                yield piece
+        except httpx.HTTPError as error:
+            cause = type(error).__name__
+        finally:  # also where the client has gone: the engine then stops
+            await reply.aclose()
+        if not whole:
+            self._metrics.broken.labels("stream").inc()
+            event = json.dumps(error_body(f"the engine broke off within its reply ({cause}): ask again", 502))
+            yield b"\n\ndata: " + event.encode() + b"\n\n"
+
+    def _gone(self, error: httpx.HTTPError) -> RequestError:
+        self._metrics.broken.labels("request").inc()
+        late = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
+        return RequestError(
+            f"the engine does not answer ({type(error).__name__}): try again later", 504 if late else 503
+        )
