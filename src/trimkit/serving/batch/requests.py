@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from trimkit.errors import InputError
-from trimkit.io.reading import read_bytes
+from trimkit.io.reading import check_regular, read_bytes
 from trimkit.serving.batch.dataset import Row
 
-__all__ = ["RequestSettings", "chat_request", "reply_of"]
+__all__ = ["RequestSettings", "chat_request", "check_pictures", "reply_of"]
 
 _MAX_PICTURE = 64 * 2**20
 _MEDIA_TYPES = (
@@ -72,6 +72,17 @@ def chat_request(row: Row, settings: RequestSettings) -> dict[str, Any]:
     if settings.trim:
         body["mm_processor_kwargs"] = {**body.get("mm_processor_kwargs", {}), "trim": dict(settings.trim)}
     return body
+
+
+def check_pictures(row: Row) -> None:
+    """Look at a row's picture files without reading them.
+
+    Raises:
+        InputError: one is not there, is no regular file, or is too large.
+    """
+    for picture in row.images:
+        if isinstance(picture, Path):
+            check_regular(picture, _MAX_PICTURE)
 
 
 def reply_of(answer: Any) -> dict[str, Any]:
