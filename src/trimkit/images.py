@@ -16,7 +16,7 @@ from trimkit.errors import InputError
 from trimkit.io.files import user_path
 from trimkit.io.reading import check_regular
 
-__all__ = ["MAX_ASPECT", "MAX_PIXELS", "load_image"]
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "decode_image", "load_image"]
 
 MAX_PIXELS = 100_000_000
 """Default limit on width x height, read from the header before anything is decoded."""
@@ -45,7 +45,7 @@ _TURNS = {
 }
 
 
-def load_image(source: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(source: str | os.PathLike[str] | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a picture, turn it upright and make it RGB.
 
     EXIF orientation is applied; transparency is laid on white; palettes, CMYK and the like are converted; 16-bit greyscale
@@ -54,7 +54,7 @@ def load_image(source: str | os.PathLike[str] | bytes | Image.Image, max_pixels:
     one at the limit takes hundreds of megabytes, not thousands.
 
     Args:
-        source: a path, the bytes of a picture file, or a PIL image (left as it is).
+        source: a path, or a PIL image (left as it is).
         max_pixels: refuse more than that many, before decoding.
 
     Returns:
@@ -68,13 +68,27 @@ def load_image(source: str | os.PathLike[str] | bytes | Image.Image, max_pixels:
         warnings.simplefilter("ignore")  # what Pillow warns of (size, EXIF, palettes) is checked or converted here
         if isinstance(source, Image.Image):
             return _decode(source, "the picture", max_pixels)
-        if isinstance(source, bytes):
-            return _open(io.BytesIO(source), "the picture", max_pixels)
         path = _existing(source)
-        return _open(path, str(path), max_pixels)
+        return _read(path, str(path), max_pixels)
 
 
-def _open(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
+def decode_image(data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """``load_image`` of a file's content.
+
+    Args:
+        data: the whole file.
+        name: what errors call it.
+        max_pixels: as ``load_image`` takes it.
+
+    Raises:
+        InputError: as ``load_image`` does.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _read(io.BytesIO(data), name, max_pixels)
+
+
+def _read(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     try:
         opened = Image.open(source, formats=_formats())
     except Image.DecompressionBombError:

@@ -1,0 +1,211 @@
+"""``POST /v1/chat/completions``: from the connection to the engine and back, whole or as a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from trimkit.serving.server.answers import Completion, event, report_object
+from trimkit.serving.server.bodies import Bodies
+from trimkit.serving.server.engine import Engine
+from trimkit.serving.server.errors import ApiError, error_of
+from trimkit.serving.server.jobs import Delta, Event, Finished, Started
+from trimkit.serving.server.metrics import Metrics
+from trimkit.serving.server.replies import ClientGoneError, Reply, Waiting
+from trimkit.serving.server.service import Asked, Service
+
+__all__ = ["Chat"]
+
+_READERS = 2  # threads that decode pictures
+_CLIENT_GONE = 499
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Chat:
+    """Answers chat requests.
+
+    Args:
+        service: makes jobs of requests.
+        engine: runs them.
+        metrics: counts.
+    """
+
+    def __init__(self, service: Service, engine: Engine, metrics: Metrics) -> None:
+        self._service, self._engine, self._metrics = service, engine, metrics
+        self._limits = service.limits
+        self._bodies = Bodies(service.limits)
+        self._waiting = Waiting(service.limits.batch + service.limits.queue)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="trimkit-reader")
+        self.draining = False
+        metrics.watch("requests_inside", "Requests that are read, wait or are generated.", lambda: self._waiting.count)
+
+    def close(self) -> None:
+        """Let the readers' threads go."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    async def __call__(self, request: Request) -> Response:
+        """The answer to one request; what goes wrong before it begins is a status of its own."""
+        try:
+            return await self._answer(request)
+        except ClientGoneError:
+            self._count(_CLIENT_GONE)
+            return Response(status_code=_CLIENT_GONE)
+        except Exception as error:
+            told = error_of(error)
+            if not isinstance(error, ApiError) and told.status >= 500:
+                _log.error("a request failed: %s", error, exc_info=error)
+            self._count(told.status)
+            return JSONResponse(told.body, told.status, told.headers)
+
+    async def _answer(self, request: Request) -> Response:
+        body = await self._bodies.read(request)
+        try:
+            self._refuse_when_stopping()
+            leave = self._waiting.enter()
+        except BaseException:
+            self._bodies.release(body)
+            raise
+        ends = time.monotonic() + self._limits.deadline
+        try:
+            asked = await self._read(body, ends)
+        except BaseException:
+            leave()
+            raise
+        self._refuse_when_stopping(leave)
+        reply = Reply(asked.job, request.receive, ends, leave)
+        try:
+            self._engine.submit(asked.job)
+            return await self._begin(asked, reply)
+        except BaseException:
+            reply.close()
+            raise
+
+    async def _read(self, body: bytes, ends: float) -> Asked:
+        """The request in a body, read by a thread of its own."""
+        work = asyncio.get_running_loop().run_in_executor(self._readers, self._service.read, body)
+        work.add_done_callback(lambda _: self._bodies.release(body))
+        return await self._within(work, ends)
+
+    async def _begin(self, asked: Asked, reply: Reply) -> Response:
+        events = reply.events()
+        started = await anext(events)
+        if not isinstance(started, Started):
+            raise TypeError(f"the engine began with {type(started).__name__}")
+        self._metrics.first_token.observe(time.monotonic() - asked.job.since)
+        trim = None
+        if asked.sizes is not None or started.fallback:
+            trim = await self._report(asked, started)
+        completion = Completion(self._service.access.model_name, started, trim)
+        if asked.stream:
+            return _Stream(self._chunks(asked, completion, events), reply, self._limits.write_seconds, self._count)
+        text, end = "", None
+        async for each in events:
+            if isinstance(each, Delta):
+                text += each.text
+            elif isinstance(each, Finished):
+                end = each
+        reply.close()
+        if end is None:
+            raise RuntimeError("the engine gave no end")
+        self._finished(asked, end)
+        self._count(200)
+        return JSONResponse(completion.whole(text, end))
+
+    async def _report(self, asked: Asked, started: Started) -> dict[str, Any] | None:
+        count = len(started.report.images) if started.report else 0
+        boxes: list[Any] = [None] * count
+        if asked.sizes is not None and len(asked.sizes) == count:
+            loop = asyncio.get_running_loop()
+            boxes = await loop.run_in_executor(self._readers, self._service.boxes, asked.sizes, started.report)
+        return report_object(started, boxes)
+
+    async def _chunks(self, asked: Asked, completion: Completion, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+        """The events of a stream, up to ``[DONE]``; nothing of the kind behind a failure, which the caller tells."""
+        yield event(completion.first())
+        async for each in events:
+            if isinstance(each, Delta):
+                yield event(completion.piece(each.text))
+            elif isinstance(each, Finished):
+                self._finished(asked, each)
+                yield event(completion.last(each))
+                if asked.count:
+                    yield event(completion.counted(each))
+                yield event("[DONE]")
+
+    def _finished(self, asked: Asked, end: Finished) -> None:
+        self._metrics.generated_tokens.inc(end.tokens)
+        self._metrics.duration.observe(time.monotonic() - asked.job.since)
+
+    def _refuse_when_stopping(self, leave: Callable[[], None] | None = None) -> None:
+        if self.draining:
+            if leave is not None:
+                leave()
+            raise ApiError(503, "the server is being stopped: try another, or again later", retry_after=10)
+
+    async def _within(self, work: asyncio.Future[T], ends: float) -> T:
+        try:
+            return await asyncio.wait_for(work, max(ends - time.monotonic(), 0.001))
+        except TimeoutError:
+            raise ApiError(504, "the request waited longer than the server's deadline", code="timeout") from None
+
+    def _count(self, status: int) -> None:
+        self._metrics.requests.labels(str(status)).inc()
+
+
+class _Stream(Response):
+    """Server-sent events. A client that takes none for too long, or goes away, ends the work behind them.
+
+    Args:
+        chunks: the events.
+        reply: what is closed in the end.
+        seconds: that one piece may take to be sent.
+        count: is told the status.
+    """
+
+    def __init__(
+        self, chunks: AsyncIterator[bytes], reply: Reply, seconds: float, count: Callable[[int], None]
+    ) -> None:
+        super().__init__(
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}, media_type="text/event-stream"
+        )
+        del self.headers["content-length"]
+        self._chunks, self._reply, self._seconds, self._count = chunks, reply, seconds, count
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send them all."""
+        status = _CLIENT_GONE
+        try:
+            await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            status = await self._send_chunks(send)
+            await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        except (ClientGoneError, TimeoutError):
+            status = _CLIENT_GONE  # nobody reads: an end that is not sent has the connection closed
+        finally:
+            self._reply.close()
+            self._count(status)
+
+    async def _send_chunks(self, send: Any) -> int:
+        try:
+            async for chunk in self._chunks:
+                await self._send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+        except (ClientGoneError, TimeoutError):
+            raise
+        except Exception as error:
+            told = error_of(error)
+            if not isinstance(error, ApiError):
+                _log.error("a stream failed: %s", error, exc_info=error)
+            await self._send(send, {"type": "http.response.body", "body": event(told.body), "more_body": True})
+            return told.status
+        return 200
+
+    async def _send(self, send: Any, message: dict[str, Any]) -> None:
+        await asyncio.wait_for(send(message), self._seconds)
