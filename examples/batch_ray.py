@@ -7,10 +7,10 @@ workers as it has. The data set is cut into shards; each becomes one file in the
 rows in order. A shard whose file is there is skipped: the same command goes on where an earlier one was stopped.
 
 Ray keeps rows as Arrow tables, which give every part of a message the fields of all parts. The request therefore travels as one
-text, and ``Session`` sends that text. Ray's HTTP processor has one address: every server gets one, and a share of each shard. It sends the requests of a batch one
-after the other, so a worker takes one row at a time (``batch_size=1``), and ``--in-flight`` workers ask one server. It tries
-again after 408, 429, 502, 503, 504 and broken connections; a row that has no reply even then ends the run, whose
-finished shards stay.
+text, and ``Session`` sends that text. Ray's HTTP processor has one address: every server gets one, and a share of each shard.
+It sends the requests of a batch one after the other, so a worker takes a row at a time (``batch_size=1``), and ``--in-flight``
+workers ask one server. It tries again after 408, 429, 502, 503, 504 and broken connections; a row that has no reply even then
+ends the run, whose finished shards stay.
 """
 
 from __future__ import annotations

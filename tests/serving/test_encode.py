@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import copy
 import io
 import json
@@ -26,7 +27,8 @@ from trimkit.models import family_of
 from trimkit.serving.encode.app import create_app
 from trimkit.serving.encode.checks import check_positions, placeholder_frame
 from trimkit.serving.encode.encoder import PictureEncoder
-from trimkit.serving.openai_api.limits import Limits
+from trimkit.serving.server.answers import report_of
+from trimkit.serving.server.settings import Limits
 
 PATHS = [sample.path for sample in sample_images().values()][:3]
 QUESTION = "The fox is on a disc of which color?"
@@ -193,12 +195,13 @@ def test_requests_at_once_get_their_own(encoder: PictureEncoder, engine: FakeEng
 
 
 def test_what_was_kept_is_reported_where_that_is_asked_for(ask: Ask) -> None:
-    reply = ask(chat(user(picture(0), words(QUESTION)), trim={"budget": 64, "report": True})).json()
-    (image,) = reply["trimkit"]["images"]
-    (part,) = image["parts"]
-    assert (image["tokens_before"], image["tokens_after"], part["grid"], part["query"]) == (576, 64, [24, 24], QUESTION)
-    assert len(part["indices"]) == 63
-    assert len(part["relevance"]) == 576
+    trim = ask(chat(user(picture(0), words(QUESTION)), trim={"budget": 64, "report": True})).json()["trim"]
+    (image,) = trim["images"]
+    assert (trim["method"], trim["image_tokens_before"], trim["image_tokens"]) == ("trim", 576, 64)
+    assert (image["grid"], image["query"], image["aggregated"]) == ([24, 24], QUESTION, True)
+    assert len(image["indices"]) == 63
+    assert len(image["relevance"]) == 576
+    assert [len(each.indices) for each in report_of(trim).images] == [63]  # what trimkit show reads
 
 
 # Streams
@@ -220,9 +223,33 @@ def test_a_stream_that_breaks_off_ends_with_an_error_event(
     reply = ask(chat(user(words("hello")), stream=True))
     assert reply.content.startswith(b"".join(pieces))
     last = reply.content.decode().rstrip("\n").split("\n\n")[-1]
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == 502
+    assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
     assert "[DONE]" not in reply.text
     assert engine.streams[0].closed
+
+
+def test_a_client_that_goes_before_the_first_event_frees_its_place(encoder: PictureEncoder, engine: FakeEngine) -> None:
+    app = create_app(encoder, "http://engine", transport=engine, limits=Limits(queue=1))
+    body = json.dumps(chat(user(words("hello")), stream=True)).encode()
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b""}
+    scope |= {"http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.4"}}
+
+    async def send(message: Any) -> None:
+        raise OSError("the client has gone")
+
+    async def go() -> None:
+        for _ in range(3):
+            told = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+            async def receive(told: Any = told) -> Any:
+                return next(told, {"type": "http.disconnect"})
+
+            with contextlib.suppress(Exception):  # what the server makes of a broken connection
+                await app(scope, receive, send)
+
+    asyncio.run(go())
+    assert len(engine.streams) == 3
+    assert all(stream.closed for stream in engine.streams)
 
 
 def test_done_may_come_in_two_pieces(ask: Ask, engine: FakeEngine) -> None:
@@ -287,13 +314,15 @@ HELLO = user(words("hello"))
         chat(user({"type": "image_url", "image_url": {"url": url_of(b"no picture")}})),
         chat(user({"type": "image_url", "image_url": {"url": url_of(PATHS[0].read_bytes()[:300])}})),
         chat(user({"type": "image_url", "image_url": {"url": bomb()}})),
-        chat(user(*[picture(0)] * 17)),
+        chat(user(*[picture(0)] * 9)),
         chat(user(picture(0), words("what is <image> ?"))),
         chat(user(words("\ud800"))),
         chat(HELLO, stream="yes"),
         chat(HELLO, mm_processor_kwargs=3),
         chat(HELLO, mm_processor_kwargs={"size": 3}),
         chat(HELLO, chat_template="{{ messages }}"),
+        chat(HELLO, tools=[{"type": "function"}]),
+        chat({"role": "assistant", "content": [picture(0)]}),
         chat(HELLO, trim="121"),
         chat(HELLO, trim={"method": "nobody"}),
         chat(HELLO, trim={"method": 3}),
@@ -322,7 +351,7 @@ def test_limits(ask: Ask, engine: FakeEngine) -> None:
 
 
 def test_one_request_too_many_is_a_429(encoder: PictureEncoder, engine: FakeEngine) -> None:
-    app = create_app(encoder, "http://engine", transport=engine, limits=Limits(waiting=2))
+    app = create_app(encoder, "http://engine", transport=engine, limits=Limits(queue=2))
 
     async def send() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://front") as client:
@@ -419,8 +448,8 @@ def test_metrics_count_what_went_through(encoder: PictureEncoder, engine: FakeEn
             return (await client.get("/metrics")).text
 
     lines = dict(line.rsplit(" ", 1) for line in asyncio.run(send()).splitlines() if not line.startswith("#"))
-    assert lines['trimkit_encode_requests_total{status="200"}'] == "2.0"
-    assert lines['trimkit_encode_requests_total{status="400"}'] == "1.0"
-    assert lines["trimkit_encode_image_tokens_before_total"] == "1152.0"
-    assert lines["trimkit_encode_image_tokens_after_total"] == "128.0"
-    assert lines["trimkit_encode_requests_in_progress"] == "0.0"
+    assert lines['trimkit_requests_total{status="200"}'] == "2.0"
+    assert lines['trimkit_requests_total{status="400"}'] == "1.0"
+    assert lines["trimkit_image_tokens_before_total"] == "1152.0"
+    assert lines["trimkit_image_tokens_after_total"] == "128.0"
+    assert lines["trimkit_requests_inside"] == "0.0"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from trimkit.cli import _common as common
-from trimkit.errors import ConfigError, MissingDependencyError
+from trimkit.errors import MissingDependencyError
+from trimkit.io.text import one_line
 
 NAME = "encode-server"
 
@@ -19,7 +20,7 @@ def command(
         str, typer.Option("--upstream", metavar="URL", help="vLLM with this checkpoint's language model.")
     ],
     host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen at.")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     method: common.MethodOption = None,
     config: common.ConfigOption = None,
     budget: common.BudgetOption = None,
@@ -34,17 +35,19 @@ def command(
     upstream_key: Annotated[
         str | None, typer.Option("--upstream-key", envvar="TRIMKIT_UPSTREAM_KEY", help="The engine wants it.")
     ] = None,
-    fetch_images: Annotated[
-        bool, typer.Option("--fetch-images", help="Fetch pictures that requests name by http(s) addresses.")
+    remote_pictures: Annotated[
+        bool, typer.Option("--remote-pictures", help="Fetch pictures from public http(s) addresses for clients.")
     ] = False,
-    max_body: Annotated[int, typer.Option("--max-body", min=1, help="MiB of a request; more is answered 413.")] = 32,
-    max_pictures: Annotated[int, typer.Option("--max-pictures", min=1, help="Pictures of a request.")] = 16,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Pixels of a picture.")] = 40_000_000,
-    max_waiting: Annotated[
-        int, typer.Option("--max-waiting", min=1, help="Requests under way; one more is answered 429.")
-    ] = 128,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=1.0, help="Seconds that the engine may say nothing.")
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", min=1, max=10_000, help="Requests under way; others get a 429.")
+    ] = 64,
+    max_pictures: Annotated[int, typer.Option("--max-pictures", min=1, max=256, help="In one request.")] = 8,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, max=200_000_000, help="Width x height of one picture.")
+    ] = 40_000_000,
+    max_body: Annotated[int, typer.Option("--max-body", min=1, max=1024, help="MiB of one request.")] = 32,
+    deadline: Annotated[
+        float, typer.Option("--deadline", min=0.1, max=86_400, help="Seconds that the engine may say nothing.")
     ] = 300.0,
 ) -> None:
     """Encode pictures in front of a text-only vLLM.
@@ -56,38 +59,35 @@ def command(
         import uvicorn
 
         from trimkit.serving.encode.app import create_app
-    except ImportError as error:
-        raise MissingDependencyError(f"a server needs {error.name}: pip install 'trimkit[serve]'") from None
+        from trimkit.serving.server.process import listening
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "trimkit":
+            raise
+        raise MissingDependencyError(
+            f"serving needs {error.name}, which is not installed: pip install 'trimkit[serve]'"
+        ) from None
     from trimkit.serving.encode.encoder import PictureEncoder
-    from trimkit.serving.openai_api.limits import Limits
+    from trimkit.serving.server.settings import Limits
 
-    limits = Limits(max_body * 2**20, max_pictures, max_pixels, max_waiting, timeout)
+    limits = Limits(
+        body_bytes=max_body * 2**20,
+        held_bytes=max(256, max_body) * 2**20,
+        pictures=max_pictures,
+        pixels=max_pixels,
+        queue=max_queue,
+        deadline=deadline,
+    )
     chosen = common.pick_method(method, budget, settings, config, model)
-    with common.quiet():
+    with listening(host, port) as listener, common.quiet():
         encoder = PictureEncoder.from_pretrained(
             model, method=chosen, scorer=scorer, device=device, dtype=dtype, cache_images=cache_images
         )
-    app = create_app(
-        encoder, upstream, limits=limits, api_key=api_key, upstream_key=upstream_key, addresses=fetch_images
-    )
-    print(
-        f"trimkit: {chosen.name} for {model}, at http://{host}:{port}/v1, engine {upstream}",
-        file=sys.stderr,
-        flush=True,
-    )
-    _run(uvicorn, app, host, port)
-
-
-def _run(uvicorn: Any, app: Any, host: str, port: int) -> None:
-    """Serve until interrupted or terminated.
-
-    Raises:
-        ConfigError: the port is taken, or the address is not this machine's.
-    """
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
-    )
-    try:
-        server.run()
-    except SystemExit:  # how uvicorn says that it could not begin
-        raise ConfigError(f"cannot listen at {host}:{port}: choose another --port or --host") from None
+        keys = {"api_key": api_key, "upstream_key": upstream_key}
+        app = create_app(encoder, upstream, limits=limits, remote_pictures=remote_pictures, **keys)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
+        how = f"{chosen.name}, budget {chosen.budget.in_words()}"
+        print(f"encoding for {one_line(model)} ({how}) at {address}, engine {one_line(upstream)}", file=sys.stderr)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30)
+        )
+        server.run(sockets=[listener])

@@ -10,6 +10,7 @@ from PIL import Image
 from trimkit.errors import UnsupportedError
 from trimkit.models import Family
 from trimkit.serving.encode.prompt import PromptRenderer
+from trimkit.serving.server.schema import ImagePart, Message, TextPart
 
 __all__ = ["check_positions", "placeholder_frame"]
 
@@ -45,8 +46,8 @@ def placeholder_frame(processor: Any, render: PromptRenderer, image_token_id: in
         UnsupportedError: it is not the same for every picture, or stands between placeholders (rows, tiles).
     """
     tokenizer = getattr(processor, "tokenizer", processor)
-    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
-    around = render([turn], 1)
+    shown = ImagePart(type="image_url", image_url="data:")
+    around = render([Message(role="user", content=[shown, TextPart(type="text", text="?")])], 1)
     text = render.image_token.join(around.pieces)
     head, tail = (_ids(tokenizer, piece) for piece in around.pieces)
     if [*head, image_token_id, *tail] != _ids(tokenizer, text):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from trimkit.config import Reduction, configured
 from trimkit.core.recent import Recent
-from trimkit.errors import ConfigError, ModelError, UnsupportedError
+from trimkit.core.types import ImageReport
+from trimkit.errors import ModelError, UnsupportedError
 from trimkit.methods import Method
 from trimkit.models import family_of
 from trimkit.pipeline.feature_cache import FeatureCache
@@ -26,6 +27,7 @@ from trimkit.pipeline.text_free import text_free
 from trimkit.pipeline.vision_encoder import VisionEncoder
 from trimkit.serving.encode.checks import check_positions, placeholder_frame
 from trimkit.serving.encode.prompt import PromptRenderer
+from trimkit.serving.server.schema import TrimRequest
 
 __all__ = ["EncodedPicture", "PictureEncoder"]
 
@@ -40,14 +42,14 @@ class EncodedPicture:
         data: base64 of ``torch.save`` of the ``[K, H]`` embeddings.
         before, after: image tokens without and with reduction; ``after`` is K.
         cached: whether the vision tower was not run for it.
-        report: ``indices``, ``grid`` and ``relevance`` of each of its images, JSON-like.
+        images: what was kept of each of its images (tiles), as reports say it.
     """
 
     data: str
     before: int
     after: int
     cached: bool
-    report: list[dict[str, Any]]
+    images: tuple[ImageReport, ...]
 
 
 class PictureEncoder:
@@ -61,7 +63,7 @@ class PictureEncoder:
         cache_images: pictures whose features are held.
 
     Raises:
-        UnsupportedError: 3-D positions, attention in both directions, marks between the tokens of a picture, no chat template.
+        UnsupportedError: 3-D positions, attention in both directions, marks between the tokens of a picture.
         ConfigError: the method needs a scorer and none is known, or drops tokens inside the language model.
     """
 
@@ -75,7 +77,7 @@ class PictureEncoder:
         self._cache = FeatureCache(cache_images)
         self._encoders: Recent[str, VisionEncoder] = Recent(_ENCODERS)
         image_id = family.image_token_id(model)
-        self.render = PromptRenderer(processor, image_id)
+        self.render = PromptRenderer(model, processor, image_id)
         self.frame = placeholder_frame(processor, self.render, image_id)
         text = model.config.get_text_config()
         self.width = int(text.hidden_size)
@@ -103,20 +105,16 @@ class PictureEncoder:
         model, processor = load_without_language_model(name, device, dtype)
         return cls(model, processor, method=method, scorer=scorer, cache_images=cache_images)
 
-    def method_for(self, trim: Mapping[str, Any]) -> Method:
+    def method_for(self, trim: TrimRequest) -> Method:
         """The server's method with what a request says of its own: ``method``, ``budget``, the method's options.
 
         Raises:
             ConfigError: an unknown method, or an option that it does not have or that cannot be.
         """
-        if not trim:
+        if trim.method is None and not trim.options:
             return self.method
         own = Reduction(method=self.method.name, **self.method.model_dump(mode="json"))
-        options = {key: value for key, value in trim.items() if key != "method"}
-        name = trim.get("method")
-        if name is not None and not isinstance(name, str):
-            raise ConfigError(f"method {name!r} is no name of a method")
-        return configured(None, name, own, **options)
+        return configured(None, trim.method, own, **trim.options)
 
     def encode(self, pictures: Sequence[Image.Image], question: str | None, method: Method) -> list[EncodedPicture]:
         """Embeddings of every picture, chosen for ``question``; at equal distances where there is none.
@@ -153,7 +151,7 @@ class PictureEncoder:
             before=sum(record.selection.total for record in records),
             after=len(embeddings),
             cached=all(record.cached for record in records),
-            report=[_report(record) for record in records],
+            images=tuple(_report(record) for record in records),
         )
 
     def _check(self, embeddings: Tensor) -> None:
@@ -174,7 +172,17 @@ def _packed(embeddings: Tensor) -> str:
     return base64.b64encode(file.getbuffer()).decode()
 
 
-def _report(record: ImageEmbeddings) -> dict[str, Any]:
-    relevance = None if record.relevance is None else [round(float(value), 5) for value in record.relevance]
-    grid = None if record.grid is None else list(record.grid)
-    return {"indices": record.indices.tolist(), "grid": grid, "relevance": relevance, "query": record.query}
+def _report(record: ImageEmbeddings) -> ImageReport:
+    selection = record.selection
+    return ImageReport(
+        row=record.row,
+        query=record.query,
+        tokens_before=selection.total,
+        tokens_after=len(selection),
+        indices=selection.indices,
+        aggregated=selection.aggregated,
+        grid=record.grid,
+        scores=selection.scores,
+        relevance=record.relevance,
+        cached=record.cached,
+    )

@@ -3,81 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trimkit.io.text import is_text, parse_json
+from trimkit.io.validation import first_fault
 from trimkit.serving.encode.encoder import EncodedPicture
 from trimkit.serving.encode.prompt import TextAround
-from trimkit.serving.openai_api.chat import ChatPictures, parse_messages
-from trimkit.serving.openai_api.errors import RequestError
-from trimkit.serving.openai_api.limits import Limits
+from trimkit.serving.server.errors import bad_request
+from trimkit.serving.server.schema import ImagePart, Message, TextPart, TrimRequest
 
 __all__ = ["EncodeRequest", "upstream_body"]
 
-_TEMPLATE = ("tools", "documents", "add_generation_prompt", "continue_final_message")
-_HERE = frozenset({"messages", "mm_processor_kwargs", "chat_template_kwargs", "add_special_tokens", *_TEMPLATE[1:]})
+_MOST_TURNS = 1000
+_HERE = frozenset(("messages", "mm_processor_kwargs", "add_special_tokens", "add_generation_prompt"))
 _REFUSED = {
     "chat_template": "the checkpoint's own is used",
-    "prompt_embeds": "this server makes the embeddings",
+    "chat_template_kwargs": "the checkpoint's template is used as it is",
+    "continue_final_message": "the prompt ends where a reply begins",
+    "documents": "the checkpoint's template is used as it is",
     "media_io_kwargs": "pictures are read here",
+    "prompt_embeds": "the embeddings are made here",
+    "tools": "the checkpoint's template is used as it is",
 }
 
 
-@dataclass(frozen=True)
-class EncodeRequest:
-    """One chat request.
+class _Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    trim: TrimRequest | None = None
+
+
+class EncodeRequest(BaseModel):
+    """One chat request; fields that are not named here go to the engine as they are, which checks them.
 
     Attributes:
-        chat: its messages and pictures.
-        template: what the chat template is given beside the messages.
-        trim: how it is reduced: ``method``, ``budget``, options; empty leaves it to the server.
-        query: what relevance is measured against in place of the last question, or None.
-        report: whether the reply is to say what was kept.
+        messages: the conversation.
         stream: whether the reply comes in pieces.
-        passed: all other fields, which go to the engine as they are.
+        mm_processor_kwargs: holds ``trim``, how this request is reduced.
     """
 
-    chat: ChatPictures
-    template: dict[str, Any]
-    trim: dict[str, Any]
-    query: str | None
-    report: bool
-    stream: bool
-    passed: dict[str, Any]
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+
+    messages: list[Message] = Field(min_length=1, max_length=_MOST_TURNS)
+    stream: bool | None = None
+    mm_processor_kwargs: _Arguments | None = None
 
     @classmethod
-    def read(cls, body: Mapping[str, Any], limits: Limits, *, addresses: bool = False) -> EncodeRequest:
+    def read(cls, body: bytes) -> Self:
         """Read the body of a request.
 
         Raises:
-            RequestError: a field is of another form than it should be, or is one that cannot be served.
+            ApiError: a 400 that names the field.
         """
+        try:
+            content = parse_json(body.decode())
+        except (ValueError, RecursionError) as error:
+            raise bad_request(f"the body is no JSON ({str(error)[:120]}): send a JSON object") from None
+        if not isinstance(content, dict):
+            raise bad_request("the body is no JSON object: send one with 'model' and 'messages'")
+        try:
+            request = cls.model_validate(content)
+        except ValidationError as error:
+            where, message, _ = first_fault(error)
+            raise bad_request(f"'{where}': {message}", where or None) from None
+        request._refuse()
+        return request
+
+    @property
+    def trim(self) -> TrimRequest:
+        """How it is to be reduced."""
+        given = self.mm_processor_kwargs
+        return TrimRequest() if given is None or given.trim is None else given.trim
+
+    @property
+    def passed(self) -> dict[str, Any]:
+        """What the engine is told beside the prompt."""
+        given: Mapping[str, Any] = self.model_extra or {}
+        kept = {name: value for name, value in given.items() if name not in _HERE and name not in _REFUSED}
+        return kept if self.stream is None else {**kept, "stream": self.stream}
+
+    def _refuse(self) -> None:
+        extra = self.model_extra or {}
         for name, why in _REFUSED.items():
-            if body.get(name) is not None:
-                raise RequestError(f"{name!r} is not taken: {why}", param=name)
-        trim = _trim(body.get("mm_processor_kwargs"))
-        query, report = trim.pop("query", None), trim.pop("report", False)
-        if query is not None and not isinstance(query, str):
-            raise RequestError("mm_processor_kwargs.trim.query is no text", param="mm_processor_kwargs")
-        stream = body.get("stream") or False
-        for name, value in (("stream", stream), ("mm_processor_kwargs.trim.report", report)):
-            if not isinstance(value, bool):
-                raise RequestError(f"{name} is neither true nor false", param=name)
-        if stream and report:
-            raise RequestError("a report comes with a whole reply: leave 'stream' out", param="stream")
-        extra = body.get("chat_template_kwargs") or {}
-        if not isinstance(extra, dict):
-            raise RequestError("chat_template_kwargs is no object", param="chat_template_kwargs")
-        given = {name: body[name] for name in _TEMPLATE if body.get(name) is not None}
-        return cls(
-            chat=parse_messages(body.get("messages"), limits, addresses=addresses),
-            template={"add_generation_prompt": True, **given, **extra},
-            trim=trim,
-            query=query,
-            report=report,
-            stream=stream,
-            passed={name: value for name, value in body.items() if name not in _HERE},
-        )
+            if extra.get(name) not in (None, [], {}, False):
+                raise bad_request(f"'{name}' is not taken: {why}", name, "unsupported_parameter")
+        if self.trim.report and self.stream:
+            raise bad_request("a report comes with a whole reply: leave 'stream' out", "stream")
+        if self.trim.query is not None and not (self.trim.query.strip() and is_text(self.trim.query)):
+            raise bad_request("the query is no text: leave it out", "mm_processor_kwargs.trim.query")
+        for number, message in enumerate(self.messages):
+            _refuse_turn(message, f"messages.{number}")
 
 
 def upstream_body(
@@ -96,26 +113,21 @@ def upstream_body(
         parts += [_text(text + frame[0]), {"type": "prompt_embeds", "data": picture.data}]
         text = frame[1] + piece
     content = [part for part in [*parts, _text(text)] if part.get("text") != ""]
-    return {
-        **request.passed,
-        "messages": [{"role": "user", "content": content}],
-        "add_special_tokens": around.add_special_tokens,
-    }
+    messages = [{"role": "user", "content": content}]
+    return {**request.passed, "messages": messages, "add_special_tokens": around.add_special_tokens}
 
 
 def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _trim(given: Any) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, dict) or set(given) - {"trim"}:
-        raise RequestError(
-            "mm_processor_kwargs takes 'trim' alone here: pictures are prepared as the checkpoint says",
-            param="mm_processor_kwargs",
-        )
-    trim = given.get("trim", {})
-    if not isinstance(trim, dict):
-        raise RequestError("mm_processor_kwargs.trim is no object", param="mm_processor_kwargs")
-    return dict(trim)
+def _refuse_turn(message: Message, where: str) -> None:
+    for name, value in (message.model_extra or {}).items():
+        if value not in (None, [], {}, ""):
+            raise bad_request(f"'{where}.{name[:80]}' is not served here: leave it out", f"{where}.{name[:80]}")
+    parts = [] if isinstance(message.content, str) else message.content
+    if message.role != "user" and any(isinstance(part, ImagePart) for part in parts):
+        raise bad_request(f"'{where}' is of the role {message.role}: pictures stand in turns of the user", where)
+    texts = [message.content] if isinstance(message.content, str) else []
+    if not all(map(is_text, [*texts, *(part.text for part in parts if isinstance(part, TextPart))])):
+        raise bad_request(f"'{where}.content' holds lone surrogates, which are no letters: send UTF-8", where)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 
 from trimkit.errors import ConfigError
-from trimkit.serving.encode.metrics import Metrics
-from trimkit.serving.openai_api.errors import RequestError, error_body
+from trimkit.serving.encode.metrics import EncodeMetrics
+from trimkit.serving.server.answers import event
+from trimkit.serving.server.errors import ApiError
+from trimkit.serving.server.settings import Limits
 
 __all__ = ["Upstream"]
 
@@ -23,8 +24,7 @@ class Upstream:
     Args:
         url: such as ``http://localhost:8001``; one that ends in ``/v1`` is the same.
         api_key: the engine's, or None.
-        seconds: until a reply, or the next piece of one, counts as none.
-        connections: at once.
+        limits: ``deadline`` seconds until a reply, or the next piece of one, counts as none; ``queue`` connections at once.
         metrics: counts its failures.
         transport: of httpx, in place of the network; for tests.
 
@@ -37,9 +37,8 @@ class Upstream:
         url: str,
         *,
         api_key: str | None,
-        seconds: float,
-        connections: int,
-        metrics: Metrics,
+        limits: Limits,
+        metrics: EncodeMetrics,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if not url.lower().startswith(("http://", "https://")):
@@ -48,8 +47,8 @@ class Upstream:
         self._client = httpx.AsyncClient(
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            timeout=httpx.Timeout(seconds, connect=min(seconds, 10.0)),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            timeout=httpx.Timeout(limits.deadline, connect=min(limits.deadline, 10.0)),
+            limits=httpx.Limits(max_connections=limits.queue, max_keepalive_connections=limits.queue),
             transport=transport,
         )
 
@@ -68,7 +67,7 @@ class Upstream:
         """What the engine answers at ``path``.
 
         Raises:
-            RequestError: it does not answer.
+            ApiError: it does not answer.
         """
         try:
             return await self._client.get(path)
@@ -79,7 +78,7 @@ class Upstream:
         """The whole reply to a chat request, whatever its status.
 
         Raises:
-            RequestError: the engine does not answer.
+            ApiError: the engine does not answer.
         """
         try:
             return await self._client.post("/v1/chat/completions", json=body)
@@ -90,7 +89,7 @@ class Upstream:
         """The beginning of a reply that comes in pieces; ``pieces`` goes on with it, and closes it.
 
         Raises:
-            RequestError: the engine does not answer.
+            ApiError: the engine does not answer.
         """
         request = self._client.build_request("POST", "/v1/chat/completions", json=body)
         try:
@@ -111,13 +110,11 @@ class Upstream:
         finally:  # also where the client has gone: the engine then stops
             await reply.aclose()
         if not whole:
-            self._metrics.broken.labels("stream").inc()
-            event = json.dumps(error_body(f"the engine broke off within its reply ({cause}): ask again", 502))
-            yield b"\n\ndata: " + event.encode() + b"\n\n"
+            self._metrics.upstream.labels("stream").inc()
+            yield b"\n\n" + event(ApiError(502, f"the engine broke off within its reply ({cause}): ask again").body)
 
-    def _gone(self, error: httpx.HTTPError) -> RequestError:
-        self._metrics.broken.labels("request").inc()
+    def _gone(self, error: httpx.HTTPError) -> ApiError:
+        self._metrics.upstream.labels("request").inc()
         late = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
-        return RequestError(
-            f"the engine does not answer ({type(error).__name__}): try again later", 504 if late else 503
-        )
+        told = f"the engine does not answer ({type(error).__name__}): try again later"
+        return ApiError(504, told) if late else ApiError(503, told, retry_after=5)
