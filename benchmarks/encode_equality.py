@@ -101,6 +101,7 @@ class Reference:
 
     def __init__(self) -> None:
         self.model, self.processor = load_demo()
+        self._attachments: dict[str, Any] = {}
 
     def tokens(self, case: Case) -> list[int]:
         """Greedy tokens of the reply."""
@@ -110,10 +111,17 @@ class Reference:
         ]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         inputs = self.processor(images=pictures_of(case) or None, text=[text], return_tensors="pt")
-        with trimkit.reduce(self.model, self.processor, query=case.query, **case.trim):
+        with self._attachment(case.query, case.trim):
             out = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
         found: list[int] = out[0, inputs["input_ids"].shape[1] :].tolist()
         return found
+
+    def _attachment(self, query: str | None, trim: dict[str, Any]) -> Any:
+        """Detached; one for all requests that are reduced alike, since it learns the chat template first."""
+        key = json.dumps([query, trim])
+        if key not in self._attachments:
+            self._attachments[key] = trimkit.reduce(self.model, self.processor, query=query, **trim)
+        return self._attachments[key]
 
 
 def pictures_of(case: Case) -> list[Any]:
@@ -257,7 +265,7 @@ def main() -> int:
     """Compare, and write the result; exits 1 where a reply differs, or where the control finds none that does."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", required=True, help="Python of an environment with vLLM 0.24 or newer")
-    parser.add_argument("--requests", type=int, default=112)
+    parser.add_argument("--requests", type=int, default=56)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--clients", default="1,16")
     parser.add_argument("--port", type=int, default=8741)
