@@ -277,8 +277,11 @@ def main() -> int:
     config = {"model": "demo", "vllm": version.split()[-1], "new_tokens": NEW_TOKENS, "seed": given.seed}
     made = cases(given.requests, given.seed)
     reference = Reference()
-    with torch.no_grad():
-        expected = [reference.tokens(case) for case in made]
+    expected = []
+    for number, case in enumerate(made):
+        with torch.no_grad():
+            expected.append(reference.tokens(case))
+        print(f"reference {number + 1} of {len(made)}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder, servers(given.vllm, given.port, Path(folder)) as url:
         results = compare(url, made, expected, [int(word) for word in given.clients.split(",")])
     record = {"experiment": "encode_equality", "config": config, "provenance": provenance(), "results": results}

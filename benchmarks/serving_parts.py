@@ -1,7 +1,7 @@
 """What a picture costs outside the GPU on its way through a server, and what 1,000 GPUs make of a billion pictures.
 
-``python -m benchmarks.serving_parts`` measures CPU seconds of one thread (not wall-clock time, so that other work on the machine
-counts little): decoding a JPEG, preparing it, base64 and JSON of a request, packing embeddings of LLaVA-1.5-7B's width. Writes
+``python -m benchmarks.serving_parts`` measures CPU seconds of one thread, not wall-clock time, so that other work on the machine
+counts little: decoding a JPEG, preparing it, base64 and JSON of a request, packing embeddings of LLaVA-1.5-7B's width. Writes
 ``benchmarks/results/serving_parts.json``. The plan's arithmetic is done from these figures, the formulas of ``trimkit.bench``
 and the constants below, each with its source.
 """
@@ -182,16 +182,16 @@ def plan() -> str:
         ["FLOPs of a request", *[f"{total[n] / 1e12:.2f} T" for n in both]],
         [f"requests a second and GPU, bound at {UTILIZATION:.0%} of the peak", *[f"{bound[n]:.0f}" for n in both]],
         [f"hours on {GPUS:,} GPUs at that bound", *[f"{PICTURES / bound[n] / GPUS / 3600:.1f}" for n in both]],
-        ["requests a second and GPU, as somebody measured", *[f"{REQUESTS[n]:.2f}" for n in both]],
-        [f"hours on {GPUS:,} GPUs at that rate", *[f"{PICTURES / REQUESTS[n] / GPUS / 3600:.1f}" for n in both]],
+        ["requests a second, vLLM PR 45106 (on the right at 52% of the tokens)", *[f"{REQUESTS[n]:.2f}" for n in both]],
+        [f"hours on {GPUS:,} GPUs at these rates", *[f"{PICTURES / REQUESTS[n] / GPUS / 3600:.1f}" for n in both]],
         ["KV cache of a request", *[f"{cache[n] / 2**20:.0f} MiB" for n in both]],
         ["requests that fit into one GPU", *[f"{room / cache[n]:.0f}" for n in both]],
         ["picture bytes in all, base64", *[f"{sent * PICTURES / 1e12:.0f} TB"] * 2],
         ["into one GPU's server at the bound", *[f"{sent * bound[n] / 1e6:.0f} MB/s" for n in both]],
-        ["the same at the measured rate", *[f"{sent * REQUESTS[n] / 1e6:.1f} MB/s" for n in both]],
+        ["into one GPU's server at these rates", *[f"{sent * REQUESTS[n] / 1e6:.1f} MB/s" for n in both]],
         ["encoder to engine, a request", *[f"{packed[n] / 1e6:.2f} MB" for n in both]],
         ["encoder to engine at the bound", *[f"{packed[n] * bound[n] * 8 / 1e9:.1f} Gbit/s" for n in both]],
-        ["encoder to engine at the measured rate", *[f"{packed[n] * REQUESTS[n] * 8 / 1e9:.2f} Gbit/s" for n in both]],
+        ["encoder to engine at these rates", *[f"{packed[n] * REQUESTS[n] * 8 / 1e9:.2f} Gbit/s" for n in both]],
         ["replies in all, 200 bytes a line", *[f"{200 * PICTURES / 1e9:.0f} GB"] * 2],
     ]
     record = load("serving_parts")
@@ -200,7 +200,7 @@ def plan() -> str:
         cpu = sum(took[name] for name in ("read_request", "decode_jpeg", "prepare_336"))
         rows.append(["CPU of a picture in the server", *[f"{cpu * 1000:.1f} ms"] * 2])
         rows.append(["cores beside one GPU at the bound", *[f"{cpu * bound[n]:.1f}" for n in both]])
-        rows.append(["cores beside one GPU at the measured rate", *[f"{cpu * REQUESTS[n]:.2f}" for n in both]])
+        rows.append(["cores beside one GPU at these rates", *[f"{cpu * REQUESTS[n]:.2f}" for n in both]])
     return table(["", f"all {FULL} tokens", f"{KEPT} tokens"], rows)
 
 
@@ -211,7 +211,8 @@ def planned() -> str:
         return (
             "*Not measured yet: `python -m benchmarks.serving_parts` writes `benchmarks/results/serving_parts.json`.*"
         )
-    return f"{plan()}\n\nCPU time from `benchmarks/results/serving_parts.json`; the rest is arithmetic of `benchmarks/serving_parts.py`."
+    where = "CPU time from `benchmarks/results/serving_parts.json`; the rest is arithmetic of `benchmarks/serving_parts.py`."
+    return f"{plan()}\n\n{where}"
 
 
 TABLES = {"serving-parts": made_of("serving_parts", shown, "serving_parts"), "serving-plan": planned}
