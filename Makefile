@@ -11,7 +11,7 @@ TRANSFORMERS ?=
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-lmms eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-lmms test-ray eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -56,6 +56,17 @@ $(TRL_STAMP): pyproject.toml constraints.txt tests/trl/requirements.txt
 
 test-trl: $(TRL_STAMP)  ## TRL's own trainers on an attached model, in a .venv-trl of its own
 	$(TRL)/bin/python -m pytest tests/trl -m slow
+
+RAY := .venv-ray
+RAY_STAMP := $(RAY)/.installed
+
+$(RAY_STAMP): tests/ray/requirements.txt
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/ray/requirements.txt
+	touch $@
+
+test-ray: $(RAY_STAMP)  ## the batch example on Ray Data with two servers, in a .venv-ray of its own (no torch)
+	PYTHONPATH=src $(RAY)/bin/python -m pytest tests/ray -m slow --confcutdir tests/ray
 
 # No stamp: what is newest changes by the day. The caps of pyproject.toml do not hold here, so that one sees what comes.
 NEWEST := .venv-newest
@@ -137,4 +148,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove every .venv
-	rm -rf $(VENV) $(LMMS) $(TRL) $(NEWEST) $(OLDEST)
+	rm -rf $(VENV) $(LMMS) $(TRL) $(RAY) $(NEWEST) $(OLDEST)

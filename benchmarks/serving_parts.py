@@ -1,9 +1,9 @@
 """What a picture costs outside the GPU on its way through a server, and what 1,000 GPUs make of a billion pictures.
 
-``python -m benchmarks.serving_parts`` measures CPU seconds of one thread, not wall-clock time, so that other work on the machine
-counts little: decoding a JPEG, preparing it, base64 and JSON of a request, packing embeddings of LLaVA-1.5-7B's width. Writes
-``benchmarks/results/serving_parts.json``. The plan's arithmetic is done from these figures, the formulas of ``trimkit.bench``
-and the constants below, each with its source.
+``python -m benchmarks.serving_parts`` measures CPU seconds of one thread, not wall-clock time: other work on the machine then
+counts little. Parts: decoding a JPEG, preparing it, base64 and JSON of a request, packing embeddings of LLaVA-1.5-7B's width.
+Writes ``benchmarks/results/serving_parts.json``. The plan's arithmetic is done from these figures, the formulas of
+``trimkit.bench`` and the constants below, each with its source.
 """
 
 from __future__ import annotations
