@@ -11,7 +11,7 @@ TRANSFORMERS ?=
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-lmms test-ray eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-lmms test-ray test-serve eval-lmms lint format types docs matrix architectures bench bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -99,6 +99,17 @@ $(LMMS_STAMP): pyproject.toml constraints.txt tests/lmms/requirements.txt
 test-lmms: $(LMMS_STAMP)  ## the lmms-eval plugin by the real lmms-eval command, in a .venv-lmms of its own
 	$(LMMS)/bin/python -m pytest tests/lmms -m slow
 
+SERVE := .venv-serve
+SERVE_STAMP := $(SERVE)/.installed
+
+$(SERVE_STAMP): pyproject.toml constraints.txt tests/serve/requirements.txt
+	test -x $(SERVE)/bin/python || $(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/serve/requirements.txt -e ".[serve]"
+	touch $@
+
+test-serve: $(SERVE_STAMP)  ## the server on transformers: clients, 64 at once, 2,000 hostile requests, in a .venv-serve of its own
+	$(SERVE)/bin/python -m pytest tests/serve -m slow
+
 eval-lmms: $(LMMS_STAMP)  ## local task files by lmms-eval, batch 1 and 8; writes benchmarks/results/lmms_local.json
 	$(LMMS)/bin/python -m tests.lmms.run
 
@@ -148,4 +159,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove every .venv
-	rm -rf $(VENV) $(LMMS) $(TRL) $(RAY) $(NEWEST) $(OLDEST)
+	rm -rf $(VENV) $(LMMS) $(TRL) $(RAY) $(SERVE) $(NEWEST) $(OLDEST)

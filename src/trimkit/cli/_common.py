@@ -33,6 +33,7 @@ __all__ = [
     "SetOption",
     "TowerLayerOption",
     "check_output",
+    "is_given",
     "load",
     "model_files",
     "pick_method",
@@ -220,6 +221,12 @@ def quiet() -> Iterator[None]:
     finally:
         logging.set_verbosity(verbosity)
         hub_logging.set_verbosity(hub_verbosity)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user has given an option, even with the value that it has by default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
 def print_json(value: Any) -> None:

@@ -15,7 +15,7 @@ from trimkit.io.text import one_line
 NAME = "serve"
 
 _METHOD = ("method", "config", "budget", "settings")
-_OWN = ("max_queue", "max_tokens", "max_pixels", "max_body", "deadline", "grace", "remote_pictures", "device", "scorer")
+_OWN = ("max_queue", "max_tokens", "max_pixels", "max_body", "deadline", "grace", "remote_pictures", "device")
 
 
 def command(
@@ -91,10 +91,11 @@ def command(
             name=named,
             host=host,
             port=port,
-            method=chosen if any(_is_given(context, each) for each in _METHOD) else None,
+            method=chosen if any(common.is_given(context, each) for each in _METHOD) else None,
+            scorer=scorer,
             dtype=dtype,
-            batch=max_batch if _is_given(context, "max_batch") else None,
-            pictures=max_pictures if _is_given(context, "max_pictures") else None,
+            batch=max_batch if common.is_given(context, "max_batch") else None,
+            pictures=max_pictures if common.is_given(context, "max_pictures") else None,
             origins=tuple(origins or ()),
             more=more or (),
         )
@@ -154,11 +155,6 @@ def _directory(model: str) -> str:
     return str(demo_model_path()) if model == "demo" else model
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
-
-
 def _refuse_own(context: typer.Context) -> None:
     """Refuse options that vLLM is not told of.
 
@@ -166,7 +162,7 @@ def _refuse_own(context: typer.Context) -> None:
         ConfigError: one is given.
     """
     for name in _OWN:
-        if _is_given(context, name):
+        if common.is_given(context, name):
             option = "--" + name.replace("_", "-")
             raise ConfigError(
                 f"{option} is for --engine transformers: leave it out, or give vLLM's own argument behind '--'"

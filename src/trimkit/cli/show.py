@@ -9,6 +9,7 @@ import typer
 from trimkit.cli import _asking as asking
 from trimkit.cli import _common as common
 from trimkit.cli.ask import describe, print_notes, seen_boxes
+from trimkit.errors import ConfigError
 from trimkit.io.text import one_line
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ NAME = "show"
 _WIDTH = 1140  # of what is drawn between panels and caption
 
 
+_OF_THE_SERVER = ("model", "scorer", "device", "dtype", "config")
+
+
 def command(
+    context: typer.Context,
     words: asking.WordsArgument = None,
     output: Annotated[str, typer.Option("--output", "-o", help="Where the picture goes: .png, .jpg or .webp.")] = (
         "overlay.png"
@@ -31,6 +36,11 @@ def command(
     settings: common.SetOption = None,
     scorer: common.ScorerOption = None,
     frames: asking.FramesOption = 8,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", help="Ask a running server (trimkit serve) at this address, and draw its report."),
+    ] = None,
+    api_key: Annotated[str | None, typer.Option("--api-key", envvar="TRIMKIT_API_KEY", help="Of the server.")] = None,
     max_new_tokens: common.MaxNewTokensOption = 32,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
@@ -39,8 +49,15 @@ def command(
     """Draw what is kept of a picture, or of several, for a question.
 
     Left the kept patches, right what they were ranked by, below both answers with tokens and seconds. A method that merges has
-    one tint for each token; what the model's processor cropped away is drawn dark on the picture as it was given.
+    one tint for each token; what the model's processor cropped away is drawn dark on the picture as it was given. With --server
+    nothing is loaded here: the server answers, and its report is drawn.
     """
+    if server is not None:
+        given = {"method": method, "budget": budget, **common.read_settings(settings)}
+        _refuse(context)
+        trim = {name: value for name, value in given.items() if value is not None}
+        _show_server(asking.read_words(words, frames), output, (server, api_key), trim, max_new_tokens, as_json)
+        return
     from trimkit import viz
     from trimkit.ask import compare
 
@@ -65,6 +82,44 @@ def command(
     print(f"{'full':<9} {describe(full)}")
     print(f"picture   {path}")
     print_notes(notes)
+
+
+def _show_server(
+    asked: asking.Asked,
+    output: str,
+    place: tuple[str, str | None],
+    trim: dict[str, Any],
+    tokens: int,
+    as_json: bool,
+) -> None:
+    from trimkit import viz
+    from trimkit.cli import _server as served
+
+    viz.check_output(output, asked.files)
+    url, key = place
+    answer = served.ask_server(url, asked.pictures, asked.question, trim, tokens, key)
+    path = viz.save_picture(served.draw_answer(answer, asked.pictures, asked.question), output)
+    before, after = (answer.trim or {}).get("image_tokens_before"), (answer.trim or {}).get("image_tokens")
+    if as_json:
+        counts = {"image_tokens_full": before, "image_tokens_kept": after}
+        common.print_json({"path": str(path), "answer": answer.text, **counts, "seconds": round(answer.seconds, 4)})
+        return
+    print(f"question  {one_line(asked.question)}")
+    print(
+        f"server    {one_line(answer.text) or '(nothing)'}   [{after} of {before} image tokens, {answer.seconds:.3f} s]"
+    )
+    print(f"picture   {path}")
+
+
+def _refuse(context: typer.Context) -> None:
+    """Refuse options that are the server's own.
+
+    Raises:
+        ConfigError: one is given.
+    """
+    for name in _OF_THE_SERVER:
+        if common.is_given(context, name):
+            raise ConfigError(f"--{name} is the server's own: give it to 'trimkit serve', and leave it out here")
 
 
 def _draw(asked: asking.Asked, boxes: Any, reduced: Answer, full: Answer, method: Any) -> Any:

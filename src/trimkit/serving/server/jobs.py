@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from trimkit.core.choices import TurnPolicy
 from trimkit.core.types import Report
 from trimkit.methods import Method
 from trimkit.serving.server.errors import ApiError
@@ -58,6 +59,7 @@ class Job:
         pictures: how many there are.
         method: how they are reduced.
         query: the question, where the request names one; None for what the last turn says.
+        turns: which question of a conversation chooses, where the request names none; see ``trimkit.reduce``.
         sampling, stops: how the reply is drawn and ended.
         tokens: the length limit that the request names, None for as many as fit.
         emit: called by the engine's thread with each event; the last one is ``Finished`` or ``Failed``.
@@ -69,6 +71,7 @@ class Job:
     pictures: int
     method: Method
     query: str | None
+    turns: TurnPolicy
     sampling: Sampling
     stops: tuple[str, ...]
     tokens: int | None

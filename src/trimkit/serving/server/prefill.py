@@ -65,7 +65,7 @@ class Prefill:
         self._model, self._processor, self._scorer = model, processor, scorer
         self._family = family_of(model)
         self._image_token_id = self._family.image_token_id(model)
-        self._reader = QueryReader(processor)
+        self._reader: QueryReader | None = None
         self._cache = FeatureCache(images)
         self._cache_name = cache_name(model.forward) or "past_key_values"
         self._told = False
@@ -81,9 +81,7 @@ class Prefill:
         """
         if not job.pictures:
             return ReducedPrompt(dict(job.inputs), None)
-        query = job.query
-        if query is None and job.method.needs_relevance:
-            query = self._reader.last(job.inputs["input_ids"][0], self._image_token_id)[0] or None
+        query = self._query_of(job)
         try:
             reduced, fallback = self._prepare(job, job.method, query), False
         except TrimkitError:
@@ -100,10 +98,25 @@ class Prefill:
         from transformers import DynamicCache
 
         given = {self._cache_name: DynamicCache()} if self.merges else {}  # without a config no layer forgets anything
-        out = self._model.generate(**prompt.inputs, **given, generation_config=self._one_token())
+        out = self._model.generate(**prompt.inputs, **given, generation_config=self._greedy(1))
         cache = cache_of_output(out)
         position = self._next_position(len(prompt.ids), pictures=prompt.reduced is not None)
         return Prefilled(out.logits[0][0], cache, position)
+
+    def stock_logits(self, prompt: ReducedPrompt) -> Tensor:
+        """``[V]`` behind the likeliest first token, as stock ``generate`` has them when it goes on by itself."""
+        out = self._model.generate(**prompt.inputs, generation_config=self._greedy(2))
+        return out.logits[1][0]  # type: ignore[no-any-return]
+
+    def _query_of(self, job: Job) -> str | None:
+        """What the pictures are scored against: as the request says, else the user's last words.
+
+        None where there are none, and where earlier questions count as well: ``prepare`` reads them all.
+        """
+        if job.query is not None or not job.method.needs_relevance or job.turns != "refresh":
+            return job.query
+        self._reader = self._reader or QueryReader(self._processor)
+        return self._reader.read(job.inputs["input_ids"][0], self._image_token_id) or None
 
     def _prepare(self, job: Job, method: Method, query: str | None) -> ReducedInputs:
         return prepare(
@@ -114,15 +127,17 @@ class Prefill:
             method=method,
             scorer=self._scorer,
             cache_images=self._cache,
+            turns=job.turns,
         )
 
-    def _one_token(self) -> Any:
+    def _greedy(self, tokens: int) -> Any:
         import transformers
 
         own = self._model.generation_config
         config: Any = transformers.GenerationConfig  # typed only in part
         return config(
-            max_new_tokens=1,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
             do_sample=False,
             num_beams=1,
             use_cache=True,
@@ -140,7 +155,7 @@ class Prefill:
     def _next_position(self, length: int, *, pictures: bool) -> Tensor:
         """``[1]``, or with M-RoPE ``[4]``: the place in the text, and three that go on behind the pictures."""
         if not self._family.own_positions:
-            return torch.tensor([length])
+            return torch.tensor([length + self._family.first_position(self._model)])
         deltas = getattr(self._family.base(self._model), "rope_deltas", None) if pictures else None
         ahead = length + (0 if deltas is None else int(deltas.reshape(-1)[0]))
         return torch.tensor([length, ahead, ahead, ahead])

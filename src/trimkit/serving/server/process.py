@@ -25,6 +25,10 @@ from trimkit.serving.server.warm_up import warm_up
 
 __all__ = ["assemble", "listening", "serve"]
 
+# Seconds that an idle connection stays open: longer than clients keep theirs. Uvicorn's five end connections that a busy
+# process has not looked at yet, with a request in them.
+_KEEP_ALIVE = 75
+
 
 def assemble(
     model: Any, processor: Any, method: Method, limits: Limits, access: Access, scorer: Any = None
@@ -52,7 +56,12 @@ def serve(app: Any, engine: Engine, limits: Limits, listener: socket.socket, rea
     """
     grace = int(limits.grace) + 5  # the engine fails what is left before
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=grace
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace,
+        timeout_keep_alive=_KEEP_ALIVE,
     )
     _Server(config, app.state.chat, engine, limits.grace, ready).run(sockets=[listener])
 

@@ -98,8 +98,8 @@ class Sampler:
             raise FloatingPointError("the model's logits are no numbers")
         if self._penalty is not None:
             scores = self._penalty(self._ids.unsqueeze(0), scores)
-        if self._sampling.ignore_eos or count < self._sampling.min_tokens:
-            scores[:, self._ends] = -torch.inf
+        if self._ends and (self._sampling.ignore_eos or count < self._sampling.min_tokens):
+            scores = scores.index_fill(1, torch.tensor(self._ends), -torch.inf)
         if self._sampling.temperature == 0:
             token = int(scores.argmax())
         else:

@@ -102,13 +102,17 @@ class Message(BaseModel):
 
 
 class TrimRequest(BaseModel):
-    """How one request is reduced: ``mm_processor_kwargs={"trim": {...}}``. Further keys are options of the method."""
+    """How one request is reduced: ``mm_processor_kwargs={"trim": {...}}``. Further keys are options of the method.
+
+    ``query`` and ``turns`` are as ``trimkit.reduce`` takes them; ``report`` asks for what was kept.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
 
     method: str | None = None
     budget: str | int | float | None = None
     query: str | None = None
+    turns: Literal["refresh", "first", "union"] | None = None
     report: bool = False
 
     @property

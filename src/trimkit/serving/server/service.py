@@ -82,6 +82,7 @@ class Service:
             pictures=len(pictures),
             method=method,
             query=request.trim.query,
+            turns=request.trim.turns or "refresh",
             sampling=sampling_of(request, self._model.generation_config),
             stops=request.stops,
             tokens=request.wanted_tokens,

@@ -27,6 +27,7 @@ class VllmOptions:
         name: what requests call it.
         host, port: where it listens.
         method: how pictures are reduced; None for what the checkpoint's ``trimkit.json`` says.
+        scorer: where relevance comes from; likewise.
         dtype: vLLM's ``--dtype``.
         batch: replies at one time; None for vLLM's own.
         pictures: in one request; None for vLLM's own.
@@ -39,6 +40,7 @@ class VllmOptions:
     host: str
     port: int
     method: Method | None = None
+    scorer: str | None = None
     dtype: str = "auto"
     batch: int | None = None
     pictures: int | None = None
@@ -63,8 +65,10 @@ def vllm_arguments(options: VllmOptions) -> list[str]:
     found = [sys.executable, "-m", _MODULE, "--model", options.model, "--served-model-name", options.name]
     found += ["--host", options.host, "--port", str(options.port), "--dtype", options.dtype]
     found += ["--trust-request-mm-kwargs"]
-    if options.method is not None:
-        found += ["--hf-overrides", json.dumps({"trimkit": settings_of(options.method)})]
+    reduction = {} if options.method is None else settings_of(options.method)
+    reduction |= {} if options.scorer is None else {"scorer": options.scorer}
+    if reduction:
+        found += ["--hf-overrides", json.dumps({"trimkit": reduction})]
     if options.batch is not None:
         found += ["--max-num-seqs", str(options.batch)]
     if options.pictures is not None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trimkit.errors import UnsupportedError
 from trimkit.serving.server.jobs import Job
 from trimkit.serving.server.kv_batch import KVBatch
+from trimkit.serving.server.prefill import Prefill, ReducedPrompt
 from trimkit.serving.server.sampling import Sampling
 from trimkit.serving.server.schema import ChatRequest
 from trimkit.serving.server.service import Service
@@ -23,37 +26,43 @@ _log = logging.getLogger(__name__)
 
 
 def warm_up(model: Any, service: Service) -> bool:
-    """Run a picture and two texts, alone and together.
+    """Run a text and a picture with a question, together, and compare with stock ``generate``.
 
     Returns:
         Whether replies share a KV cache. Where the model's cache is not made of keys and values alone, or what comes out
         differs, they run side by side instead, each step one row.
 
     Raises:
-        TrimkitError: this model cannot be reduced or run.
+        TrimkitError: this model cannot be reduced, or its steps give something else than its own ``generate``.
     """
+    prefill = service.prefill
     with torch.no_grad():
-        alone = [_second(model, service, [which]) for which in (0, 1)]
-        try:
-            together = _second(model, service, [0, 1])
-            same = all(_close(one[0], both) for one, both in zip(alone, together, strict=True))
-        except Exception as error:  # caches of other kinds fail in ways of their own
-            _log.debug("rows cannot share a KV cache", exc_info=error)
-            same = False
-    service.prefill.merges = same
-    return same
+        prompts = [prefill.reduce(_job(service, number)) for number in (0, 1)]
+        right = [prefill.stock_logits(prompt) for prompt in prompts]
+        for merges in (True, False):
+            prefill.merges = merges
+            groups = [prompts] if merges else [[prompt] for prompt in prompts]
+            try:
+                found = torch.cat([_second(model, prefill, group) for group in groups])
+            except Exception as error:  # caches of other kinds fail in ways of their own
+                _log.debug("a step failed", exc_info=error)
+                continue
+            if all(_close(one, other) for one, other in zip(found, right, strict=True)):
+                return merges
+    raise UnsupportedError(
+        f"{type(model).__name__} gives other tokens when it is run step by step from outside: use vLLM, or trimkit.attach"
+    )
 
 
-def _second(model: Any, service: Service, which: list[int]) -> Tensor:
-    """Logits ``[B, V]`` behind the first token of some of two conversations, one of them with a picture."""
+def _second(model: Any, prefill: Prefill, prompts: Sequence[ReducedPrompt]) -> Tensor:
+    """Logits ``[B, V]`` behind the likeliest first tokens."""
     batch = KVBatch(model)
     tokens = []
-    for number in which:
-        prompt = service.prefill.reduce(_job(service, number))
-        filled = service.prefill.run(prompt)
+    for prompt in prompts:
+        filled = prefill.run(prompt)
         batch.join(filled.cache, len(prompt.ids), filled.position)
         tokens.append(int(filled.logits.argmax()))
-    return batch.step(tokens).float()
+    return batch.step(tokens)
 
 
 def _job(service: Service, number: int) -> Job:
@@ -65,8 +74,9 @@ def _job(service: Service, number: int) -> Job:
     content = {"model": "", "messages": [{"role": "user", "content": parts}]}
     pictures = [Image.linear_gradient("L").resize((_SIDE, _SIDE)).convert("RGB")] if number else []
     inputs = service.prompts.build(ChatRequest.model_validate(content).messages, pictures)
-    return Job(inputs, len(pictures), service.method, None, Sampling(), (), 1, lambda event: None)
+    return Job(inputs, len(pictures), service.method, None, "refresh", Sampling(), (), 1, lambda event: None)
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
+    one, other = one.float(), other.float()
     return bool((one - other).abs().max() <= _APART * one.std().clamp(min=1e-6))
