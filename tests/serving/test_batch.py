@@ -15,6 +15,7 @@ import pytest
 
 from trimkit.errors import ConfigError, InputError, ModelError
 from trimkit.serving.batch import BadRow, RequestSettings, Row, ServerSettings, read_rows, run_batch
+from trimkit.serving.batch.dataset import count_rows
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABh6FO1AAAAABJRU5ErkJggg=="
@@ -272,6 +273,7 @@ def test_rows_that_cannot_be_asked_are_errors_of_their_own(tmp_path: Path, out: 
     source.write_text("\n".join([*map(json.dumps, given), "{", "", "[1]"]))
     summary = run_batch(read_rows(source, "all"), out, settings(), REQUEST, transport=Servers())
     found = lines(out)
+    assert count_rows(source) == 8  # with the blank one
     assert [line["id"] for line in found] == ["7", "1", "2", "3", "4", "5", "6"]
     assert [line.get("answer") for line in found] == ["re q0", None, "re all", None, None, None, None]
     assert summary.errors == 5
@@ -284,6 +286,7 @@ def test_a_directory_is_its_pictures_by_name(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(PNG)
     found = list(read_rows(tmp_path, "what?"))
     assert [row.id for row in found] == ["a/c.JPG", "a.png", "b.png"]
+    assert count_rows(tmp_path) == 3
     with pytest.raises(ConfigError, match="holds no questions"):
         read_rows(tmp_path)
 
@@ -297,6 +300,7 @@ def test_parquet(tmp_path: Path) -> None:
     first, second = read_rows(tmp_path / "rows.parquet", "all")
     assert first == Row(0, "0", (PNG,), "a")
     assert second == Row(1, "1", (tmp_path / "x.png",), "all")
+    assert count_rows(tmp_path / "rows.parquet") == 2
 
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "rows.csv"])

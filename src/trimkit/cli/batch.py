@@ -50,14 +50,14 @@ def command(
     where an earlier one was stopped. Without --method, --budget and --set, the servers reduce as they were started.
     """
     from trimkit.serving.batch import run_batch
-    from trimkit.serving.batch.dataset import read_rows
+    from trimkit.serving.batch.dataset import count_rows, read_rows
     from trimkit.serving.batch.servers import servers_of
 
     common.check_output(output, dataset)
     rows = read_rows(dataset, question)
     servers = servers_of(server, api_key=api_key, in_flight=in_flight, retries=retries, timeout=timeout)
     request = _request(servers, model, max_new_tokens, _reduction(method, budget, settings))
-    with progress("batch", 0) as step:
+    with progress("batch", count_rows(dataset)) as step:
         summary = run_batch(rows, output, servers, request, retry_errors=retry_errors, on_row=lambda: step(1))
     found = {"rows": summary.rows, "errors": summary.errors, "reused": summary.reused}
     if as_json:

@@ -12,7 +12,7 @@ from trimkit.errors import ConfigError, InputError, MissingDependencyError
 from trimkit.io.files import user_path
 from trimkit.io.text import parse_json
 
-__all__ = ["PICTURES", "BadRow", "Row", "read_rows"]
+__all__ = ["PICTURES", "BadRow", "Row", "count_rows", "read_rows"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Endings of the files that a directory is read for."""
@@ -73,10 +73,33 @@ def read_rows(source: str | Path, question: str | None = None) -> Iterator[Row |
     raise ConfigError(f"data set {str(source)!r} is neither .jsonl nor .parquet: rename or convert it")
 
 
+def count_rows(source: str | Path) -> int:
+    """About how many rows ``read_rows`` will give, for a progress bar; blank lines are counted, no line is parsed.
+
+    Raises:
+        ConfigError, MissingDependencyError: as ``read_rows``.
+    """
+    path = user_path(source)
+    if path.is_dir():
+        return len(_pictures_in(path))
+    if path.suffix.lower() == ".parquet":
+        return int(_open_parquet(path).metadata.num_rows)
+    count, ended = 0, True
+    with path.open("rb") as file:
+        while piece := file.read(_MAX_LINE // 64):
+            count += piece.count(b"\n")
+            ended = piece.endswith(b"\n")
+    return count + (not ended)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+
+
 def _of_directory(folder: Path, question: str | None) -> Iterator[Row]:
     if question is None:
         raise ConfigError(f"{str(folder)!r} is a directory, which holds no questions: give one for all with --question")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    found = _pictures_in(folder)
     if not found:
         raise ConfigError(f"{str(folder)!r} holds no pictures ({', '.join(PICTURES)}): give another directory")
     return (Row(index, path.relative_to(folder).as_posix(), (path,), question) for index, path in enumerate(found))
@@ -108,17 +131,21 @@ def _of_line(line: bytes, index: int, base: Path, question: str | None) -> Row |
 
 
 def _of_parquet(path: Path, question: str | None) -> Iterator[Row | BadRow]:
+    file = _open_parquet(path)
+    known = {"id", "image", "images", "question"}
+    columns = [name for name in file.schema_arrow.names if name in known]
+    return _of_batches(file, columns, path.parent, question)
+
+
+def _open_parquet(path: Path) -> Any:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise MissingDependencyError("reading Parquet needs pyarrow: pip install pyarrow") from None
     try:
-        file = parquet.ParquetFile(path)
+        return parquet.ParquetFile(path)
     except (ArrowException, OSError) as error:
         raise ConfigError(f"data set {str(path)!r} is no Parquet file ({str(error)[:120]}): write it again") from None
-    known = {"id", "image", "images", "question"}
-    columns = [name for name in file.schema_arrow.names if name in known]
-    return _of_batches(file, columns, path.parent, question)
 
 
 def _of_batches(file: Any, columns: list[str], base: Path, question: str | None) -> Iterator[Row | BadRow]:
