@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,16 @@ class Reference:
         return self._attachments[key]
 
 
+def expected_tokens(made: list[Case]) -> list[list[int]]:
+    """The reference's tokens for every request."""
+    reference, found = Reference(), []
+    for number, case in enumerate(made):
+        with torch.no_grad():
+            found.append(reference.tokens(case))
+        print(f"reference {number + 1} of {len(made)}", file=sys.stderr, flush=True)
+    return found
+
+
 def pictures_of(case: Case) -> list[Any]:
     """The pictures of a request, in order."""
     return [part["image"] for each in case.messages for part in each["content"] if part["type"] == "image"]
@@ -166,7 +177,8 @@ async def replies(url: str, bodies: list[dict[str, Any]], clients: int) -> list[
         async def one(body: dict[str, Any]) -> list[int]:
             async with slots:
                 reply = await client.post("/v1/chat/completions", json=body)
-                reply.raise_for_status()
+            if reply.status_code != 200:
+                raise RuntimeError(f"HTTP {reply.status_code}: {reply.text[:500]}")
             if not body["stream"]:
                 return list(reply.json()["choices"][0]["token_ids"])
             lines = [line[6:] for line in reply.text.splitlines() if line.startswith("data: ")]
@@ -267,7 +279,7 @@ def main() -> int:
     parser.add_argument("--vllm", required=True, help="Python of an environment with vLLM 0.24 or newer")
     parser.add_argument("--requests", type=int, default=56)
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--clients", default="1,16")
+    parser.add_argument("--clients", default="4,16")
     parser.add_argument("--port", type=int, default=8741)
     parser.add_argument("--out", type=Path, default=RESULTS / "encode_equality.json")
     given = parser.parse_args()
@@ -276,14 +288,13 @@ def main() -> int:
     )
     config = {"model": "demo", "vllm": version.split()[-1], "new_tokens": NEW_TOKENS, "seed": given.seed}
     made = cases(given.requests, given.seed)
-    reference = Reference()
-    expected = []
-    for number, case in enumerate(made):
-        with torch.no_grad():
-            expected.append(reference.tokens(case))
-        print(f"reference {number + 1} of {len(made)}", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as folder, servers(given.vllm, given.port, Path(folder)) as url:
-        results = compare(url, made, expected, [int(word) for word in given.clients.split(",")])
+    with (
+        ThreadPoolExecutor(1) as pool,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        reference = pool.submit(expected_tokens, made)  # while the servers start
+        with servers(given.vllm, given.port, Path(folder)) as url:
+            results = compare(url, made, reference.result(), [int(word) for word in given.clients.split(",")])
     record = {"experiment": "encode_equality", "config": config, "provenance": provenance(), "results": results}
     given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))

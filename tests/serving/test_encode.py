@@ -277,6 +277,22 @@ def test_an_engine_that_does_not_answer(
     assert "does not answer" in said(ask(chat(user(words("hello")), stream=stream)), status)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("cuts", [1, 2])
+def test_a_connection_that_is_cut_is_tried_once_more(cuts: int, stream: bool, ask: Ask, engine: FakeEngine) -> None:
+    left = [httpx.RemoteProtocolError("disconnected"), httpx.ReadError("reset")][:cuts]
+
+    def reply(sent: Sent) -> httpx.Response:
+        if left:
+            raise left.pop()
+        return httpx.Response(200, json={"choices": []})
+
+    engine.reply = reply
+    answer = ask(chat(user(words("hello")), stream=stream))
+    assert len(engine.sent) == 2
+    assert answer.status_code == (200 if cuts == 1 else 503)
+
+
 # Who is refused
 
 

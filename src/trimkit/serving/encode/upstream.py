@@ -16,6 +16,8 @@ from trimkit.serving.server.settings import Limits
 __all__ = ["Upstream"]
 
 _DONE = b"data: [DONE]"
+_KEPT_SECONDS = 2.0  # below the 5 after which vLLM closes a connection that nothing comes by
+_CUT_OFF = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
 
 
 class Upstream:
@@ -48,7 +50,7 @@ class Upstream:
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(limits.deadline, connect=min(limits.deadline, 10.0)),
-            limits=httpx.Limits(max_connections=limits.queue, max_keepalive_connections=limits.queue),
+            limits=httpx.Limits(limits.queue, limits.queue, keepalive_expiry=_KEPT_SECONDS),
             transport=transport,
         )
 
@@ -80,10 +82,14 @@ class Upstream:
         Raises:
             ApiError: the engine does not answer.
         """
+        reply = await self._begun(body)
         try:
-            return await self._client.post("/v1/chat/completions", json=body)
+            await reply.aread()
         except httpx.HTTPError as error:
             raise self._gone(error) from None
+        finally:
+            await reply.aclose()
+        return reply
 
     async def open_stream(self, body: dict[str, Any]) -> httpx.Response:
         """The beginning of a reply that comes in pieces; ``pieces`` goes on with it, and closes it.
@@ -91,11 +97,18 @@ class Upstream:
         Raises:
             ApiError: the engine does not answer.
         """
-        request = self._client.build_request("POST", "/v1/chat/completions", json=body)
-        try:
-            return await self._client.send(request, stream=True)
-        except httpx.HTTPError as error:
-            raise self._gone(error) from None
+        return await self._begun(body)
+
+    async def _begun(self, body: dict[str, Any]) -> httpx.Response:
+        """A reply whose status is there. A connection that is cut before it is tried once more: it may have been an old one."""
+        for last in (False, True):
+            request = self._client.build_request("POST", "/v1/chat/completions", json=body)
+            try:
+                return await self._client.send(request, stream=True)
+            except httpx.HTTPError as error:
+                if last or not isinstance(error, _CUT_OFF):
+                    raise self._gone(error) from None
+        raise RuntimeError("the loop above returns or raises")
 
     async def pieces(self, reply: httpx.Response) -> AsyncIterator[bytes]:
         """The events of a stream as they come; one that ends without ``[DONE]`` ends with an error event."""
