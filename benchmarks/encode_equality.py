@@ -37,6 +37,7 @@ from benchmarks.records import RESULTS, Record, made_of
 from benchmarks.run import provenance
 from trimkit.demo import load_demo
 from trimkit.demo.items import sample_dialogue, sample_item
+from trimkit.serving.encode.language_model import save_language_model
 
 NEW_TOKENS = 12
 KINDS = ("plain", "two pictures", "two turns", "system prompt", "question apart", "no words", "text alone")
@@ -213,11 +214,8 @@ def process(command: list[str], url: str, seconds: float, log: Path, **env: str)
 
 
 @contextlib.contextmanager
-def servers(vllm: str, port: int, folder: Path) -> Iterator[str]:
+def servers(vllm: str, port: int, folder: Path, alone: Path) -> Iterator[str]:
     """vLLM with the language model alone, and the encoder in front of it; yields the encoder's address."""
-    from trimkit.serving.encode.language_model import save_language_model
-
-    alone = save_language_model("demo", folder / "language-model")
     engine, front = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
     run = [vllm, "-m", "vllm.entrypoints.openai.api_server", "--model", str(alone), "--served-model-name", "demo"]
     run += [
@@ -292,8 +290,9 @@ def main() -> int:
         ThreadPoolExecutor(1) as pool,
         tempfile.TemporaryDirectory() as folder,
     ):
+        alone = save_language_model("demo", Path(folder) / "language-model")
         reference = pool.submit(expected_tokens, made)  # while the servers start
-        with servers(given.vllm, given.port, Path(folder)) as url:
+        with servers(given.vllm, given.port, Path(folder), alone) as url:
             results = compare(url, made, reference.result(), [int(word) for word in given.clients.split(",")])
     record = {"experiment": "encode_equality", "config": config, "provenance": provenance(), "results": results}
     given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

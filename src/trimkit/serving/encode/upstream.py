@@ -50,7 +50,7 @@ class Upstream:
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(limits.deadline, connect=min(limits.deadline, 10.0)),
-            limits=httpx.Limits(limits.queue, limits.queue, keepalive_expiry=_KEPT_SECONDS),
+            limits=httpx.Limits(max_connections=limits.queue, keepalive_expiry=_KEPT_SECONDS),
             transport=transport,
         )
 
