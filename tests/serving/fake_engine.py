@@ -45,14 +45,14 @@ class _Stream(httpx.AsyncByteStream):
 
 
 class FakeEngine(httpx.AsyncBaseTransport):
-    """``width``: of the language model. ``reply``: in place of the usual one."""
+    """``width``: of the language model. ``reply``: in place of the usual one, which None stands for."""
 
     def __init__(self, width: int = 256) -> None:
         self.width = width
         self.sent: list[Sent] = []
         self.pieces = [event("a"), event("b"), DONE]
         self.breaks = False
-        self.reply: Callable[[Sent], httpx.Response] | None = None
+        self.reply: Callable[[Sent], httpx.Response | None] | None = None
         self.streams: list[_Stream] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -63,8 +63,9 @@ class FakeEngine(httpx.AsyncBaseTransport):
         assert request.url.path == "/v1/chat/completions"
         sent = self._read(json.loads(await request.aread()))
         self.sent.append(sent)
-        if self.reply is not None:
-            return self.reply(sent)
+        told = None if self.reply is None else self.reply(sent)
+        if told is not None:
+            return told
         if sent.body.get("stream"):
             self.streams.append(_Stream(self.pieces, self.breaks))
             return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=self.streams[-1])
