@@ -11,7 +11,7 @@ TRANSFORMERS ?=
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms test-vllm test-serve eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
+.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms test-vllm test-ray test-serve eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -70,6 +70,17 @@ test-onnx: $(ONNX_STAMP)  ## export to ONNX and vision_engine=, with ONNX Runtim
 
 bench-onnx: $(ONNX_STAMP)  ## ONNX Runtime and OpenVINO beside torch on this CPU; writes benchmarks/results/bench_engines.json
 	$(ONNX)/bin/python -m benchmarks.bench_engines
+
+RAY := .venv-ray
+RAY_STAMP := $(RAY)/.installed
+
+$(RAY_STAMP): tests/ray/requirements.txt
+	test -x $(RAY)/bin/python || $(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/ray/requirements.txt
+	touch $@
+
+test-ray: $(RAY_STAMP)  ## the batch example on Ray Data with two servers, in a .venv-ray of its own (no torch)
+	PYTHONPATH=src $(RAY)/bin/python -m pytest tests/ray -m slow --confcutdir tests/ray
 
 # No stamp: what is newest changes by the day. The caps of pyproject.toml do not hold here, so that one sees what comes.
 NEWEST := .venv-newest
@@ -178,4 +189,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove every .venv
-	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(VLLM) $(SERVE) $(NEWEST) $(OLDEST)
+	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(VLLM) $(RAY) $(SERVE) $(NEWEST) $(OLDEST)

@@ -63,6 +63,16 @@ class PromptBuilder:
         self._check_length(inputs)
         return inputs.to(self._model.device, self._model.dtype)
 
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt's text alone, with one placeholder a picture.
+
+        Raises:
+            ApiError: a 400, as ``build`` raises it.
+        """
+        self._check_texts(messages)
+        with self._lock:
+            return self._render(messages)
+
     def with_processor(self, work: Callable[[Any], T]) -> T:
         """What ``work`` makes of the processor's copy, while nobody else uses it."""
         with self._lock:

@@ -1,0 +1,68 @@
+"""A chat as the text around its pictures, and the question in it, rendered by the checkpoint's own template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trimkit.pipeline.query_reader import QueryReader
+from trimkit.serving.server.errors import bad_request
+from trimkit.serving.server.prompts import PromptBuilder
+from trimkit.serving.server.schema import Message
+
+__all__ = ["PromptRenderer", "TextAround"]
+
+
+@dataclass(frozen=True)
+class TextAround:
+    """A rendered chat without its pictures.
+
+    Attributes:
+        pieces: the text before the first picture, between two, and behind the last: one more than there are pictures.
+        add_special_tokens: whether the tokenizer is to add its own, which the template has not written.
+        question: what the user says last, or None where the user says nothing.
+    """
+
+    pieces: list[str]
+    add_special_tokens: bool
+    question: str | None
+
+
+class PromptRenderer:
+    """Renders chats for one checkpoint. Not for several threads at once.
+
+    Args:
+        model, processor: of the checkpoint; the model's language model may be empty.
+        image_token_id: of its placeholder.
+    """
+
+    def __init__(self, model: Any, processor: Any, image_token_id: int) -> None:
+        self._prompts = PromptBuilder(model, processor)
+        self._tokenizer = getattr(processor, "tokenizer", processor)
+        self._image_id = image_token_id
+        self._reader = QueryReader(processor)
+        self.image_token: str = self._tokenizer.convert_ids_to_tokens(image_token_id)
+
+    def __call__(self, messages: Sequence[Message], pictures: int) -> TextAround:
+        """Render messages that hold so many pictures.
+
+        Raises:
+            ApiError: a 400: the template refuses them, or a text holds the placeholder.
+        """
+        text = self._prompts.render(messages)
+        pieces = text.split(self.image_token)
+        if len(pieces) != pictures + 1:
+            raise bad_request(
+                f"the chat template leaves {len(pieces) - 1} places for {pictures} pictures: put them into other turns",
+                "messages",
+            )
+        bos = self._tokenizer.bos_token
+        add_special = not (bos is not None and text.startswith(bos))  # as transformers' processors decide
+        return TextAround(pieces, add_special, self._question(text) if pictures else None)
+
+    def _question(self, text: str) -> str | None:
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return self._reader.read(torch.tensor(ids), self._image_id) or None
