@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from trimkit.attach.attachment import Attachment
 from trimkit.core.choices import OnUnreduced, Positions, QueryFrom, TurnPolicy
+from trimkit.core.confidence import Fallback
 from trimkit.methods import Method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
@@ -33,6 +34,7 @@ def reduce(
     tower_layer: int | None = None,
     pad_to_multiple_of: int = 1,
     on_unreduced: OnUnreduced = "error",
+    fallback: str | Mapping[str, Any] | Fallback | None = None,
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -70,6 +72,9 @@ def reduce(
         on_unreduced: what happens to a call that brings images and cannot be reduced (packed sequences, a mask of its own, a
             video that is not covered ...): ``error`` refuses it, ``warn`` and ``stock`` run it with all of its image tokens,
             with a warning or without.
+        fallback: answers of whose first tokens the model is unsure are asked for again with all image tokens: ``full``, or the
+            fields of a ``trimkit.Fallback`` (threshold, how many tokens are looked at, budgets between). In ``generate`` alone;
+            ``report.rungs`` says what was tried. ``trimkit calibrate --risk`` finds the threshold that keeps a promise.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
@@ -92,6 +97,7 @@ def reduce(
         tower_layer=tower_layer,
         pad_to_multiple_of=pad_to_multiple_of,
         on_unreduced=on_unreduced,
+        fallback=fallback,
         **options,
     )
 

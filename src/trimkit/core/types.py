@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from trimkit.core.geometry import View
-from trimkit.core.report import ImageReport, Report, ReportRenderer, StageSeconds
+from trimkit.core.report import ImageReport, Report, ReportRenderer, Rung, StageSeconds
 from trimkit.errors import ConfigError
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Midway",
     "Report",
     "ReportRenderer",
+    "Rung",
     "Selection",
     "StageSeconds",
     "TokenBatch",
