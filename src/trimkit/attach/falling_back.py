@@ -73,9 +73,11 @@ class FallbackGenerate:
             report = rung.attached.report
             owners = owners or [(image.medium, image.row) for image in report.images]
             stay = left if watch is None else self._sure(watch, rows, left)
-            tried = Rung(rung.budget, tuple(left), tuple(stay), report.tokens_after, time.perf_counter() - started)
+            seconds, report = time.perf_counter() - started, _of_batch(report, rows)
+            by_row = tuple(report.tokens_of_row(row) for row in left)
+            tried = Rung(rung.budget, tuple(left), tuple(stay), report.tokens_after, by_row, seconds)
             answers.append(AnsweredRows(out, [rows.index(row) for row in stay], stay))
-            reports.append((_of_batch(report, rows), tried))
+            reports.append((report, tried))
             left = [row for row in left if row not in stay]
             if not left:
                 break

@@ -73,7 +73,7 @@ class Rung:
     Attributes:
         budget: in words.
         asked, answered: batch rows that were asked there, and those whose answer stayed.
-        tokens: image tokens that the language model was given.
+        tokens: image tokens that the language model was given, and by_row those of each row in ``asked``.
         seconds: wall-clock time, decoding included.
     """
 
@@ -81,6 +81,7 @@ class Rung:
     asked: tuple[int, ...]
     answered: tuple[int, ...]
     tokens: int
+    by_row: tuple[int, ...]
     seconds: float
 
 
@@ -118,6 +119,13 @@ class Report:
     def tokens_tried(self) -> int:
         """Image tokens that the language model was given in all: those of answers that did not stay are counted, too."""
         return sum(rung.tokens for rung in self.rungs) if self.rungs else self.tokens_after
+
+    def tokens_of_row(self, row: int) -> int:
+        """Image tokens that the language model was given for one batch row, in all tries."""
+        if not self.rungs:
+            return sum(image.tokens_after for image in self.images if image.row == row)
+        tried = [dict(zip(rung.asked, rung.by_row, strict=True)) for rung in self.rungs]
+        return sum(tokens.get(row, 0) for tokens in tried)
 
     @property
     def tokens_before(self) -> int:
