@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trimkit.attach import Attachment, reduce
+from trimkit.core.choices import Positions
 from trimkit.core.confidence import Fallback
 from trimkit.core.types import Report
 from trimkit.errors import InputError
@@ -72,6 +73,7 @@ def ask(
     scorer: Any = None,
     max_new_tokens: int = 32,
     fallback: str | Mapping[str, Any] | Fallback | None = None,
+    positions: Positions = "auto",
     **options: Any,
 ) -> Answer:
     """Answer greedily with reduced image tokens.
@@ -80,7 +82,7 @@ def ask(
         model, processor: as ``trimkit.loading.load_model`` gives them.
         image: a PIL image, for example from ``trimkit.images.load_image``, or a list of them: all go into one prompt.
         question: what to ask; it is also what relevance is measured against.
-        method, scorer, fallback, options: as ``trimkit.reduce`` takes them.
+        method, scorer, fallback, positions, options: as ``trimkit.reduce`` takes them.
         max_new_tokens: length limit of the reply.
 
     Returns:
@@ -90,7 +92,9 @@ def ask(
         InputError: the question is empty or too long for the model.
         TrimkitError: whatever ``trimkit.reduce`` raises.
     """
-    attachment = _attachment(model, processor, question, get_method(method, **options), scorer, fallback)
+    attachment = _attachment(
+        model, processor, question, get_method(method, **options), scorer, fallback=fallback, positions=positions
+    )
     inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
     return _reduced(attachment, processor, inputs, max_new_tokens)
 
@@ -105,6 +109,7 @@ def compare(
     scorer: Any = None,
     max_new_tokens: int = 32,
     fallback: str | Mapping[str, Any] | Fallback | None = None,
+    positions: Positions = "auto",
     **options: Any,
 ) -> tuple[Answer, Answer]:
     """Answer with reduced tokens and with the stock model, interleaved; takes and raises what ``ask`` does.
@@ -115,7 +120,9 @@ def compare(
     Returns:
         The reduced and the full answer.
     """
-    attachment = _attachment(model, processor, question, get_method(method, **options), scorer, fallback)
+    attachment = _attachment(
+        model, processor, question, get_method(method, **options), scorer, fallback=fallback, positions=positions
+    )
     inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
     arms: tuple[Callable[[], Answer], ...] = (
         lambda: _reduced(attachment, processor, inputs, max_new_tokens),
@@ -235,16 +242,14 @@ def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
         )
 
 
-def _attachment(
-    model: Any, processor: Any, question: str, method: Method, scorer: Any, fallback: Any = None
-) -> Attachment:
+def _attachment(model: Any, processor: Any, question: str, method: Method, scorer: Any, **call: Any) -> Attachment:
     """A detached attachment whose scorer is loaded already, so that loading is not timed.
 
     No image is held from one run to the next; within one, what is asked again finds its features.
     """
     found = scorer_of(model, scorer) if method.needs_relevance else None
-    cache: Any = 0 if fallback is None else FeatureCache(_MOST_IMAGES)
-    how: dict[str, Any] = {"query": question, "cache_images": cache, "fallback": fallback}
+    cache: Any = 0 if call.get("fallback") is None else FeatureCache(_MOST_IMAGES)
+    how: dict[str, Any] = {"query": question, "cache_images": cache, **call}
     return reduce(model, processor, method=method, scorer=found, **how)
 
 

@@ -21,7 +21,16 @@ from trimkit.io.text import json_text
 from trimkit.io.validation import first_fault
 from trimkit.methods import Method, get_method
 
-__all__ = ["Config", "Reduction", "configured", "exported_reduction", "load_config", "read_config", "save_config"]
+__all__ = [
+    "Config",
+    "Reduction",
+    "call_options",
+    "configured",
+    "exported_reduction",
+    "load_config",
+    "read_config",
+    "save_config",
+]
 
 VERSION = 1
 _MAX_BYTES = 16 * 2**20
@@ -152,6 +161,16 @@ def configured(
     if method not in (None, known.method):
         said = {key: said[key] for key in ("budget", "profile") if key in said}
     return get_method(method or known.method, **{**said, **options})
+
+
+def call_options(path: str | Path | None, own: Reduction | None = None) -> dict[str, Any]:
+    """``fallback`` and ``positions`` of a config file, else of ``own``; empty where neither says any.
+
+    Raises:
+        ConfigError: as ``read_config`` does.
+    """
+    known = read_config(path).reduce if path is not None else own
+    return {} if known is None else known.call
 
 
 def save_config(path: str | Path, config: Config) -> Path:
