@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimkit.calibration._calibrate import choose_profile, find_scorer
-from trimkit.calibration._measure import Probe
+from trimkit.calibration._measure import Probe, Values
 from trimkit.calibration._outcomes import LossMeasure, Outcomes, Way, measure_outcomes, refuse_broken
 from trimkit.calibration._promise import Promise, Step, prove, split_pictures
 from trimkit.calibration._sources import Questions, make_pairs
@@ -105,12 +105,14 @@ def calibrate_risk(
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     found = find_scorer(next((each for each in methods if each.uses_text), methods[0]), model, scorer)
 
-    def probe_of(numbers: set[float]) -> Probe:
-        mine = [pair for pair in pairs if pair.picture in numbers]
+    def probe_of(places: Values) -> Probe:
+        wanted = {numbers[int(place)] for place in places}
+        mine = [pair for pair in pairs if pair.picture in wanted]
         return Probe(model, processor, mine, scorer=found, advance=advance, **limits)
 
-    choosing, proving = split_pictures(len({pair.picture for pair in pairs}), risk, confidence, seed)
-    first = probe_of(set(choosing))
+    numbers = sorted({pair.picture for pair in pairs})
+    choosing, proving = split_pictures(len(numbers), risk, confidence, seed)
+    first = probe_of(choosing)
     refuse_broken(first)
     ways = [
         Way(get_method(each, budget=share), place)
@@ -119,7 +121,7 @@ def calibrate_risk(
         for share in BUDGETS
     ]
     tuned = [measure_outcomes(first, way, measure) for way in ways]
-    second = probe_of(set(proving))
+    second = probe_of(proving)
     refuse_broken(second)
     proved = [measure_outcomes(second, way, measure) for way in ways]
     promise = prove(tuned, proved, risk, confidence, fallback=fallback)

@@ -129,7 +129,7 @@ def pick_method(
     """Build the method before anything slow happens; see ``trimkit.config.configured``.
 
     An exported ``model`` is reduced as its own settings say, where nothing else is given. What a config says beside the method
-    is left out with a warning, unless the command takes ``pick_call``, too (``whole``).
+    is left out with a line that says so, unless the command takes ``pick_call``, too (``whole``).
 
     Raises:
         ConfigError: unknown name, bad budget, a setting that the method does not have, or a config that cannot be read.
@@ -139,7 +139,7 @@ def pick_method(
     given = {} if budget is None else {"budget": budget}
     own = None if model is None or config is not None else exported_reduction(model)
     if not whole and (left := call_options(config, own)):
-        warnings.warn(f"this command reduces without the config's {' and '.join(left)}", stacklevel=2)
+        print(f"trimkit: this command reduces without the config's {' and '.join(left)}", file=sys.stderr)
     return configured(config, name, own, **{**given, **read_settings(settings)})
 
 
