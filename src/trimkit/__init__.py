@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trimkit.attach.export import export
     from trimkit.config import load_config
     from trimkit.core.budget import Budget, parse_budget
+    from trimkit.core.confidence import Fallback
     from trimkit.core.types import EncoderProfile, ImageReport, ImageTokens, Report, Selection, TokenBatch
     from trimkit.errors import (
         ConfigError,
@@ -49,6 +50,7 @@ __all__ = [
     "ConfigError",
     "EncoderProfile",
     "ExternalScorer",
+    "Fallback",
     "FeatureCache",
     "ImageEmbeddings",
     "ImageReport",
@@ -86,6 +88,7 @@ _HOMES = {
     "trimkit.attach.export": ("export",),
     "trimkit.config": ("load_config",),
     "trimkit.core.budget": ("Budget", "parse_budget"),
+    "trimkit.core.confidence": ("Fallback",),
     "trimkit.core.types": ("EncoderProfile", "ImageReport", "ImageTokens", "Report", "Selection", "TokenBatch"),
     "trimkit.errors": (
         "ConfigError",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from trimkit.attach import Attachment, reduce
+from trimkit.core.choices import Positions
+from trimkit.core.confidence import Fallback
 from trimkit.core.types import Report
 from trimkit.engines import TowerEngine
 from trimkit.errors import InputError
 from trimkit.io.text import is_text
 from trimkit.methods import Method, get_method
 from trimkit.models import family_of
+from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.pipeline.model_store import scorer_of
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "seen_boxes",
 ]
 
+_MOST_IMAGES = 64  # held within one run
 _REPEATS = 5
 _REPEAT_SECONDS = 10.0  # slower pairs of runs are timed once after the warm-up: a repeat costs more than it tells
 
@@ -38,7 +42,8 @@ class Answer:
 
     Attributes:
         answer: the reply.
-        image_tokens_full, image_tokens_kept: tokens of the picture before and after reduction.
+        image_tokens_full, image_tokens_kept: tokens of the picture before and after reduction; with ``fallback``, after it
+            those of all tries.
         seconds: one ``generate`` call from pixels to reply, vision tower and question included.
         report: per image and per stage; None for the stock model.
     """
@@ -69,6 +74,8 @@ def ask(
     scorer: Any = None,
     max_new_tokens: int = 32,
     vision_engine: str | None = None,
+    fallback: str | Mapping[str, Any] | Fallback | None = None,
+    positions: Positions = "auto",
     **options: Any,
 ) -> Answer:
     """Answer greedily with reduced image tokens.
@@ -77,7 +84,7 @@ def ask(
         model, processor: as ``trimkit.loading.load_model`` gives them.
         image: a PIL image, for example from ``trimkit.images.load_image``, or a list of them: all go into one prompt.
         question: what to ask; it is also what relevance is measured against.
-        method, scorer, vision_engine, options: as ``trimkit.reduce`` takes them.
+        method, scorer, vision_engine, fallback, positions, options: as ``trimkit.reduce`` takes them.
         max_new_tokens: length limit of the reply.
 
     Returns:
@@ -87,7 +94,8 @@ def ask(
         InputError: the question is empty or too long for the model.
         TrimkitError: whatever ``trimkit.reduce`` raises.
     """
-    attachment = _attachment(model, processor, question, get_method(method, **options), scorer, vision_engine)
+    call: dict[str, Any] = {"vision_engine": vision_engine, "fallback": fallback, "positions": positions}
+    attachment = _attachment(model, processor, question, get_method(method, **options), scorer, **call)
     inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
     return _reduced(attachment, processor, inputs, max_new_tokens)
 
@@ -102,6 +110,8 @@ def compare(
     scorer: Any = None,
     max_new_tokens: int = 32,
     vision_engine: str | None = None,
+    fallback: str | Mapping[str, Any] | Fallback | None = None,
+    positions: Positions = "auto",
     **options: Any,
 ) -> tuple[Answer, Answer]:
     """Answer with reduced tokens and with the stock model, interleaved; takes and raises what ``ask`` does.
@@ -112,7 +122,8 @@ def compare(
     Returns:
         The reduced and the full answer.
     """
-    attachment = _attachment(model, processor, question, get_method(method, **options), scorer, vision_engine)
+    call: dict[str, Any] = {"vision_engine": vision_engine, "fallback": fallback, "positions": positions}
+    attachment = _attachment(model, processor, question, get_method(method, **options), scorer, **call)
     inputs = build_inputs(model, processor, [image], [question], max_new_tokens=max_new_tokens)
     arms: tuple[Callable[[], Answer], ...] = (
         lambda: _reduced(attachment, processor, inputs, max_new_tokens),
@@ -232,13 +243,17 @@ def _check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
         )
 
 
-def _attachment(
-    model: Any, processor: Any, question: str, method: Method, scorer: Any, vision_engine: str | None = None
-) -> Attachment:
-    """A detached attachment whose scorer and engine are loaded already, so that loading is not timed; no images are cached."""
+def _attachment(model: Any, processor: Any, question: str, method: Method, scorer: Any, **call: Any) -> Attachment:
+    """A detached attachment whose scorer and engine are loaded already, so that loading is not timed.
+
+    No image is held from one run to the next; within one, what is asked again finds its features.
+    """
     scorer = scorer_of(model, scorer) if method.needs_relevance else None
-    engine = None if vision_engine is None else TowerEngine(vision_engine)
-    found = reduce(model, processor, method=method, scorer=scorer, query=question, cache_images=0, vision_engine=engine)
+    named = call.pop("vision_engine")
+    engine = None if named is None else TowerEngine(named)
+    cache: Any = 0 if call.get("fallback") is None else FeatureCache(_MOST_IMAGES)
+    how: dict[str, Any] = {"query": question, "cache_images": cache, "vision_engine": engine, **call}
+    found = reduce(model, processor, method=method, scorer=scorer, **how)
     if engine is not None:
         with found:  # loads it, and it stays loaded
             pass
@@ -250,7 +265,7 @@ def _reduced(attachment: Attachment, processor: Any, inputs: Any, max_new_tokens
     with attachment:
         reply, seconds = _generate(attachment.model, processor, inputs, max_new_tokens)
     report = attachment.report
-    return Answer(reply, report.tokens_before, report.tokens_after, seconds, report)
+    return Answer(reply, report.tokens_before, report.tokens_tried, seconds, report)
 
 
 def _full(model: Any, processor: Any, inputs: Any, max_new_tokens: int) -> Answer:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trimkit.core.choices import Positions
+from trimkit.core.confidence import fallback_of
 from trimkit.errors import ConfigError, InputError
 from trimkit.io.files import user_path, write_atomically
 from trimkit.io.reading import read_json
@@ -19,23 +21,40 @@ from trimkit.io.text import json_text
 from trimkit.io.validation import first_fault
 from trimkit.methods import Method, get_method
 
-__all__ = ["Config", "Reduction", "configured", "exported_reduction", "load_config", "read_config", "save_config"]
+__all__ = [
+    "Config",
+    "Reduction",
+    "call_options",
+    "configured",
+    "exported_reduction",
+    "load_config",
+    "read_config",
+    "save_config",
+]
 
 VERSION = 1
 _MAX_BYTES = 16 * 2**20
 
 
 class Reduction(BaseModel):
-    """A method's name and its options; the options are checked by the method."""
+    """A method's name and options, which the method checks; ``fallback`` and ``positions`` as ``trimkit.reduce`` takes."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     method: str = Field(min_length=1)
+    fallback: dict[str, Any] | None = None
+    positions: Positions | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """The options, as ``get_method`` takes them."""
         return dict(self.model_extra or {})
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """What else it says of a call: ``fallback`` and ``positions``, where it does."""
+        said = {"fallback": self.fallback, "positions": self.positions}
+        return {name: value for name, value in said.items() if value is not None}
 
     def build(self) -> Method:
         """The method.
@@ -43,6 +62,7 @@ class Reduction(BaseModel):
         Raises:
             UnknownNameError, ConfigError: no such method or option.
         """
+        fallback_of(self.fallback)
         return get_method(self.method, **self.options)
 
 
@@ -89,13 +109,13 @@ def load_config(path: str | Path) -> dict[str, Any]:
     """What a config file says, as arguments: ``trimkit.reduce(model, processor, **trimkit.load_config(path))``.
 
     Returns:
-        ``method`` and its options.
+        ``method`` and its options; ``fallback`` and ``positions`` where the file has them.
 
     Raises:
         ConfigError: see ``read_config``.
     """
     reduction = read_config(path).reduce
-    return {"method": reduction.method, **reduction.options}
+    return {"method": reduction.method, **reduction.options, **reduction.call}
 
 
 def exported_reduction(model: str | Path) -> Reduction | None:
@@ -143,6 +163,16 @@ def configured(
     return get_method(method or known.method, **{**said, **options})
 
 
+def call_options(path: str | Path | None, own: Reduction | None = None) -> dict[str, Any]:
+    """``fallback`` and ``positions`` of a config file, else of ``own``; empty where neither says any.
+
+    Raises:
+        ConfigError: as ``read_config`` does.
+    """
+    known = read_config(path).reduce if path is not None else own
+    return {} if known is None else known.call
+
+
 def save_config(path: str | Path, config: Config) -> Path:
     """Write a config file, whole or not at all; returns where.
 
@@ -150,7 +180,7 @@ def save_config(path: str | Path, config: Config) -> Path:
         InputError: the directory or the disk refuses.
     """
     target = user_path(path)
-    text = json_text(config.model_dump(mode="json"))
+    text = json_text(config.model_dump(mode="json", exclude_none=True))
     write_atomically(target, lambda file: file.write(text.encode()))
     return target
 

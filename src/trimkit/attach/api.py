@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,7 @@ from torch import nn
 
 from trimkit.attach.attachment import Attachment
 from trimkit.core.choices import OnUnreduced, Positions, QueryFrom, TurnPolicy
-from trimkit.engines import TowerEngine
-from trimkit.methods import Method
+ofrom trimkit.methods import Method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
 
@@ -36,6 +35,7 @@ def reduce(
     buckets: Sequence[int] = (),
     on_unreduced: OnUnreduced = "error",
     vision_engine: str | TowerEngine | None = None,
+    fallback: str | Mapping[str, Any] | Fallback | None = None,
     **options: Any,
 ) -> Attachment:
     """Reduce a model's image tokens within a ``with`` block.
@@ -79,6 +79,9 @@ def reduce(
             and VipLLaVA. Its graph is made once and held beside the checkpoint. When the model is attached, two pictures go
             through both, and where the method would keep other patches, that is refused. It is loaded for as long as the model
             is attached; pass a ``trimkit.engines.TowerEngine`` to keep it loaded from one ``with`` block to the next.
+        fallback: answers of whose first tokens the model is unsure are asked for again with all image tokens: ``full``, or the
+            fields of a ``trimkit.Fallback`` (threshold, how many tokens are looked at, budgets between). In ``generate`` alone;
+            ``report.rungs`` says what was tried. ``trimkit calibrate --risk`` finds the threshold that keeps a promise.
         **options: fields of the method, for example ``budget=0.2``.
 
     Raises:
@@ -104,6 +107,7 @@ def reduce(
         buckets=tuple(buckets),
         on_unreduced=on_unreduced,
         vision_engine=vision_engine,
+        fallback=fallback,
         **options,
     )
 

@@ -83,6 +83,12 @@ class AttachedModel:
         """Make it the report of the last call; None while a call runs, and after one that failed."""
         self._report = self.current.report = report
 
+    def sibling(self, reducer: InputReducer) -> AttachedModel:
+        """The same model, its calls and reports shared, reduced by another reducer."""
+        other = AttachedModel(self.model, reducer, self.query, self._on_unreduced)
+        other.current = self.current
+        return other
+
     def keep_empty(self, call: CallRecord) -> None:
         """The report of a call without pictures, or of one that ran with all image tokens because the user allows it."""
         call.report = Report(self.method.name, (), call.clock.seconds)

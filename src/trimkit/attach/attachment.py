@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,14 @@ import torch
 from torch import nn
 
 from trimkit.attach.attached_model import AttachedModel
+from trimkit.attach.falling_back import FallbackGenerate
 from trimkit.attach.forward_shadows import ForwardShadows
 from trimkit.attach.generating import ReducedGenerate
+from trimkit.attach.ladder import with_fallback
 from trimkit.attach.requirements import check_version
 from trimkit.attach.shadow import SHADOWING, Shadow
 from trimkit.core.choices import OnUnreduced
+from trimkit.core.confidence import Fallback, fallback_of
 from trimkit.core.types import Report
 from trimkit.engines import TowerEngine
 from trimkit.errors import ConfigError, UnsupportedError
@@ -47,6 +50,7 @@ class Attachment:
         full_logits: bool = False,
         on_unreduced: OnUnreduced = "error",
         vision_engine: str | TowerEngine | None = None,
+        fallback: str | Mapping[str, Any] | Fallback | None = None,
         **options: Any,
     ) -> None:
         check_version()
@@ -61,7 +65,11 @@ class Attachment:
         reducer = InputReducer(self.model, processor, method, scorer, settings, options)
         self._attached_model = AttachedModel(self.model, reducer, query, on_unreduced)
         self._forwards = ForwardShadows(self._attached_model, full_logits=full_logits)
-        self._generate = ReducedGenerate(self._attached_model, self._forwards)
+        self._generate: ReducedGenerate | FallbackGenerate = ReducedGenerate(self._attached_model, self._forwards)
+        self.fallback = fallback_of(fallback)
+        if self.fallback is not None:
+            source = (processor, scorer, settings)
+            self._generate = with_fallback(self._attached_model, self._forwards, self.fallback, source)
         self._shadows: list[Shadow] = []
 
     @property

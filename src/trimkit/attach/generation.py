@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["count_whole_prompt", "infer_attention_mask", "one_sequence_a_row", "restore_prompt"]
+__all__ = ["count_whole_prompt", "infer_attention_mask", "one_sequence_a_row", "restore_prompt", "setting_of"]
 
 
 def infer_attention_mask(defaults: Any, kwargs: dict[str, Any]) -> Tensor | None:
     """The mask that ``generate`` would infer: padding tokens, where they cannot be mistaken for the end; else None."""
     input_ids: Tensor = kwargs["input_ids"]
-    pad, eos = (_setting(defaults, kwargs, name) for name in ("pad_token_id", "eos_token_id"))
+    pad, eos = (setting_of(defaults, kwargs, name) for name in ("pad_token_id", "eos_token_id"))
     ends = eos if isinstance(eos, (list, tuple)) else [eos]
     if pad is None or pad in ends or not bool((input_ids == pad).any()):
         return None
@@ -23,14 +23,14 @@ def infer_attention_mask(defaults: Any, kwargs: dict[str, Any]) -> Tensor | None
 
 def one_sequence_a_row(defaults: Any, kwargs: dict[str, Any]) -> bool:
     """Whether neither beams nor several returned sequences multiply the rows."""
-    return all((_setting(defaults, kwargs, name) or 1) == 1 for name in ("num_beams", "num_return_sequences"))
+    return all((setting_of(defaults, kwargs, name) or 1) == 1 for name in ("num_beams", "num_return_sequences"))
 
 
 def shift_lengths(defaults: Any, kwargs: dict[str, Any], dropped: int) -> None:
     """Take the dropped tokens off ``max_length`` and ``min_length``, which count the prompt; changes ``kwargs``."""
     for name, counterpart in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        value = _setting(defaults, kwargs, name)
-        if value is None or _setting(defaults, kwargs, counterpart) is not None:
+        value = setting_of(defaults, kwargs, name)
+        if value is None or setting_of(defaults, kwargs, counterpart) is not None:
             continue
         shifted, config = max(value - dropped, 0), kwargs.get("generation_config")
         if config is None or kwargs.get(name) is not None:
@@ -40,7 +40,7 @@ def shift_lengths(defaults: Any, kwargs: dict[str, Any], dropped: int) -> None:
             setattr(kwargs["generation_config"], name, shifted)
 
 
-def _setting(defaults: Any, kwargs: dict[str, Any], name: str) -> Any:
+def setting_of(defaults: Any, kwargs: dict[str, Any], name: str) -> Any:
     """What ``generate`` takes: its keyword, else the config passed, else the model's default."""
     for value in (kwargs.get(name), getattr(kwargs.get("generation_config"), name, None)):
         if value is not None:

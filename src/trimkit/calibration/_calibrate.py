@@ -34,7 +34,7 @@ from trimkit.pipeline.model_store import scorer_of
 from trimkit.pipeline.selecting import no_scorer
 from trimkit.scorers import Scorer
 
-__all__ = ["Calibration", "calibrate", "count_passes"]
+__all__ = ["Calibration", "calibrate", "choose_profile", "count_passes", "find_scorer"]
 
 _SHARE = 1 / 9  # of the image tokens, in stage 1: 64 of 576
 _SHARES = (0.03, 0.06, _SHARE, 0.17, 0.25, 0.4, 0.6)
@@ -123,7 +123,7 @@ def calibrate(
     """
     base = get_method(method, **options)
     _check(base, agreement, per_picture, max_new_tokens, batch_size, seed)
-    found = _scorer(base, model, scorer)
+    found = find_scorer(base, model, scorer)
     pairs = make_pairs(pictures, questions, per_picture)
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     probe = Probe(model, processor, pairs, scorer=found, advance=advance, **limits)
@@ -235,7 +235,7 @@ def _curve(probe: Probe, base: Method, measured: Sequence[Arm]) -> list[Arm]:
     return sorted(arms, key=lambda arm: (arm.share, _mean(arm)))
 
 
-def _scorer(method: Method, model: Any, scorer: Any) -> Scorer | None:
+def find_scorer(method: Method, model: Any, scorer: Any) -> Scorer | None:
     """The scorer of a method that reads the text, None for others."""
     if not method.uses_text:
         return None

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from trimkit.ask import build_inputs
 from trimkit.attach import reduce
+from trimkit.core.choices import Positions
 from trimkit.core.types import Report
 from trimkit.errors import InputError
 from trimkit.methods import Method, get_method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
 
-__all__ = ["Arm", "Pair", "Probe", "js_divergence", "kl_divergence"]
+__all__ = ["Answers", "Arm", "Pair", "Probe", "Values", "js_divergence", "kl_divergence", "of_row", "until_end"]
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -69,7 +70,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class _Answers:
+class Answers:
     """What the full model says to one batch: ``tokens`` and ``real`` ``[B, T]``, ``logp`` ``[B, T, V]`` on the CPU."""
 
     pairs: Sequence[Pair]
@@ -109,18 +110,19 @@ class Probe:
         advance: Callable[[int], None] | None = None,
     ) -> None:
         self._model, self._processor, self._scorer = model, processor, scorer
-        self._limit, self._size = max_new_tokens, batch_size
-        self._advance = advance or (lambda steps: None)
+        self.length, self._size = max_new_tokens, batch_size
+        self.ends = model.generation_config.eos_token_id
+        self.advance = advance or (lambda steps: None)
         self._cache = FeatureCache(len({pair.picture for pair in pairs}))
         self.skipped: list[tuple[str, str]] = []
         self.pairs = [pair for pair in pairs if self._can_be_asked(pair)]
         if not self.pairs:
             raise InputError("there is no question that this model can be asked: give shorter ones")
-        self._answers = self._answer_all()
+        self.answers = self._answer_all()
 
     def measure(self, method: Method) -> Arm:
         """One way of reducing on all pairs."""
-        rows = [row for answers in self._answers for row in self._follow(method, answers)]
+        rows = [row for answers in self.answers for row in self._follow(method, answers)]
         columns = np.array(rows, dtype=np.float64).T
         owners = np.array([pair.picture for pair in self.pairs])
         present = np.unique(owners)
@@ -129,33 +131,33 @@ class Probe:
 
     def _can_be_asked(self, pair: Pair) -> bool:
         try:
-            build_inputs(self._model, self._processor, [pair.image], [pair.question], max_new_tokens=self._limit)
+            build_inputs(self._model, self._processor, [pair.image], [pair.question], max_new_tokens=self.length)
         except InputError as error:
             self.skipped.append((pair.name, str(error)))
             return False
         return True
 
-    def _answer_all(self) -> list[_Answers]:
+    def _answer_all(self) -> list[Answers]:
         everything = get_method("random", budget=_EVERYTHING, aggregate="none")
         batches = [self.pairs[start : start + self._size] for start in range(0, len(self.pairs), self._size)]
         return [self._answer(everything, batch) for batch in batches]
 
-    def _answer(self, everything: Method, pairs: Sequence[Pair]) -> _Answers:
+    def _answer(self, everything: Method, pairs: Sequence[Pair]) -> Answers:
         questions = [pair.question for pair in pairs]
         images = [pair.image for pair in pairs]
-        inputs = build_inputs(self._model, self._processor, images, questions, max_new_tokens=self._limit)
-        out, _ = self._generate(everything, inputs, questions, self._limit)
+        inputs = build_inputs(self._model, self._processor, images, questions, max_new_tokens=self.length)
+        out, _ = self.generate(everything, inputs, questions, self.length)
         tokens = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
         logp = torch.stack([step.float().log_softmax(-1).cpu() for step in out.logits], dim=1)
-        self._advance(len(pairs))
-        return _Answers(pairs, inputs, tokens, _until_end(tokens, self._model.generation_config.eos_token_id), logp)
+        self.advance(len(pairs))
+        return Answers(pairs, inputs, tokens, until_end(tokens, self.ends), logp)
 
-    def _follow(self, method: Method, answers: _Answers) -> list[list[float]]:
+    def _follow(self, method: Method, answers: Answers) -> list[list[float]]:
         """Rows of what ``Arm`` holds, for one batch, along the full model's answers."""
         start = answers.inputs["input_ids"].shape[1]
         steps = answers.tokens.tolist()
         questions = [pair.question for pair in answers.pairs]
-        out, report = self._generate(
+        out, report = self.generate(
             method,
             answers.inputs,
             questions,
@@ -166,15 +168,28 @@ class Probe:
         real = answers.real
         same = (answers.logp.argmax(-1) == logq.argmax(-1)) | ~real
         js, kl = ((each(answers.logp, logq) * real).sum(1) / real.sum(1) for each in (js_divergence, kl_divergence))
-        self._advance(len(answers.pairs))
+        self.advance(len(answers.pairs))
         columns = zip(js.tolist(), kl.tolist(), same.all(dim=1).tolist(), strict=True)
-        return [[*values, *_of_row(report, row)] for row, values in enumerate(columns)]
+        return [[*values, *of_row(report, row)] for row, values in enumerate(columns)]
 
-    def _generate(
-        self, method: Method, inputs: Any, questions: list[str], length: int, **options: Any
+    def generate(
+        self,
+        method: Method,
+        inputs: Any,
+        questions: list[str],
+        length: int,
+        positions: Positions = "auto",
+        **options: Any,
     ) -> tuple[Any, Report]:
+        """Greedy answers with their logits, and the report."""
         attachment = reduce(
-            self._model, self._processor, method=method, scorer=self._scorer, query=questions, cache_images=self._cache
+            self._model,
+            self._processor,
+            method=method,
+            scorer=self._scorer if method.needs_relevance else None,
+            query=questions,
+            cache_images=self._cache,
+            positions=positions,
         )
         with attachment:
             out = self._model.generate(
@@ -210,14 +225,14 @@ def kl_divergence(logp: Tensor, logq: Tensor) -> Tensor:
     return terms.sum(dim=-1)
 
 
-def _until_end(tokens: Tensor, end: int | Sequence[int] | None) -> Tensor:
+def until_end(tokens: Tensor, end: int | Sequence[int] | None) -> Tensor:
     """``[B, T]`` bool: an answer's tokens, its end token included, without the padding behind."""
     ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else list(end), dtype=tokens.dtype)
     ended = torch.isin(tokens, ends).int()
     return (ended.cumsum(dim=1) - ended) == 0
 
 
-def _of_row(report: Report, row: int) -> tuple[float, float, float]:
+def of_row(report: Report, row: int) -> tuple[float, float, float]:
     """Tokens kept and before, and the spread of relevance, of one row's images."""
     images = [image for image in report.images if image.row == row]
     spreads = [float(image.relevance.float().std(correction=0)) for image in images if image.relevance is not None]

@@ -24,6 +24,7 @@ __all__ = [
     "ConfigOption",
     "DeviceOption",
     "DtypeOption",
+    "FallbackOption",
     "JsonOption",
     "MaxNewTokensOption",
     "MethodOption",
@@ -31,12 +32,14 @@ __all__ = [
     "ModelOption",
     "ScorerOption",
     "SetOption",
+    "ThresholdOption",
     "TowerLayerOption",
     "VisionEngineOption",
     "check_output",
     "is_given",
     "load",
     "model_files",
+    "pick_call",
     "pick_method",
     "pick_methods",
     "print_json",
@@ -107,6 +110,20 @@ VisionEngineOption = Annotated[
         show_default="torch",
     ),
 ]
+FallbackOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fallback",
+        help="'full': ask again with all image tokens where the model is unsure; 'none': do not.",
+        show_default="the config's, else none",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", help="Confidence below which a question is asked again.", show_default="the config's, else 0.5"
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -116,19 +133,47 @@ def pick_method(
     settings: Sequence[str] | None,
     config: str | None = None,
     model: str | None = None,
+    *,
+    whole: bool = False,
 ) -> Any:
     """Build the method before anything slow happens; see ``trimkit.config.configured``.
 
-    An exported ``model`` is reduced as its own settings say, where nothing else is given.
+    An exported ``model`` is reduced as its own settings say, where nothing else is given. What a config says beside the method
+    is left out with a line that says so, unless the command takes ``pick_call``, too (``whole``).
 
     Raises:
         ConfigError: unknown name, bad budget, a setting that the method does not have, or a config that cannot be read.
     """
-    from trimkit.config import configured, exported_reduction
+    from trimkit.config import call_options, configured, exported_reduction
 
     given = {} if budget is None else {"budget": budget}
     own = None if model is None or config is not None else exported_reduction(model)
+    if not whole and (left := call_options(config, own)):
+        print(f"trimkit: this command reduces without the config's {' and '.join(left)}", file=sys.stderr)
     return configured(config, name, own, **{**given, **read_settings(settings)})
+
+
+def pick_call(
+    config: str | None, model: str | None, fallback: str | None = None, threshold: float | None = None
+) -> dict[str, Any]:
+    """``fallback`` and ``positions`` as the config, or an exported ``model``, says; what is given beside them wins.
+
+    Raises:
+        ConfigError: a fallback that is not known, or a threshold without one.
+    """
+    from trimkit.config import call_options, exported_reduction
+    from trimkit.core.confidence import Fallback, fallback_of
+
+    own = None if model is None or config is not None else exported_reduction(model)
+    found = call_options(config, own)
+    if fallback is not None:
+        found["fallback"] = None if fallback == "none" else fallback_of(fallback)
+    if threshold is not None:
+        said = fallback_of(found.get("fallback"))
+        if said is None:
+            raise ConfigError("--threshold is when a question is asked again: give --fallback full, too")
+        found["fallback"] = Fallback(**{**said.model_dump(), "threshold": threshold})
+    return found
 
 
 def pick_methods(

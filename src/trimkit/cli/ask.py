@@ -26,6 +26,8 @@ def command(
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
     scorer: common.ScorerOption = None,
+    fallback: common.FallbackOption = None,
+    threshold: common.ThresholdOption = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also ask the full model, and time both fairly.")] = False,
     vision_engine: common.VisionEngineOption = None,
     frames: asking.FramesOption = 8,
@@ -41,9 +43,10 @@ def command(
     """
     from trimkit import ask
 
-    chosen = common.pick_method(method, budget, settings, config, model)
+    chosen = common.pick_method(method, budget, settings, config, model, whole=True)
+    call = common.pick_call(config, model, fallback, threshold)
     asked = asking.read_words(words, frames)
-    options = {"method": chosen, "scorer": scorer, "max_new_tokens": max_new_tokens, "vision_engine": vision_engine}
+    options = {"method": chosen, "scorer": scorer, "max_new_tokens": max_new_tokens, "vision_engine": vision_engine, **call}
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
         full = None
@@ -89,6 +92,10 @@ def describe(answer: Answer, budget: Any = None) -> str:
     reply = one_line(answer.answer) or "(nothing)"
     counts = f"{answer.image_tokens_kept} of {answer.image_tokens_full} image tokens"
     read = "" if budget is None else f", budget {budget.in_words()}"
+    rungs = () if answer.report is None else answer.report.rungs
+    if rungs:
+        sure = "sure at once" if len(rungs) == 1 else f"asked again with {rungs[-1].budget}"
+        read = f"{read}, {sure}"
     return f"{reply}   [{counts}{read}, {answer.seconds:.3f} s]"
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trimkit.cli import _common as common
+from trimkit.cli import _promise
 from trimkit.cli._progress import progress
 from trimkit.errors import InputError
 from trimkit.io.numbers import MAX_BATCH, MAX_QUESTIONS, MAX_SEED
@@ -37,13 +39,43 @@ def command(
     agreement: Annotated[
         float, typer.Option("--agreement", help="Share of answers that are to stay the same; picks the budget.")
     ] = 0.95,
+    risk: Annotated[
+        float | None,
+        typer.Option(
+            "--risk", help="Promise that at most this share of answers changes, for example 0.02, and prove it."
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option("--confidence", help="With --risk: of the promise.")] = 0.95,
+    measure: Annotated[
+        str, typer.Option("--measure", help="With --risk: what is not to change, 'answer' or 'divergence'.")
+    ] = "answer",
+    fallback: Annotated[
+        bool,
+        typer.Option(
+            "--fallback/--no-fallback", help="With --risk: ask again with all tokens where the model is unsure."
+        ),
+    ] = True,
     knee: Annotated[bool, typer.Option("--knee", help="Pick the budget at the curve's knee instead.")] = False,
     max_images: Annotated[
-        int, typer.Option("--max-images", min=1, max=MAX_QUESTIONS, help="Pictures used, drawn by the seed.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            "--max-images",
+            min=1,
+            max=MAX_QUESTIONS,
+            help="Pictures used, drawn by the seed.",
+            show_default="64; 600 with --risk",
+        ),
+    ] = None,
     per_image: Annotated[
-        int, typer.Option("--per-image", min=1, max=MAX_QUESTIONS, help="Questions of each picture, at most.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            "--per-image",
+            min=1,
+            max=MAX_QUESTIONS,
+            help="Questions of each picture, at most.",
+            show_default="2; 1 with --risk",
+        ),
+    ] = None,
     max_new_tokens: common.MaxNewTokensOption = 8,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, max=MAX_BATCH, help="Prompts per generate call.")
@@ -61,34 +93,49 @@ def command(
 
     Needs your pictures, better with your questions, and no labels: what is chosen stays nearest to what the model says with
     all its image tokens. Every other command with a --method takes the config with --config.
+
+    With --risk, the fewest tokens are chosen with which a promise is proved, by pictures that have not chosen them.
     """
-    from trimkit.calibration import calibrate, count_passes, files_of, read_sources
+    from trimkit.calibration import files_of
+
+    given = (images, questions)
+    target = common.check_output(output, questions, *files_of(images), model=model)
+    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed, "scorer": scorer}
+    where = (model, device, dtype)
+    if risk is not None:
+        wanted = _promise.Wanted(risk, confidence, measure, fallback, max_images or 600, per_image or 1)
+        methods = common.pick_methods(method or "focus", None, settings, model=model)
+        _promise.run(given, methods, wanted, limits, where, target, as_json=as_json)
+        return
+    chosen = common.pick_method(method, None, settings, model=model)
+    how = {**limits, "method": chosen, "agreement": None if knee else agreement, "per_picture": per_image or 2}
+    _calibrate(given, max_images or 64, how, where, target, force=force, as_json=as_json)
+
+
+def _calibrate(
+    given: tuple[str, str | None],
+    max_images: int,
+    how: dict[str, Any],
+    where: tuple[str, str, str],
+    target: Path | None,
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Choose by the pictures of ``given``, print what was found, and save it to ``target``."""
+    from trimkit.calibration import calibrate, count_passes, read_sources
     from trimkit.config import save_config
 
-    chosen = common.pick_method(method, None, settings, model=model)
-    target = common.check_output(output, questions, *files_of(images), model=model)
-    sources = read_sources(images, questions, limit=max_images, seed=seed)
+    sources = read_sources(*given, limit=max_images, seed=how["seed"])
     save = target is not None and not force
     _refuse_few(len(sources.pictures), save)
     started = time.perf_counter()
     with common.quiet():
-        loaded, processor = common.load(model, device, dtype)
-        total = count_passes(chosen) * len(sources.pictures) * per_image
+        loaded, processor = common.load(*where)
+        total = count_passes(how["method"]) * len(sources.pictures) * how["per_picture"]
         with progress("calibrate", total) as advance:
-            found = calibrate(
-                loaded,
-                processor,
-                sources.pictures,
-                sources.questions,
-                method=chosen,
-                scorer=scorer,
-                agreement=None if knee else agreement,
-                per_picture=per_image,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                seed=seed,
-                advance=advance,
-            )
+            found = calibrate(loaded, processor, sources.pictures, sources.questions, **how, advance=advance)
+    model = where[0]
     config = found.config.model_copy(update={"calibration": {"model": model, **(found.config.calibration or {})}})
     _refuse_few(found.settings["pictures"], save)
     if target is not None:

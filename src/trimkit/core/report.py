@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trimkit.errors import ConfigError
 
-__all__ = ["ImageReport", "Report", "ReportRenderer", "StageSeconds"]
+__all__ = ["ImageReport", "Report", "ReportRenderer", "Rung", "StageSeconds"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,6 +68,25 @@ class StageSeconds:
     prefill: float = 0.0
 
 
+@dataclass(frozen=True)
+class Rung:
+    """One of the tries of a call with ``fallback=``.
+
+    Attributes:
+        budget: in words.
+        asked, answered: batch rows that were asked there, and those whose answer stayed.
+        tokens: image tokens that the language model was given, and by_row those of each row in ``asked``.
+        seconds: wall-clock time, decoding included.
+    """
+
+    budget: str
+    asked: tuple[int, ...]
+    answered: tuple[int, ...]
+    tokens: int
+    by_row: tuple[int, ...]
+    seconds: float
+
+
 class ReportRenderer(Protocol):
     """Draws a report; who makes the report hands it over, since it knows where the pixels are."""
 
@@ -87,6 +106,8 @@ class Report:
 
     ``draw``, ``show`` and ``save`` draw what was kept on the pictures as the model's encoder was given them. The report holds
     those pixels by reference, as long as it lives; a copy that is pickled is without them.
+
+    With ``fallback=``, ``images`` are those of the answers that stayed, and ``rungs`` says what was tried for them.
     """
 
     method: str
@@ -94,6 +115,19 @@ class Report:
     seconds: StageSeconds = field(default_factory=StageSeconds)
     reused: int = 0
     renderer: ReportRenderer | None = field(default=None, compare=False)
+    rungs: tuple[Rung, ...] = ()
+
+    @property
+    def tokens_tried(self) -> int:
+        """Image tokens that the language model was given in all: those of answers that did not stay are counted, too."""
+        return sum(rung.tokens for rung in self.rungs) if self.rungs else self.tokens_after
+
+    def tokens_of_row(self, row: int) -> int:
+        """Image tokens that the language model was given for one batch row, in all tries."""
+        if not self.rungs:
+            return sum(image.tokens_after for image in self.images if image.row == row)
+        tried = [dict(zip(rung.asked, rung.by_row, strict=True)) for rung in self.rungs]
+        return sum(tokens.get(row, 0) for tokens in tried)
 
     @property
     def tokens_before(self) -> int:
@@ -152,6 +186,8 @@ class Report:
         kind = "image" if all(image.medium == "image" for image in self.images) else "picture"
         images = f"{counted} {kind}{'' if counted == 1 else 's'}"
         reused = f", {self.reused} columns reused" if self.reused else ""
+        again = sum(len(rung.asked) for rung in self.rungs[1:])
+        reused += f", asked again: {again}, {self.tokens_tried} tokens in all" if self.rungs else ""
         return (
             f"Report({self.method}: {self.tokens_before} -> {self.tokens_after} image tokens "
             f"({self.removed:.0%} removed), {images}{reused}, {sum(asdict(self.seconds).values()):.3f} s)"

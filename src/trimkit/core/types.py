@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trimkit.core.geometry import View
 from trimkit.core.layer_read import LayerRead
-from trimkit.core.report import ImageReport, Report, ReportRenderer, StageSeconds
+from trimkit.core.report import ImageReport, Report, ReportRenderer, Rung, StageSeconds
 from trimkit.core.transfer import upload
 from trimkit.errors import ConfigError
 
@@ -22,6 +22,7 @@ __all__ = [
     "Midway",
     "Report",
     "ReportRenderer",
+    "Rung",
     "Selection",
     "StageSeconds",
     "TokenBatch",

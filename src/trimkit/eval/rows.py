@@ -137,7 +137,7 @@ def _generate(
         Reply(
             text,
             sum(image.tokens_before for image in images if image.row == row),
-            sum(image.tokens_after for image in images if image.row == row),
+            attachment.report.tokens_of_row(row) if pictured else 0,
         )
         for row, text in enumerate(texts)
     ]

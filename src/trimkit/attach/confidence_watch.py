@@ -1,0 +1,107 @@
+"""How sure the model is of its first tokens, read while stock ``generate`` runs; the rows that are not are stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from trimkit.core.confidence import Fallback, token_confidence
+
+__all__ = ["ConfidenceWatch", "HeldStreamer", "StopUnsure"]
+
+
+class ConfidenceWatch(LogitsProcessor):  # type: ignore[misc]  # transformers is typed only in part
+    """Leaves the scores as they are. Goes last, so that it sees the distribution from which tokens are taken.
+
+    Args:
+        fallback: what is looked at.
+        ends: ids that end an answer.
+
+    Attributes:
+        steps: how many distributions were seen.
+        lowest: ``[B]`` confidence in the token of each row that the model was least sure of so far; None before the first.
+    """
+
+    def __init__(self, fallback: Fallback, ends: Tensor) -> None:
+        self._fallback, self._ends = fallback, ends
+        self.steps = 0
+        self.lowest: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Look at the scores ``[B, V]`` of the next token, where it is one of the first."""
+        if self.steps < self._fallback.tokens:
+            each = token_confidence(scores, self._fallback.measure)
+            if self.lowest is None:
+                self.lowest = each
+            else:
+                ended = torch.isin(input_ids[:, -self.steps :], self._ends.to(input_ids.device)).any(dim=1)
+                self.lowest = torch.where(ended, self.lowest, torch.minimum(self.lowest, each))
+            self.steps += 1
+        return scores
+
+    @property
+    def complete(self) -> bool:
+        """Whether all tokens that are to be looked at were seen."""
+        return self.steps >= self._fallback.tokens
+
+    def unsure(self) -> Tensor:
+        """``[B]`` bool; what is not a number is unsure, too.
+
+        Raises:
+            RuntimeError: nothing was generated.
+        """
+        if self.lowest is None:
+            raise RuntimeError("no token was generated")
+        return ~(self.lowest >= self._fallback.threshold)
+
+
+class StopUnsure(StoppingCriteria):  # type: ignore[misc]
+    """Ends the rows that will be asked for again, as soon as that is known."""
+
+    def __init__(self, watch: ConfidenceWatch) -> None:
+        self._watch = watch
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """``[B]`` bool, which rows are done."""
+        if not self._watch.complete:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return self._watch.unsure().to(input_ids.device)
+
+
+class HeldStreamer(BaseStreamer):  # type: ignore[misc]
+    """Holds what is streamed back until it is known whether the answer stays.
+
+    Args:
+        streamer: the user's.
+        watch: of the one row that is streamed.
+    """
+
+    def __init__(self, streamer: Any, watch: ConfidenceWatch) -> None:
+        self._streamer, self._watch = streamer, watch
+        self._held: list[Tensor] | None = []
+
+    def put(self, value: Tensor) -> None:
+        """The prompt, then token after token."""
+        if self._held is None:
+            self._streamer.put(value)
+            return
+        self._held.append(value)
+        if self._watch.complete and len(self._held) > self._watch.steps:
+            self.release()
+
+    def end(self) -> None:
+        """The answer is over."""
+        self.release()
+        if self._held is None:
+            self._streamer.end()
+
+    def release(self) -> None:
+        """Hand over what is held, where the answer stays."""
+        if self._held is not None and not bool(self._watch.unsure().any()):
+            for value in self._held:
+                self._streamer.put(value)
+            self._held = None

@@ -1,0 +1,137 @@
+"""What every question costs and loses with one way of reducing, and how sure the model is of its answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimkit.calibration._measure import Answers, Probe, Values, js_divergence, of_row, until_end
+from trimkit.core.choices import Positions
+from trimkit.core.confidence import Measure, answer_confidence
+from trimkit.errors import ModelError
+from trimkit.methods import Method
+
+__all__ = ["LossMeasure", "Outcomes", "Signal", "Way", "looked_at", "measure_outcomes", "refuse_broken"]
+
+LossMeasure = Literal["answer", "divergence"]
+"""``answer``: 1 where the greedy answer is another one, else 0. ``divergence``: Jensen-Shannon, over ln 2."""
+
+Signal = tuple[Measure, int]
+"""A measure of confidence, and how many tokens of the answer it looks at."""
+
+_MOST_LOOKED_AT = 4
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of reducing: the method with its options, and how the tokens that are left are numbered."""
+
+    method: Method
+    positions: Positions = "auto"
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One way, measured question by question. Every array is ``[questions]``.
+
+    Attributes:
+        way: what was measured.
+        picture: which picture each question is about.
+        loss: 0 (as the full model) to 1.
+        kept, full: image tokens after and before.
+        confidence: by signal; -inf where the scores were not numbers.
+    """
+
+    way: Way
+    picture: Values
+    loss: Values
+    kept: Values
+    full: Values
+    confidence: dict[Signal, Values]
+
+    def of(self, pictures: Values) -> Outcomes:
+        """The questions about ``pictures`` alone."""
+        here = np.isin(self.picture, pictures)
+        sure = {signal: values[here] for signal, values in self.confidence.items()}
+        return Outcomes(self.way, self.picture[here], self.loss[here], self.kept[here], self.full[here], sure)
+
+
+def looked_at(length: int) -> list[int]:
+    """How many tokens of answers of at most ``length`` tokens are tried as the look-ahead."""
+    return sorted({1, min(_MOST_LOOKED_AT, length), length})
+
+
+def refuse_broken(probe: Probe) -> None:
+    """Refuse a model that says nothing with all of its tokens.
+
+    Raises:
+        ModelError: scores that are not numbers.
+    """
+    broken = sum(int((~_finite(each.logp, each.real)).sum()) for each in probe.answers)
+    if broken:
+        raise ModelError(
+            f"with all image tokens the model's scores are not finite for {broken} of {len(probe.pairs)} questions: nothing "
+            "can be promised of it; load it with --dtype float32, or check its weights"
+        )
+
+
+def measure_outcomes(probe: Probe, way: Way, loss: LossMeasure = "answer") -> Outcomes:
+    """All questions of ``probe``, answered greedily with reduced tokens."""
+    rows = [row for answers in probe.answers for row in _rows(probe, way, answers, loss)]
+    lost, kept, full, *sure = np.array(rows, dtype=np.float64).T
+    picture = np.array([pair.picture for pair in probe.pairs], dtype=np.float64)
+    return Outcomes(way, picture, lost, kept, full, dict(zip(_signals(probe), sure, strict=True)))
+
+
+def _signals(probe: Probe) -> list[Signal]:
+    return [(measure, tokens) for measure in get_args(Measure) for tokens in looked_at(probe.length)]
+
+
+def _rows(probe: Probe, way: Way, answers: Answers, loss: LossMeasure) -> list[list[float]]:
+    """Loss, tokens kept and before, and confidence by signal, of every question of a batch."""
+    questions = [pair.question for pair in answers.pairs]
+    out, report = probe.generate(way.method, answers.inputs, questions, probe.length, way.positions, output_scores=True)
+    tokens = out.sequences[:, answers.inputs["input_ids"].shape[1] :].cpu()
+    scores = torch.stack([step.float().cpu() for step in out.logits], dim=1)
+    real = until_end(tokens, probe.ends)
+    usable = _finite(scores.log_softmax(-1), real)
+    lost = _changed(answers, tokens, real) if loss == "answer" else _diverged(answers, scores)
+    lost = torch.where(usable, lost, 1.0)
+    seen = torch.stack(
+        [step.float().cpu() for step in out.scores], dim=1
+    )  # as processors leave them, where tokens are taken
+    sure = [answer_confidence(seen[:, :count], real[:, :count], measure) for measure, count in _signals(probe)]
+    sure = [torch.where(usable & ~each.isnan(), each, -math.inf) for each in sure]
+    probe.advance(len(answers.pairs))
+    return [
+        [float(lost[row]), *of_row(report, row)[:2], *(float(each[row]) for each in sure)]
+        for row in range(len(answers.pairs))
+    ]
+
+
+def _changed(answers: Answers, tokens: Tensor, real: Tensor) -> Tensor:
+    """``[B]`` 1 where an answer is not the full model's, token for token."""
+    width = max(tokens.shape[1], answers.tokens.shape[1])
+    pairs = ((tokens, real), (answers.tokens, answers.real))
+    ours, theirs = (torch.nn.functional.pad(t.masked_fill(~r, -1), (0, width - t.shape[1]), value=-1) for t, r in pairs)
+    return (ours != theirs).any(dim=1).float()
+
+
+def _diverged(answers: Answers, scores: Tensor) -> Tensor:
+    """``[B]`` mean divergence over the tokens before which both answers are the same, 0 to 1."""
+    steps = min(scores.shape[1], answers.logp.shape[1])
+    ours, theirs = scores[:, :steps].log_softmax(-1), answers.logp[:, :steps]
+    same = (ours.argmax(-1) == theirs.argmax(-1)).int().cumprod(dim=1)
+    compared = torch.nn.functional.pad(same[:, :-1], (1, 0), value=1).bool() & answers.real[:, :steps]
+    each = js_divergence(theirs, ours) / math.log(2.0)
+    return ((each * compared).sum(1) / compared.sum(1)).clamp(0.0, 1.0)
+
+
+def _finite(logp: Tensor, real: Tensor) -> Tensor:
+    """``[B]`` bool: none of the scores of an answer's tokens is NaN (-inf is probability 0)."""
+    return ~(logp.isnan().any(dim=-1) & real[:, : logp.shape[1]]).any(dim=1)

@@ -1,0 +1,98 @@
+"""How sure a language model is of the first tokens of its answer, and what to do where it is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from trimkit.core.budget import BudgetField
+from trimkit.errors import ConfigError
+
+__all__ = ["Fallback", "Measure", "answer_confidence", "fallback_of", "token_confidence"]
+
+Measure = Literal["margin", "probability", "entropy"]
+"""Of one token: probability of the most likely minus that of the second (``margin``), that of the most likely
+(``probability``), or the negative entropy in nats (``entropy``). Higher = surer."""
+
+
+class Fallback(BaseModel):
+    """When an answer with few image tokens is asked for again with more, and with how many.
+
+    Attributes:
+        measure: of confidence, see ``Measure``.
+        threshold: an answer whose confidence is below it is asked for again. Margin and probability lie in 0..1, entropy is 0
+            or less. ``trimkit calibrate --risk`` finds it; the default is no more than a sensible start.
+        tokens: how many tokens of the answer are looked at; fewer where it is shorter.
+        ladder: budgets between the method's own and all tokens, in the order in which they are tried.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measure: Measure = "margin"
+    threshold: float = Field(default=0.5, allow_inf_nan=True)
+    tokens: int = Field(default=1, ge=1)
+    ladder: tuple[BudgetField, ...] = ()
+
+    def model_post_init(self, context: object) -> None:
+        """Refuse a threshold that compares with nothing.
+
+        Raises:
+            ConfigError: it is NaN.
+        """
+        if math.isnan(self.threshold):
+            raise ConfigError("fallback threshold NaN compares with nothing: give a number, for example 0.5")
+
+
+def fallback_of(value: str | Mapping[str, Any] | Fallback | None) -> Fallback | None:
+    """What a user writes: ``full`` (the defaults), the fields as a mapping, a ``Fallback``, or None.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if value is None or isinstance(value, Fallback):
+        return value
+    if value == "full":
+        return Fallback()
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"fallback {value!r} is not known: give 'full', or a mapping with {_fields()}")
+    try:
+        return Fallback(**value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"fallback {where}: {first['msg']}; its fields are {_fields()}") from None
+
+
+def _fields() -> str:
+    return ", ".join(Fallback.model_fields)
+
+
+def token_confidence(scores: Tensor, measure: Measure) -> Tensor:
+    """``[...]`` float32 confidence in the next token; NaN where the scores are not numbers.
+
+    Args:
+        scores: ``[..., V]`` logits or log-probabilities, V at least 2; -inf is probability 0.
+        measure: which.
+    """
+    logp = scores.float().log_softmax(dim=-1)
+    if measure == "entropy":
+        return torch.where(logp == -torch.inf, 0.0, logp.exp() * logp).sum(dim=-1)
+    first, second = logp.exp().topk(2, dim=-1).values.unbind(dim=-1)
+    return first - second if measure == "margin" else first
+
+
+def answer_confidence(scores: Tensor, real: Tensor, measure: Measure) -> Tensor:
+    """``[B]`` confidence in the first tokens of an answer: that of the token which the model is least sure of.
+
+    Args:
+        scores: ``[B, T, V]`` of the tokens that are looked at.
+        real: ``[B, T]`` bool, false behind an answer's end; its end token is one of the answer's.
+        measure: which.
+    """
+    each = token_confidence(scores, measure)
+    return torch.where(real, each, torch.inf).amin(dim=1)

@@ -1,0 +1,167 @@
+"""A promise about the risk: the bounds, the choice, and that over many draws it is kept as often as it says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from trimkit.calibration import _promise
+from trimkit.calibration._bounds import fixed_sequence, needed, p_value, upper_bound
+from trimkit.calibration._outcomes import Outcomes, Way
+from trimkit.calibration._promise import prove, split_pictures
+from trimkit.errors import ConfigError, InputError
+from trimkit.methods import get_method
+
+SIGNAL: Any = ("margin", 1)
+COUNTS = (8, 32, 121)
+
+
+def test_needed_is_the_least_number_that_can_prove_it() -> None:
+    assert needed(0.02, 0.95) == 149
+    for risk in (0.01, 0.02, 0.05, 0.3):
+        for confidence in (0.5, 0.9, 0.95, 0.99):
+            n = needed(risk, confidence)
+            assert p_value(np.zeros(n), risk) <= 1 - confidence + 1e-12
+            assert p_value(np.zeros(n - 1), risk) > 1 - confidence or n == 1
+
+
+@pytest.mark.parametrize("ones", [0, 1, 3, 17, 50])
+def test_bounds_of_yes_and_no_are_exact(ones: int) -> None:
+    losses = np.array([1.0] * ones + [0.0] * (50 - ones))
+    exact = binomtest(ones, 50, alternative="less").proportion_ci(0.95, method="exact").high
+    assert upper_bound(losses, 0.95) == pytest.approx(exact)
+    if ones < 50:
+        assert p_value(losses, upper_bound(losses, 0.95)) == pytest.approx(0.05)
+
+
+def test_bounds_of_losses_between_lie_above_the_mean_and_shrink() -> None:
+    draws = np.random.default_rng(0)
+    few, many = draws.beta(1, 30, 200), draws.beta(1, 30, 4000)
+    for losses in (few, many):
+        bound = upper_bound(losses, 0.95)
+        assert losses.mean() < bound
+        assert p_value(losses, bound) == pytest.approx(0.05, rel=1e-3)
+    assert upper_bound(many, 0.95) - many.mean() < upper_bound(few, 0.95) - few.mean()
+
+
+@pytest.mark.parametrize("wrong", [np.array([0.0, math.nan]), np.array([1.5]), np.array([-0.1])])
+def test_what_is_no_loss_proves_nothing(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="loss"):
+        p_value(wrong, 0.1)
+    with pytest.raises(ConfigError, match="loss"):
+        upper_bound(wrong, 0.9)
+
+
+def test_no_losses_prove_nothing() -> None:
+    assert p_value(np.array([]), 0.02) == upper_bound(np.array([]), 0.95) == 1.0
+
+
+def test_a_sequence_stops_at_the_first_that_is_not_proved() -> None:
+    assert fixed_sequence([0.0, 0.05, 0.051, 0.0], 0.05) == 2
+    assert fixed_sequence([math.nan, 0.0], 0.05) == 0
+    assert fixed_sequence([], 0.05) == 0
+
+
+@pytest.mark.parametrize(("risk", "confidence"), [(0.0, 0.95), (1.0, 0.95), (0.02, 1.0), (math.nan, 0.9), (True, 0.9)])
+def test_a_promise_that_says_nothing(risk: Any, confidence: Any) -> None:
+    with pytest.raises(ConfigError, match="strictly between 0 and 1"):
+        needed(risk, confidence)
+
+
+def test_too_few_pictures_are_counted() -> None:
+    with pytest.raises(InputError, match="needs 149 to prove it"):
+        split_pictures(156, 0.02, 0.95, 0)
+    tuned, proving = split_pictures(157, 0.02, 0.95, 0)
+    assert (len(tuned), len(proving)) == (8, 149)
+    tuned, proving = split_pictures(600, 0.02, 0.95, 0)
+    assert (len(tuned), len(proving)) == (200, 400)
+    assert set(tuned) | set(proving) == set(range(600))
+
+
+def simulated(draws: Any, n: int, rates: Any = (0.3, 0.1, 0.01), informative: float = 2.0) -> list[Outcomes]:
+    """Questions whose answers change now and then, more often with few tokens, and a signal that knows something of it."""
+    found = []
+    hard = draws.random(n)  # the same questions are hard at every budget
+    for count, rate in zip(COUNTS, rates, strict=True):
+        changed = (hard < rate).astype(np.float64)
+        sure = draws.normal(size=n) - informative * changed
+        way = Way(get_method("trim", budget=count))
+        kept, full = np.full(n, float(count)), np.full(n, 576.0)
+        found.append(Outcomes(way, np.arange(n, dtype=np.float64), changed, kept, full, {SIGNAL: sure}))
+    return found
+
+
+def realised(draws: Any, risk: float, n: int = 450, **options: Any) -> float:
+    """The true risk of what is chosen from one draw of pictures: its mean loss on very many others."""
+    pool = simulated(draws, n, **options)
+    tuned, proving = split_pictures(n, risk, 0.95, int(draws.integers(1 << 30)))
+    promise = prove([each.of(tuned) for each in pool], [each.of(proving) for each in pool], risk, 0.95)
+    rule = promise.chosen.rule
+    if rule.way is None:
+        return 0.0
+    fresh = next(each for each in simulated(draws, 20_000, **options) if each.way == rule.way)
+    return float(rule.losses(fresh).mean())
+
+
+def broken_share(seed: int, risk: float, draws_made: int = 200, **options: Any) -> float:
+    draws = np.random.default_rng(seed)
+    return float(np.mean([realised(draws, risk, **options) > risk for _ in range(draws_made)]))
+
+
+@pytest.mark.parametrize(("risk", "informative"), [(0.02, 2.0), (0.05, 2.0), (0.05, 0.0)])
+def test_the_promise_is_kept_as_often_as_it_says(risk: float, informative: float) -> None:
+    limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
+    assert broken_share(1, risk, informative=informative) <= limit
+
+
+def test_a_promise_without_its_bound_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail: what is seen on the pictures, taken for the truth, is not."""
+    monkeypatch.setattr(_promise, "p_value", lambda losses, risk: float(losses.mean() > risk))
+    assert broken_share(1, 0.05) > 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_a_signal_that_knows_saves_tokens() -> None:
+    draws = np.random.default_rng(3)
+    pool = simulated(draws, 3000, informative=4.0)
+    tuned, proving = split_pictures(3000, 0.02, 0.95, 0)
+    parts = [each.of(tuned) for each in pool], [each.of(proving) for each in pool]
+    promise = prove(*parts, 0.02, 0.95)
+    alone = prove(*parts, 0.02, 0.95, fallback=False)
+    assert promise.fixed is not None
+    assert promise.chosen.tokens < promise.fixed.tokens == alone.chosen.tokens == 121.0
+    assert "at most 2 % of answers change, with 95 % confidence" in promise.sentence
+    assert [step.proved for step in promise.steps] == sorted((step.proved for step in promise.steps), reverse=True)
+
+
+def test_where_relevance_is_broken_it_costs_tokens_and_not_the_promise() -> None:
+    draws = np.random.default_rng(4)
+    pool = simulated(draws, 900, rates=(0.9, 0.8, 0.7), informative=0.0)
+    tuned, proving = split_pictures(900, 0.02, 0.95, 0)
+    promise = prove([each.of(tuned) for each in pool], [each.of(proving) for each in pool], 0.02, 0.95)
+    assert promise.chosen.rule.way is None
+    assert promise.chosen.tokens == 576.0
+    assert "everything stays" in promise.sentence
+
+
+def test_questions_of_one_picture_are_one_draw() -> None:
+    """Ten copies of a picture's question prove no more than one."""
+    draws = np.random.default_rng(5)
+    one = simulated(draws, 300)
+    ten = [
+        Outcomes(
+            each.way,
+            np.repeat(each.picture, 10),
+            *(np.repeat(values, 10) for values in (each.loss, each.kept, each.full)),
+            {SIGNAL: np.repeat(each.confidence[SIGNAL], 10)},
+        )
+        for each in one
+    ]
+    tuned, proving = split_pictures(300, 0.05, 0.95, 0)
+    single, copied = (
+        prove([each.of(tuned) for each in pool], [each.of(proving) for each in pool], 0.05, 0.95) for pool in (one, ten)
+    )
+    assert [step.p_value for step in single.steps] == pytest.approx([step.p_value for step in copied.steps])
