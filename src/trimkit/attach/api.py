@@ -10,7 +10,9 @@ from torch import nn
 
 from trimkit.attach.attachment import Attachment
 from trimkit.core.choices import OnUnreduced, Positions, QueryFrom, TurnPolicy
-ofrom trimkit.methods import Method
+from trimkit.core.confidence import Fallback
+from trimkit.engines import TowerEngine
+from trimkit.methods import Method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
 

@@ -46,7 +46,13 @@ def command(
     chosen = common.pick_method(method, budget, settings, config, model, whole=True)
     call = common.pick_call(config, model, fallback, threshold)
     asked = asking.read_words(words, frames)
-    options = {"method": chosen, "scorer": scorer, "max_new_tokens": max_new_tokens, "vision_engine": vision_engine, **call}
+    options = {
+        "method": chosen,
+        "scorer": scorer,
+        "max_new_tokens": max_new_tokens,
+        "vision_engine": vision_engine,
+        **call,
+    }
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
         full = None
