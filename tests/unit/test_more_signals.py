@@ -19,8 +19,8 @@ from trimkit.core.signals import SIGNALS, parse_signal
 from trimkit.core.types import TokenBatch
 from trimkit.demo import load_demo
 from trimkit.methods import Method
-from trimkit.methods._base import single
 from trimkit.methods._choosing import signal
+from trimkit.methods._images import single
 from trimkit.models import family_of
 from trimkit.pipeline.encoding import encode
 from trimkit.pipeline.feature_cache import FeatureCache

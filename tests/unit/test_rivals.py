@@ -13,8 +13,8 @@ import trimkit
 from trimkit import EncoderProfile, ImageTokens, get_method
 from trimkit.core.greedy import largest_volume
 from trimkit.core.types import Selection
-from trimkit.methods._base import single
 from trimkit.methods._grid import cells, centres
+from trimkit.methods._images import single
 from trimkit.pipeline.selecting import make_batch, reduced_features
 
 PROFILE = EncoderProfile(sign=-1)

@@ -13,24 +13,14 @@ from torch import Tensor
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.tower_plan import TowerPlan
-from trimkit.core.transfer import rows_of, upload
+from trimkit.core.transfer import rows_of
 from trimkit.core.types import EncoderProfile, Selection, TokenBatch
 from trimkit.errors import ConfigError
+from trimkit.methods._images import keep_all, on_device, single
 from trimkit.methods._in_language_model import InLanguageModel
 from trimkit.methods._published import PublishedAccuracy
 
-__all__ = ["Method", "keep_all", "on_device", "single"]
-
-
-def keep_all(batch: TokenBatch) -> list[Selection]:
-    """Every token of every image, nothing aggregated."""
-    every = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-    return [Selection(indices=every[:total], total=total) for total in batch.totals]
-
-
-def single(batch: TokenBatch, row: int) -> TokenBatch:
-    """One image of a batch, without padding: a method that looks at one at a time gets the same numbers in any batch."""
-    return batch.part([row], batch.totals[row])
+__all__ = ["Method"]
 
 
 class Method(InLanguageModel):
@@ -306,8 +296,3 @@ class Method(InLanguageModel):
             relevance=relevance,
             weights=scores if self.aggregate == "weighted" else None,
         )
-
-
-def on_device(counts: Sequence[int], like: Tensor) -> Tensor | int:
-    """Counts for ``count_select`` beside ``like``: a number where all are the same."""
-    return counts[0] if len(set(counts)) == 1 else upload(counts, like.device)

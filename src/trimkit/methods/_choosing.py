@@ -15,7 +15,8 @@ from trimkit.core.greedy import gram, wide_dtype
 from trimkit.core.transfer import one_by_one, upload
 from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
-from trimkit.methods._base import Method, single
+from trimkit.methods._base import Method
+from trimkit.methods._images import single
 
 __all__ = [
     "ChoosingMethod",

@@ -13,8 +13,8 @@ from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.greedy import gram
 from trimkit.core.types import TokenBatch
-from trimkit.methods._base import on_device
 from trimkit.methods._choosing import ChoosingMethod, units
+from trimkit.methods._images import on_device
 
 __all__ = ["DartTower"]
 

@@ -14,8 +14,8 @@ from trimkit.core import functional as F
 from trimkit.core.transfer import upload
 from trimkit.core.types import Selection, TokenBatch
 from trimkit.errors import ConfigError
-from trimkit.methods._base import on_device
 from trimkit.methods._choosing import ChoosingMethod, cosines, evenly, signal
+from trimkit.methods._images import on_device
 
 __all__ = ["PruMerge", "PruMergePlus"]
 

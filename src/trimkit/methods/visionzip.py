@@ -13,8 +13,8 @@ from torch import Tensor
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.types import Selection, TokenBatch
-from trimkit.methods._base import on_device
 from trimkit.methods._choosing import ChoosingMethod, cosines, marked, signal
+from trimkit.methods._images import on_device
 from trimkit.methods._published import RERUNS, PublishedAccuracy
 
 __all__ = ["VisionZip"]

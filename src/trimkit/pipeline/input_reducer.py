@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from trimkit.core.prompt_layout import PromptLayout, check_mask, pad_left, plan_prompt
 from trimkit.core.types import ImageTokens, Selection
-from trimkit.errors import ConfigError, InputError, UnsupportedError
+from trimkit.errors import InputError, UnsupportedError
 from trimkit.methods import Method, get_method
 from trimkit.models import Family, ModelInputs, family_of
-from trimkit.pipeline.call_settings import CallSettings, check_signals, in_full_precision, refuse_unplanned
+from trimkit.pipeline.call_settings import CallSettings, in_full_precision, refuse_unplanned
 from trimkit.pipeline.choosing import Chooser
 from trimkit.pipeline.chosen_images import ChosenImages
 from trimkit.pipeline.encoding import encode
@@ -35,9 +35,9 @@ from trimkit.pipeline.media import (
 from trimkit.pipeline.model_store import feature_cache_of
 from trimkit.pipeline.padding import padding_id, padding_side, plain_positions
 from trimkit.pipeline.reduced_inputs import ReducedInputs
+from trimkit.pipeline.reduction_checks import check_reduction, refuse_positions
 from trimkit.pipeline.selecting import reduced_images
 from trimkit.pipeline.stage_clock import StageClock
-from trimkit.pipeline.vision_engine import refuse_engine
 from trimkit.scorers import Scorer
 
 __all__ = ["InputReducer"]
@@ -68,13 +68,9 @@ class InputReducer:
     ) -> None:
         self.family = family_of(model)
         self._settings = settings
-        self._refuse_positions()
+        refuse_positions(self.family, settings)
         self.method = get_method(method, **options)
-        check_signals(self.family, model, self.method)
-        refuse_unplanned(self.family, model, self.method)
-        if settings.vision_engine is not None:
-            refuse_engine(self.family, model, self.method, settings.tower_keep)
-        self._refuse_settings()
+        check_reduction(self.family, model, self.method, settings)
         self.cache = feature_cache_of(model, settings.cache_images)
         self._model = model
         self.chooser = Chooser(model, self.family, processor, self.method, scorer, settings)
@@ -207,18 +203,6 @@ class InputReducer:
     def _hashes(self) -> bool:
         """Whether pictures are known by what is in them."""
         return not self.method.keeps_all
-
-    def _refuse_positions(self) -> None:
-        if self._settings.positions == "contiguous" and self.family.own_positions:
-            raise UnsupportedError(
-                "this model's tokens have 3-D positions (M-RoPE), which stay original: leave positions= out"
-            )
-
-    def _refuse_settings(self) -> None:
-        if self.method.prunes_llm and (self._settings.positions == "contiguous" or self._settings.turns != "refresh"):
-            raise ConfigError(
-                f"method {self.method.name!r} keeps positions and asks anew in every turn: leave positions= and turns= out"
-            )
 
     def _encode_all(
         self, inputs: ModelInputs, host: ModelInputs, given: Sequence[Family], earlier: EarlierMedia | None
