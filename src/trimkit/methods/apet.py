@@ -97,4 +97,5 @@ def approximation_errors(features: Tensor, basis: Tensor) -> Tensor:
     rows = wide[basis]
     ridge = _RIDGE * torch.eye(len(basis), dtype=wide.dtype, device=wide.device)
     shares = torch.linalg.solve(rows @ rows.T + ridge, rows @ wide.T)
-    return torch.linalg.vector_norm(wide - shares.T @ rows, dim=1)
+    errors: Tensor = torch.linalg.vector_norm(wide - shares.T @ rows, dim=1)
+    return errors

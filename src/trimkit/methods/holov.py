@@ -74,8 +74,8 @@ def run_scores(attention: Tensor, projected: Tensor | None, runs: int) -> Tensor
         runs: how many, at most N.
     """
     lengths = [len(part) for part in torch.tensor_split(attention, runs)]
-    tokens = [None] * runs if projected is None else projected.float().split(lengths)
-    scores = [_run_score(part, own) for part, own in zip(attention.split(lengths), tokens, strict=True)]
+    tokens = [None] * runs if projected is None else torch.split(projected.float(), lengths)
+    scores = [_run_score(part, own) for part, own in zip(torch.split(attention, lengths), tokens, strict=True)]
     return torch.stack(scores)
 
 
@@ -90,7 +90,8 @@ def _run_score(attention: Tensor, tokens: Tensor | None) -> Tensor:
     mean = similar.sum(dim=1, keepdim=True) / (count - 1)
     variance = (similar - mean).square().sum(dim=1) / (count - 1)
     scale = (1000 * attention).abs().mean() / (variance.abs().mean() + 1e-6)
-    return (1000 * attention + 0.09 * scale * variance).mean()
+    score: Tensor = (1000 * attention + 0.09 * scale * variance).mean()
+    return score
 
 
 def tokens_of_runs(scores: Tensor, total: int) -> list[int]:

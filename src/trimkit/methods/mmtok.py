@@ -166,4 +166,5 @@ def greedy_cover(rows: Tensor, count: int, allowed: Tensor | None = None) -> Ten
 
 def _unit(vectors: Tensor) -> Tensor:
     wide = vectors.float().nan_to_num(0.0)
-    return wide / torch.linalg.vector_norm(wide, dim=-1, keepdim=True).clamp(min=1e-8)
+    lengths: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return wide / lengths.clamp(min=1e-8)

@@ -88,7 +88,8 @@ def principal_groups(features: Tensor, components: int) -> Tensor:
     centered = squashed - squashed.mean(dim=1, keepdim=True)
     # The singular vectors of the centered patches are eigenvectors of their products, which are fewer.
     vectors = torch.linalg.eigh(centered @ centered.T).eigenvectors.flip(1)[:, : max(components, 1)]
-    return vectors.abs().argmax(dim=1)
+    groups: Tensor = vectors.abs().argmax(dim=1)
+    return groups
 
 
 def suppressed_order(similarity: Tensor, attention: Tensor, threshold: float) -> tuple[list[int], int]:

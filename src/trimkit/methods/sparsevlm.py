@@ -139,6 +139,6 @@ def density_peaks(features: Tensor, clusters: int) -> Tensor:
     gap = distance.masked_fill(~denser, torch.inf).amin(dim=1)
     gap = torch.where(gap.isinf(), distance.amax(), gap)
     centers = (gap * density).sort(descending=True, stable=True).indices[:clusters]
-    group = distance[:, centers].argmin(dim=1)
+    group: Tensor = distance[:, centers].argmin(dim=1)
     group[centers] = torch.arange(clusters, device=group.device)
     return group

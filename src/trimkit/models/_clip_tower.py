@@ -126,7 +126,8 @@ def _tower_read(
     attention: Any, seen: dict[str, Tensor], number: int, last: int, total: int, carried: Tensor | None
 ) -> TowerRead:
     """What a layer's queries, keys and values ``[1, 1 + n, D]`` say."""
-    query, key, value = (seen[part][0].float().unflatten(1, (attention.num_heads, -1)) for part in _PARTS)
+    rows, heads = len(seen[_PARTS[0]][0]), attention.num_heads
+    query, key, value = (seen[part][0].float().reshape(rows, heads, -1) for part in _PARTS)
     with torch.autocast(key.device.type, enabled=False):
         scores = torch.einsum("hd,thd->ht", query[0], key) * attention.scale
     return TowerRead(number, last, total, scores.softmax(dim=1).mean(dim=0)[1:], value, carried)

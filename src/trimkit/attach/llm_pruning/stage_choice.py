@@ -132,7 +132,7 @@ class StageChooser:
         columns, raters, row = self._columns[image], self._raters[image], self._prompts.rows[image]
         at, length = self._place(columns, row, before), self._length(before)
         parts = []
-        for part in self._place(raters, row, before).split(_AT_ONCE):
+        for part in torch.split(self._place(raters, row, before), _AT_ONCE):
             rows = torch.full((len(part),), row * every, dtype=torch.int64)
             parts.append(probe.attention_to(at.expand(len(part), -1), part, rows, length))
         positions = (self._prompts.real[row].cumsum(dim=0) - 1).clamp(min=0)
