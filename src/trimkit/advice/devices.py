@@ -87,7 +87,9 @@ _READ = 0.85
 """Share of a published bandwidth."""
 
 
-def _gpu(name: str, tflops: float, terabytes: float, gigabytes: float, half_rows: float, source: str, date: str) -> Device:
+def _gpu(
+    name: str, tflops: float, terabytes: float, gigabytes: float, half_rows: float, source: str, date: str
+) -> Device:
     rate = Rate(_REACHED * tflops * 1e12)
     read = _READ * terabytes * 1e12
     return Device(

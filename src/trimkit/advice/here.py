@@ -90,7 +90,9 @@ def _products(device: torch.device, dtype: torch.dtype, timer: Timer) -> tuple[R
         flops = 2 * 16 * _MANY * _WIDTH**2 / large
         ideal = 2 * _MANY * _WIDTH**2 / flops
         return Rate(flops), max(_MANY * (many / ideal - 1), 1.0), size / one
-    per_row = max(many - few, 1e-9) / (_MANY - _FEW)  # what grows with the tokens is arithmetic; the rest lays weights out
+    per_row = max(many - few, 1e-9) / (
+        _MANY - _FEW
+    )  # what grows with the tokens is arithmetic; the rest lays weights out
     fixed = max(few - _FEW * per_row, size / (16 * size / one))
     return Rate(2 * _WIDTH**2 / per_row, size / fixed), 0.0, size / one
 

@@ -34,7 +34,9 @@ def model_of(name: str) -> Shape:
     try:
         config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{name} has no config.json that can be read: give a checkpoint's directory or a shape") from error
+        raise ModelError(
+            f"{name} has no config.json that can be read: give a checkpoint's directory or a shape"
+        ) from error
     kind = str(config.model_type)
     if kind not in {shape.kind for shape in SHAPES.values()}:
         known = ", ".join(sorted({shape.kind for shape in SHAPES.values()}))
@@ -53,7 +55,9 @@ def with_picture(shape: Shape, width: int, height: int) -> Shape:
         InputError: no pixels, or more than a model takes.
     """
     if not (16 <= width <= 16_384 and 16 <= height <= 16_384):
-        raise InputError(f"a picture of {width}x{height} pixels is outside 16 to 16384: give WIDTHxHEIGHT, for example 1280x960")
+        raise InputError(
+            f"a picture of {width}x{height} pixels is outside 16 to 16384: give WIDTHxHEIGHT, for example 1280x960"
+        )
     if shape.kind == "llava":
         return shape
     if shape.tiled:

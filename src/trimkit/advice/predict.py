@@ -1,8 +1,8 @@
 """Seconds of a request by arithmetic: a roofline for each stage, and what launching its kernels takes.
 
 A stage has matrix products (FLOPs at the device's rate, less with few tokens), weights and activations that are moved, and
-kernels that are launched. A GPU does these at a time, so that the longest counts; a CPU does one after the other. Nothing here is
-fitted to a measured request: constants are the device's, FLOPs and bytes those of ``trimkit.bench.formula``, kernels counted.
+kernels that are launched. A GPU does these at a time, so that the longest counts; a CPU does one after the other. Nothing here
+is fitted to a measured request: constants are the device's, FLOPs and bytes those of ``trimkit.bench.formula``, kernels counted.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def predict(
     vision, launches = eager.seconds(_tower(sizes, work, calls, by_stage["vision"], element))
     project, _ = eager.seconds(_project(sizes, work, by_stage["project"], element))
     prefill, waited = clock.seconds(_prefill(sizes, work, calls, by_stage["prefill"], element))
-    choosing = eager.added(calls.added + kept * calls.added_token, calls.waits + kept * calls.waits_token) if kept else 0.0
+    choosing = (
+        eager.added(calls.added + kept * calls.added_token, calls.waits + kept * calls.waits_token) if kept else 0.0
+    )
     choosing += eager.seconds(_reading(sizes, work, by_stage["text"] + by_stage["select"], element))[0]
     steps, sampled = work.new_tokens, _steps(work.new_tokens)
     each = [clock.seconds(_decode(sizes, work, calls, step, element, compiled)) for step in sampled]
@@ -132,7 +134,9 @@ def _tower(sizes: Sizes, work: Work, calls: Calls, total: int, element: int) -> 
     tokens = sum(each.pictures * each.length for each in work.tower)
     layers = len({each.layer for each in work.tower})
     inner = (3 if seen.gated else 2) * seen.inner
-    attention = sum(4 * each.pictures * each.length * _keys(sizes, each.layer, each.length) * seen.width for each in work.tower)
+    attention = sum(
+        4 * each.pictures * each.length * _keys(sizes, each.layer, each.length) * seen.width for each in work.tower
+    )
     return _Part(
         products=total - attention,
         attention=attention,

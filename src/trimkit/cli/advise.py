@@ -16,19 +16,26 @@ NAME = "advise"
 def command(
     model: Annotated[
         str,
-        typer.Argument(help="A shape (llava-1.5-7b, qwen2.5-vl-7b ...: as 'trimkit bench --random'), 'demo' or a directory."),
+        typer.Argument(
+            help="A shape (llava-1.5-7b, qwen2.5-vl-7b ...: as 'trimkit bench --random'), 'demo' or a directory."
+        ),
     ] = "llava-1.5-7b",
     device: Annotated[
         str,
-        typer.Option("--device", help="h100, h200, a100, l4, rtx-4090 ...; 'here' measures this machine in ten seconds."),
+        typer.Option(
+            "--device", help="h100, h200, a100, l4, rtx-4090 ...; 'here' measures this machine in ten seconds."
+        ),
     ] = "h100",
     picture: Annotated[
-        str | None, typer.Option("--picture", metavar="WxH", help="Pixels of a picture.", show_default="the shape's own")
+        str | None,
+        typer.Option("--picture", metavar="WxH", help="Pixels of a picture.", show_default="the shape's own"),
     ] = None,
     pictures: Annotated[int, typer.Option("--pictures", help="Of each prompt.")] = 1,
     budget: Annotated[
         int | None,
-        typer.Option("--budget", help="Image tokens to keep of a picture.", show_default="21 %, as the paper's 121 of 576"),
+        typer.Option(
+            "--budget", help="Image tokens to keep of a picture.", show_default="21 %, as the paper's 121 of 576"
+        ),
     ] = None,
     method: Annotated[str, typer.Option("--method", help="Reduction method; 'trimkit methods' lists them.")] = "trim",
     text_tokens: Annotated[int, typer.Option("--text-tokens", help="Of the prompt beside its pictures.")] = 40,
