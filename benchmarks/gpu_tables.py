@@ -28,7 +28,8 @@ def _parts(record: Record | None, step: str) -> list[Record]:
 def _text(step: str, header: list[str], rows: list[list[str]]) -> str:
     record = _record()
     if record is None or "provenance" not in record:
-        return f"{table(header, rows)}\n\n*Not measured yet: `python -m benchmarks.gpu` writes `benchmarks/results/gpu.json`.*"
+        note = "*Not measured yet: `python -m benchmarks.gpu` writes `benchmarks/results/gpu.json`.*"
+        return f"{note}\n\n{table(header, rows)}"
     done = record["steps"][step]
     why = (
         f" The step: {done['status']}{', ' + done['why'] if done.get('why') else ''}."
