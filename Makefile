@@ -11,7 +11,12 @@ TRANSFORMERS ?=
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms test-vllm test-ray test-serve eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
+# The GPU's machine: a Python with torch, and what else is missing there as wheels in a directory.
+GPU_PYTHON ?= python3
+WHEELS ?=
+WHEELS_FOR ?= 3.12
+
+.PHONY: help install gpu gpu-dry gpu-wheels demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms test-vllm test-ray test-serve eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,6 +46,17 @@ fuzz: $(STAMP)  ## 2,000 hostile command lines, others each day: COMMANDS=number
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+gpu:  ## all that a GPU has to show, in 8 minutes, offline: GPU_PYTHON=python WHEELS=directory; writes benchmarks/results/gpu.json
+	$(GPU_PYTHON) -m benchmarks.gpu $(if $(WHEELS),--wheels $(WHEELS))
+
+gpu-dry: $(STAMP)  ## the same steps with tiny shapes on the CPU
+	$(BIN)/python -m benchmarks.gpu --dry-run --out $(OUT)/gpu-dry.json
+
+gpu-wheels: $(STAMP)  ## wheels of what make gpu needs besides torch, into $(OUT)/wheels: WHEELS_FOR=3.12
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest $(OUT)/wheels \
+		--python-version $(WHEELS_FOR) --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
+		--platform manylinux2014_x86_64 -c constraints.txt $(shell cat benchmarks/gpu/wheels.txt)
 
 test-stock: $(STAMP)  ## transformers' own generation tests, without and with trimkit: TRANSFORMERS=checkout
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt parameterized pytest-xdist httpx requests

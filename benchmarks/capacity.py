@@ -1,4 +1,4 @@
-"""From which batch on fewer tokens save 30 % of the memory, and how many requests a memory then holds: ``python -m benchmarks.capacity``.
+"""From which batch on fewer tokens save 30 % of the memory, and what a memory then holds: ``python -m benchmarks.capacity``.
 
 By the formulas of ``trimkit.bench``, weights included, in bfloat16. ``--measure`` sets measured peaks beside them: one layer of
 each language model, float32, on this machine (minutes on a CPU). Writes ``benchmarks/results/capacity.json``.
@@ -103,7 +103,9 @@ def saved(record: Record) -> str:
         first = each["first_batch"]
         cells = [f"`{each['shape']}`", "{1} of {0}".format(*each["image_tokens"]), str(each["new_tokens"])]
         cells += [by_batch[1], by_batch[8], by_batch[32], "none" if first is None else str(first["batch"])]
-        cells.append("" if first is None else f"{first['full_bytes'] / 1e9:.1f} to {first['reduced_bytes'] / 1e9:.1f} GB")
+        cells.append(
+            "" if first is None else f"{first['full_bytes'] / 1e9:.1f} to {first['reduced_bytes'] / 1e9:.1f} GB"
+        )
         rows.append([*cells, *map(str, each["largest_batch"]["80"])])
     note = "Memory of weights and request together, bfloat16, 40 text tokens, by formula."
     return f"{table(header, rows)}\n\n{note}"
@@ -139,7 +141,9 @@ def main() -> None:
     config = {"kept": KEPT, "wanted": WANTED, "memories_gb": MEMORIES, "dtype": "bfloat16"}
     record: dict[str, Any] = {"experiment": "capacity", "config": config, "provenance": provenance()}
     record |= {"results": [row(name, new) for name in KEPT for new in NEW_TOKENS], "measured": before}
-    asked = given.measure or (["llava-1.5-7b:1", "llava-1.5-7b:2", "llava-1.5-13b:1"] if given.measure is not None else [])
+    asked = given.measure or (
+        ["llava-1.5-7b:1", "llava-1.5-7b:2", "llava-1.5-13b:1"] if given.measure is not None else []
+    )
     for each in [None, *asked]:
         if each is not None:
             name, _, batch = each.partition(":")

@@ -1,8 +1,8 @@
 """All that has to be measured on a GPU, in at most eight minutes: ``make gpu``, or ``python -m benchmarks.gpu``.
 
-For one GPU with 80 GB. Nothing is downloaded; weights are random and made on the GPU. Each step runs in a process of its own with
-a time limit, and what it has found is written at once: a step that fails or runs out of time says so in one line, and the next one
-begins. The exit code is 0 all the same. ``--dry-run`` runs the same steps with tiny shapes on the CPU.
+For one GPU with 80 GB. Nothing is downloaded; weights are random and made on the GPU. Each step runs in a process of its
+own with a time limit, and what it has found is written at once: a step that fails or runs out of time says so in one line, and
+the next one begins. The exit code is 0 all the same. ``--dry-run`` runs the same steps with tiny shapes on the CPU.
 
     python -m benchmarks.gpu --out gpu.json
     python -m benchmarks.gpu --wheels wheels        # packages that are missing there, from a directory (make gpu-wheels)
@@ -94,7 +94,9 @@ def install(wheels: Path) -> str:
     """
     found = sorted(str(path) for path in wheels.glob("*.whl"))
     if not found:
-        raise SystemExit(f"{wheels} has no wheels: run make gpu-wheels where there is a network, and bring the directory along")
+        raise SystemExit(
+            f"{wheels} has no wheels: run make gpu-wheels where there is a network, and bring the directory along"
+        )
     target = tempfile.mkdtemp(prefix="trimkit-wheels-")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
     if subprocess.run([*pip, "--no-compile", "--target", target, *found]).returncode:
@@ -105,7 +107,9 @@ def install(wheels: Path) -> str:
 def main() -> int:
     """Run the steps and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/gpu.json; out/ for a dry run")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="default: benchmarks/results/gpu.json; out/ for a dry run"
+    )
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU, to see that all of it works")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for everything")
     parser.add_argument("--only", help="steps, with commas between: " + ", ".join(step.name for step in STEPS))

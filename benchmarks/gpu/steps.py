@@ -1,6 +1,6 @@
 """The steps of ``python -m benchmarks.gpu``; one of them: ``python -m benchmarks.gpu.steps NAME PARTS SECONDS``.
 
-A step writes a line of JSON to the file PARTS for everything that it has found, as it goes. Torch is imported by the steps alone.
+A step writes a line of JSON to the file PARTS for everything that it has found, as it goes. Only the steps import torch.
 """
 
 from __future__ import annotations

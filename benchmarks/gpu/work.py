@@ -14,8 +14,7 @@ import torch
 
 from benchmarks.blocks import ROOT
 from benchmarks.gpu.steps import Run
-
-METHODS = ("trim", "focus", "cdpruner", "divprune", "scope", "dart", "random")
+from benchmarks.gpu.work_list import METHODS
 
 
 def tests(run: Run) -> None:
@@ -23,7 +22,9 @@ def tests(run: Run) -> None:
     from benchmarks.run import provenance
 
     run.write(provenance=provenance(run.device))
-    files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if _has_gpu_tests(path.read_text("utf-8"))]
+    files = [
+        str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if _has_gpu_tests(path.read_text("utf-8"))
+    ]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
     if run.dry:  # they are skipped without a GPU; that they can be collected is seen by the test suite
         run.write(files=len(files), said="not run in a dry run")
@@ -81,11 +82,13 @@ def _waits(arm: Any, device: torch.device) -> int:
 
 
 def choosing(run: Run) -> None:
-    """Seconds of choosing alone, by method, tokens and batch; features, relevance and what methods ask the tower for are noise."""
+    """Seconds of choosing alone, by method, tokens and batch; features and relevance are noise."""
     from trimkit.methods import get_method
 
     device = torch.device(run.device)
-    cells = [(n, batch) for n in ((576, 2880) if not run.dry else (36,)) for batch in ((1, 8, 32) if not run.dry else (1, 2))]
+    cells = [
+        (n, batch) for n in ((576, 2880) if not run.dry else (36,)) for batch in ((1, 8, 32) if not run.dry else (1, 2))
+    ]
     for tokens, batch in cells:
         given = _noise(tokens, batch, device)
         for name in METHODS:
@@ -158,7 +161,9 @@ def _named(settings: dict[str, Any]) -> dict[str, Any]:
 
 def shapes(run: Run) -> None:
     """Full against reduced, eager: 7B at batch 1, 8 and 32, then LLaVA-NeXT."""
-    small, next_, kept, few = ("small", "small-next", "21", "9") if run.dry else ("llava-1.5-7b", "llava-next-7b", "121", "320")
+    small, next_, kept, few = (
+        ("small", "small-next", "21", "9") if run.dry else ("llava-1.5-7b", "llava-next-7b", "121", "320")
+    )
     memory = 80_000_000_000
     lengths = (2,) if run.dry else (5, 128)
     for batch, seconds in ((8, 30), (1, 30), (32, 40)) if not run.dry else ((2, 0),):
@@ -168,7 +173,9 @@ def shapes(run: Run) -> None:
     for batch in (1, 8) if not run.dry else (1,):
         what = {"random": next_, "batch_sizes": (batch,), "new_tokens": lengths[:1], "budgets": (few,)}
         if run.fits(15, settings=_named(what)):
-            _bench(run, **what, methods=("random", "trim") if batch == 1 and not run.dry else ("random",), memory=memory)
+            _bench(
+                run, **what, methods=("random", "trim") if batch == 1 and not run.dry else ("random",), memory=memory
+            )
 
 
 def compiled(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""``advise``: where a request's time goes on a device, what fewer image tokens buy there, and why not where they buy nothing."""
+"""``advise``: where a request's time goes on a device, what fewer image tokens buy there, and why not where nothing."""
 
 from __future__ import annotations
 

@@ -33,36 +33,34 @@ _SMALL = {
 _TEXT = 12
 _KEPT = (3, 4)
 _PER_TOKEN = 0.5
-_VIEWS = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "transpose",
-        "t",
-        "permute",
-        "expand",
-        "slice",
-        "select",
-        "unsqueeze",
-        "squeeze",
-        "split",
-        "split_with_sizes",
-        "alias",
-        "detach",
-        "as_strided",
-        "unbind",
-        "chunk",
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "lift_fresh",
-        "_reshape_alias",
-        "unfold",
-        "narrow",
-        "diagonal",
-    ]
-)
+_VIEWS = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "transpose",
+    "t",
+    "permute",
+    "expand",
+    "slice",
+    "select",
+    "unsqueeze",
+    "squeeze",
+    "split",
+    "split_with_sizes",
+    "alias",
+    "detach",
+    "as_strided",
+    "unbind",
+    "chunk",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "lift_fresh",
+    "_reshape_alias",
+    "unfold",
+    "narrow",
+    "diagonal",
+}
 _WAITING = frozenset({"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "cpu", "unique"})
 _INDEXING = frozenset({"__getitem__", "__setitem__"})
 

@@ -1,8 +1,8 @@
 """Seconds of a request by arithmetic: a roofline for each stage, and what launching its kernels takes.
 
 A stage has matrix products (FLOPs at the device's rate, less with few tokens), weights and activations that are moved, and
-kernels that are launched. A GPU does these at a time, so that the longest counts; a CPU does one after the other. Nothing here is
-fitted to a measured request: constants are the device's, FLOPs and bytes those of ``trimkit.bench.formula``, kernels counted.
+kernels that are launched. A GPU does these at a time, so that the longest counts; a CPU does one after the other. Nothing here
+is fitted to a measured request: constants are the device's, FLOPs and bytes those of the formulas, kernels are counted.
 """
 
 from __future__ import annotations

@@ -1,0 +1,142 @@
+"""The tables of ``python -m benchmarks.gpu``: a row for everything that it measures, "not run" until it has been.
+
+What runs, in which order and for how long is in ``benchmarks/gpu/steps.py``; the result is ``benchmarks/results/gpu.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks.bench_tables import factor, megabytes, seconds, share
+from benchmarks.cells import table
+from benchmarks.gpu.work_list import CHOOSING, CLAIM, COMPILED, SHAPES, WAITS
+from benchmarks.records import Record, load, source
+
+NOT_RUN = "not run"
+
+
+def _record() -> Record | None:
+    record = load("gpu")
+    return None if record is None or record["config"]["dry_run"] else record
+
+
+def _parts(record: Record | None, step: str) -> list[Record]:
+    return [] if record is None else record["steps"][step]["parts"]
+
+
+def _text(step: str, header: list[str], rows: list[list[str]]) -> str:
+    record = _record()
+    if record is None or "provenance" not in record:
+        note = "*Not measured yet: `python -m benchmarks.gpu` writes `benchmarks/results/gpu.json`.*"
+        return f"{note}\n\n{table(header, rows)}"
+    done = record["steps"][step]
+    why = (
+        f" The step: {done['status']}{', ' + done['why'] if done.get('why') else ''}."
+        if done["status"] != "done"
+        else ""
+    )
+    return f"{table(header, rows)}\n\n{source('gpu', record)}{why}"
+
+
+def _found(parts: list[Record], **keys: Any) -> Record | None:
+    return next((part for part in parts if all(part.get(key) == value for key, value in keys.items())), None)
+
+
+def waits() -> str:
+    """Host waits that trimkit adds to a call."""
+    parts, rows = _parts(_record(), "waits"), []
+    for method, budget, batch in WAITS:
+        part = _found(parts, method=method, budget=budget, batch=batch)
+        rows.append([f"`{method}`", budget, str(batch), NOT_RUN if part is None else str(part["waits"])])
+    return _text("waits", ["method", "budget", "batch", "waits that it adds to a call"], rows)
+
+
+def choosing() -> str:
+    """Milliseconds of choosing."""
+    parts, rows = _parts(_record(), "choosing"), []
+    for method, tokens, batch in CHOOSING:
+        part = _found(parts, method=method, tokens=tokens, batch=batch)
+        took = NOT_RUN if part is None or "select_s" not in part else f"{1000 * part['select_s']['median']:.2f} ms"
+        rows.append([f"`{method}`", str(tokens), str(batch), took])
+    return _text("choosing", ["method", "image tokens", "batch", "choosing"], rows)
+
+
+def _benches(step: str, wanted: Any) -> Iterator[tuple[list[str], Record | None, Record | None, Record | None]]:
+    """Shape, batch and new tokens, then ratio, full arm and reduced arm."""
+    parts = _parts(_record(), step)
+    for shape, method, batch, new in wanted:
+        title = [f"`{shape}`", f"`{method}`", str(batch), str(new)]
+        for part in parts:
+            if "bench" not in part or part["settings"]["random"] != shape:
+                continue
+            cell = {"batch_size": batch, "new_tokens": new}
+            entry = _found(part["bench"]["ratios"], method=method, **cell)
+            if entry is not None:
+                arms = [_found(part["bench"]["arms"], method=name, **cell) for name in ("none", method)]
+                yield title, entry, arms[0], arms[1]
+                break
+        else:
+            yield title, None, None, None
+
+
+def shapes() -> str:
+    """Full against reduced, eager."""
+    header = ["shape", "method", "batch", "new tokens", "prefill, full", "prefill", "ratio", "FLOP ratio", "end to end"]
+    header += ["peak, full", "peak", "choosing adds"]
+    rows = []
+    for title, entry, full, own in _benches("shapes", SHAPES):
+        if entry is None or full is None or own is None:
+            rows.append([*title, *[NOT_RUN] * 8])
+            continue
+        cells = [seconds(full["prefill_s"]), seconds(own["prefill_s"]), factor(entry["prefill_s"])]
+        cells += [f"{entry['prefill_flops']:.3f}", factor(entry["end_to_end_s"]), megabytes(full["peak_bytes"])]
+        rows.append([*title, *cells, megabytes(own["peak_bytes"]), share(own["added_share"]["cold"])])
+    return _text("shapes", header, rows)
+
+
+def compiled() -> str:
+    """Compiled prefill and decoding."""
+    parts, rows = _parts(_record(), "compiled"), []
+    for batch, tokens in COMPILED:
+        part = _found(parts, batch=batch, image_tokens=tokens)
+        cells = [NOT_RUN] * 5
+        if part is not None and "compiled" in part:
+            both = [part["eager"], part["compiled"]]
+            cells = [seconds(each[name]) for name in ("prefill_s", "step_s") for each in both] + [
+                f"{part['compile_s']:.0f} s"
+            ]
+        rows.append([str(batch), str(tokens), *cells])
+    header = [
+        "batch",
+        "image tokens",
+        "prefill, eager",
+        "compiled",
+        "decoding step, eager",
+        "compiled",
+        "compiling took",
+    ]
+    return _text("compiled", header, rows)
+
+
+def claim() -> str:
+    """The paper's 67 % less time and 30 % less memory."""
+    rows = []
+    for title, entry, _, _ in _benches("claim", CLAIM):
+        if entry is None:
+            rows.append([*title, NOT_RUN, NOT_RUN])
+            continue
+        time, memory = entry["end_to_end_s"]["median"], entry["peak_with_weights_bytes"]
+        rows.append([*title, f"{100 * (1 - time):.0f} %", f"{100 * (1 - memory):.0f} %"])
+    return _text(
+        "claim", ["shape", "method", "batch", "new tokens", "less time", "less memory, weights included"], rows
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "gpu-waits": waits,
+    "gpu-choosing": choosing,
+    "gpu-shapes": shapes,
+    "gpu-compiled": compiled,
+    "gpu-claim": claim,
+}
