@@ -98,7 +98,7 @@ class CompiledGeneration:
         limit = self._limit * len(self._caches)
         # Found by name where it differs between versions of torch.
         key = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
-        own = {cache_name(self._model.forward): cache, "disable_compile": True}
+        own: dict[str, Any] = {str(cache_name(self._model.forward)): cache, "disable_compile": True}
         inputs.setdefault("max_new_tokens", self._max_new_tokens)
         with torch._dynamo.config.patch({key: max(limit, getattr(torch._dynamo.config, key))}):
             return self._model.generate(**inputs, **own)
@@ -128,7 +128,8 @@ class CompiledGeneration:
             )
         if embeds is not None and kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = self._causal(embeds)
-        return self._compiled(*args, **kwargs)
+        compiled: Any = self._compiled
+        return compiled(*args, **kwargs)
 
     def _causal(self, embeds: Any) -> Any:
         """The mask ``[B, 1, L, cache]`` that transformers leaves out where a prompt fills its bucket: to the compiler, with and

@@ -14,7 +14,7 @@ from trimkit.core.confidence import Fallback, token_confidence
 __all__ = ["ConfidenceWatch", "HeldStreamer", "StopUnsure"]
 
 
-class ConfidenceWatch(LogitsProcessor):  # type: ignore[misc]  # transformers is typed only in part
+class ConfidenceWatch(LogitsProcessor):
     """Leaves the scores as they are. Goes last, so that it sees the distribution from which tokens are taken.
 
     Args:
@@ -59,7 +59,7 @@ class ConfidenceWatch(LogitsProcessor):  # type: ignore[misc]  # transformers is
         return ~(self.lowest >= self._fallback.threshold)
 
 
-class StopUnsure(StoppingCriteria):  # type: ignore[misc]
+class StopUnsure(StoppingCriteria):
     """Ends the rows that will be asked for again, as soon as that is known."""
 
     def __init__(self, watch: ConfidenceWatch) -> None:
@@ -72,7 +72,7 @@ class StopUnsure(StoppingCriteria):  # type: ignore[misc]
         return self._watch.unsure().to(input_ids.device)
 
 
-class HeldStreamer(BaseStreamer):  # type: ignore[misc]
+class HeldStreamer(BaseStreamer):
     """Holds what is streamed back until it is known whether the answer stays.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -82,7 +82,7 @@ def command(
         encoder = PictureEncoder.from_pretrained(
             model, method=chosen, scorer=scorer, device=device, dtype=dtype, cache_images=cache_images
         )
-        keys = {"api_key": api_key, "upstream_key": upstream_key}
+        keys: dict[str, Any] = {"api_key": api_key, "upstream_key": upstream_key}
         app = create_app(encoder, upstream, limits=limits, remote_pictures=remote_pictures, **keys)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
         how = f"{chosen.name}, budget {chosen.budget.in_words()}"

@@ -85,16 +85,16 @@ def _write(directory: Path, graph: Built, checkpoint: str, processor: Any, score
     file = directory / "model.onnx"
     inputs: dict[str, Tensor] = {"pixel_values": probe_pixels(graph.parts.side)}
     dynamic = {"pixel_values": {0: "batch"}}
-    reads = isinstance(scorer, ClipNativeScorer)
-    if isinstance(scorer, ClipNativeScorer):
-        inputs["question_ids"] = _example_ids(scorer, len(inputs["pixel_values"]))
+    native = scorer if isinstance(scorer, ClipNativeScorer) else None
+    if native is not None:
+        inputs["question_ids"] = _example_ids(native, len(inputs["pixel_values"]))
         dynamic["question_ids"] = {0: "batch", 1: "length"}
     write_onnx(graph.module, file, inputs, ("embeddings", "indices"), dynamic)
     checked = _checked(file, graph, inputs)
     processor.save_pretrained(directory / "processor")
-    if isinstance(scorer, ClipNativeScorer):
-        scorer.tokenizer.save_pretrained(directory / "question_tokenizer")
-    settings = _settings(graph, checkpoint, scorer if reads else None, checked)
+    if native is not None:
+        native.tokenizer.save_pretrained(directory / "question_tokenizer")
+    settings = _settings(graph, checkpoint, native, checked)
     write_atomically(directory / SETTINGS, lambda out: out.write(json_text(settings).encode()))
 
 

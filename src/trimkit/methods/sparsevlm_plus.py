@@ -59,7 +59,7 @@ def rope_weights(distance: Tensor, head_dim: int, theta: float = 10000.0) -> Ten
     """
     waves = theta ** (-2.0 * torch.arange(head_dim // 2, device=distance.device) / head_dim)
     total: Tensor = torch.cos(distance[..., None] * waves).sum(dim=-1)
-    return total * (2.0 / head_dim**0.5)
+    return total.mul(2.0 / head_dim**0.5)
 
 
 def strongest_heads(weights: Tensor, count: int) -> Tensor:

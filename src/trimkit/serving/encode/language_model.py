@@ -65,7 +65,8 @@ def _alone(model: Any) -> Any:
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     try:
         with torch.device("meta"):
-            alone = AutoModelForCausalLM.from_config(config)
+            auto: Any = AutoModelForCausalLM
+            alone = auto.from_config(config)
     except (ValueError, KeyError):
         alone = None
     if alone is None or head is None or type(alone.base_model) is not type(decoder):

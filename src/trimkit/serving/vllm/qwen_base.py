@@ -79,7 +79,8 @@ class QwenModel(ReducingModel):
 
     def encoder_arguments(self, picture: ModelInputs, number: int) -> ModelInputs:
         """Pixels as transformers' processor gives them: vLLM may leave the normalization to the tower."""
-        pixels = self.visual.input_norm(picture["pixel_values"], torch.float32)
+        tower: Any = getattr(self, "visual")  # noqa: B009  # vLLM's class has it
+        pixels = tower.input_norm(picture["pixel_values"], torch.float32)
         return {"pixel_values": pixels, "image_grid_thw": picture["image_grid_thw"]}
 
     def cut(self, picture: ModelInputs, image: ImageTokens, whole: Tensor, reduction: Reduction) -> Tensor:
