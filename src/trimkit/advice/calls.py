@@ -104,7 +104,7 @@ class Waits(TorchFunctionMode):
     """Counts what hands a value to Python."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.count = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

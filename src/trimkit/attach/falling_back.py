@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -151,7 +151,12 @@ def _joined(method: str, tried: Sequence[tuple[Report, Rung]]) -> Report:
     images: list[ImageReport] = []
     for report, rung in tried:
         images += [image for image in report.images if image.row in rung.answered]
-    seconds = StageSeconds(**{name: sum(getattr(r.seconds, name) for r, _ in tried) for name in vars(StageSeconds())})
+    seconds = StageSeconds(
+        **{
+            name: sum(getattr(r.seconds, name) for r, _ in tried)
+            for name in (each.name for each in fields(StageSeconds))
+        }
+    )
     images.sort(key=lambda image: image.row)
     renderer = tried[0][0].renderer if len(tried) == 1 else None
     return Report(method, tuple(images), seconds, renderer=renderer, rungs=tuple(rung for _, rung in tried))

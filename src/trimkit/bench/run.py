@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from trimkit.bench import machine, result
+from trimkit.bench.about import provenance, weights
 from trimkit.bench.arms import Arm
 from trimkit.bench.capacity import capacities
 from trimkit.bench.formula import Sizes, sizes_of_shape
@@ -22,7 +22,6 @@ from trimkit.bench.subject import Checkpoint, RandomModel, Subject
 from trimkit.config import configured, exported_reduction
 from trimkit.engines import check_engine
 from trimkit.errors import ConfigError
-from trimkit.io.provenance import hardware, versions
 from trimkit.loading import pick_device
 from trimkit.methods import Method
 
@@ -157,7 +156,7 @@ def bench(
         subject = _checkpoint(settings, device) if shape is None else _random(settings, shape, device, warn)
         cells = itertools.product(settings.batch_sizes, settings.new_tokens)
         parts = [_cell(settings, subject, shape, methods, *cell, advance) for cell in cells]
-        about = _provenance(settings, subject, shape)
+        about = provenance(asdict(settings), subject, shape)
     return {
         "arms": [arm for part in parts for arm in part["arms"]],
         "ratios": [entry for part in parts for entry in part["ratios"]],
@@ -258,7 +257,7 @@ def _cell(
     turns = rounds(arms, settings.repeats, settings.questions, done)
     sizes, element = subject.sizes(), subject.model.dtype.itemsize
     deeper = shape.full_layers if shape is not None and shape.full_layers > shape.layers else 0
-    held = _weights(subject)
+    held = weights(subject)
 
     def against(number: int) -> dict[str, Any]:
         pair = (counted[number], counted[0])
@@ -285,23 +284,3 @@ def _capacity(settings: Settings, subject: Subject, arms: list[dict[str, Any]]) 
     return capacities(
         arms, sizes, settings.memory, subject.model.dtype.itemsize, settings.text_tokens, settings.pictures
     )
-
-
-def _weights(subject: Subject) -> int:
-    """Bytes of the model's weights; a tied one counts once."""
-    return sum(weight.nbytes for weight in subject.model.parameters())
-
-
-def _provenance(settings: Settings, subject: Subject, shape: Shape | None) -> dict[str, Any]:
-    device = subject.model.device
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "config": asdict(settings),
-        "shape": None if shape is None else shape.to_plain(),
-        "dtype": str(subject.model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "seed": settings.seed,
-        "weights_bytes": _weights(subject),
-        "versions": versions(),
-        "hardware": hardware(device.type),
-    }

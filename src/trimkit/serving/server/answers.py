@@ -7,6 +7,7 @@ import math
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from trimkit.core.types import ImageReport, Report
@@ -98,7 +99,7 @@ def report_object(started: Started, boxes: Sequence[Any]) -> dict[str, Any] | No
         "image_tokens_before": report.tokens_before,
         "image_tokens": report.tokens_after,
         "fallback": started.fallback,
-        "seconds": {name: round(value, 6) for name, value in vars(report.seconds).items()},
+        "seconds": {name: round(value, 6) for name, value in asdict(report.seconds).items()},
         "images": images,
     }
 
