@@ -185,7 +185,13 @@ def shown(record: Record) -> str:
         cells = [f"`{name}`", str(part["ratios"]), f"{part['within']}", f"{100 * part['median_error']:.0f} %"]
         rows.append([*cells, f"{100 * part['largest_error']:.0f} %", f"{part['win_right']}"])
     header = ["file", "ratios", "within 20 %", "median error", "largest error", "win or not, right"]
-    return table(header, rows)
+    outside = record["summary"]["outside"]
+    noted = "; ".join(
+        f"outside lies {row['what']} of `{row['shape']}` with {row['layers']} layers and {row['new_tokens']} new tokens, measured "
+        f"{row['measured']:.2f} ({row['low']:.2f} to {row['high']:.2f}, {row['runs']} runs), predicted {row['predicted']:.2f}"
+        for row in outside
+    )
+    return f"{table(header, rows)}\n\n{noted.capitalize() + '. ' if noted else ''}A win is a ratio below {WIN}."
 
 
 TABLES = {"advice-check": made_of("advice_check", shown, "advice_check")}

@@ -107,7 +107,10 @@ def saved(record: Record) -> str:
             "" if first is None else f"{first['full_bytes'] / 1e9:.1f} to {first['reduced_bytes'] / 1e9:.1f} GB"
         )
         rows.append([*cells, *map(str, each["largest_batch"]["80"])])
-    note = "Memory of weights and request together, bfloat16, 40 text tokens, by formula."
+    note = (
+        "Memory of weights and request together, bfloat16, 40 text tokens, by formula. The reduced model holds what scores, too: "
+        "a text tower, or a whole CLIP beside towers that have none; below 0 it is more than is saved."
+    )
     return f"{table(header, rows)}\n\n{note}"
 
 
