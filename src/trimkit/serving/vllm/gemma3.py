@@ -17,7 +17,7 @@ from trimkit.serving.vllm.tower_names import with_vision_model
 __all__ = ["TrimGemma3", "TrimGemma3Processor"]
 
 
-class TrimGemma3Processor(ReducingProcessor, stock.Gemma3MultiModalProcessor):  # type: ignore[misc]
+class TrimGemma3Processor(ReducingProcessor, stock.Gemma3MultiModalProcessor):
     """Gemma 3's processor, with the question in it. A prompt has the token that begins a picture, and no placeholder yet."""
 
     def picture_mark(self, config: Any) -> int:
@@ -27,7 +27,7 @@ class TrimGemma3Processor(ReducingProcessor, stock.Gemma3MultiModalProcessor):  
 @MULTIMODAL_REGISTRY.register_processor(
     TrimGemma3Processor, info=stock.Gemma3ProcessingInfo, dummy_inputs=stock.Gemma3DummyInputsBuilder
 )
-class TrimGemma3(FlatTilesModel, stock.Gemma3ForConditionalGeneration):  # type: ignore[misc]
+class TrimGemma3(FlatTilesModel, stock.Gemma3ForConditionalGeneration):
     """Tokens of a picture attend to each other both ways, as far as vLLM's attention backend does that."""
 
     tile_counts: ClassVar[str] = "num_patches"

@@ -13,7 +13,7 @@ from trimkit.serving.vllm.flat_tiles import FlatTilesModel
 __all__ = ["TrimInternVL", "TrimInternVLProcessor"]
 
 
-class TrimInternVLProcessor(ReducingProcessor, stock.InternS1MultiModalProcessor):  # type: ignore[misc]
+class TrimInternVLProcessor(ReducingProcessor, stock.InternS1MultiModalProcessor):
     """InternVL's processor, with the question in it. The placeholders of a picture's tiles stand in one row."""
 
     def ranked_lengths(self, total: int) -> list[int]:
@@ -24,7 +24,7 @@ class TrimInternVLProcessor(ReducingProcessor, stock.InternS1MultiModalProcessor
 @MULTIMODAL_REGISTRY.register_processor(
     TrimInternVLProcessor, info=stock.InternS1ProcessingInfo, dummy_inputs=stock.InternS1DummyInputsBuilder
 )
-class TrimInternVL(FlatTilesModel, stock.InternS1ForConditionalGeneration):  # type: ignore[misc]
+class TrimInternVL(FlatTilesModel, stock.InternS1ForConditionalGeneration):
     """vLLM serves it by the class of InternS1."""
 
     tile_counts: ClassVar[str] = "image_num_patches"

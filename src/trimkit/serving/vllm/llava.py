@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from trimkit.serving.vllm.tower_names import with_vision_model
 __all__ = ["TrimLlava", "TrimLlavaProcessor"]
 
 
-class TrimLlavaProcessor(ReducingProcessor, stock.LlavaMultiModalProcessor):  # type: ignore[misc]
+class TrimLlavaProcessor(ReducingProcessor, stock.LlavaMultiModalProcessor):
     """LLaVA's processor, with the question in it."""
 
 
@@ -32,13 +32,13 @@ def _processor(info: Any, dummy_inputs: Any) -> Any:
 @MULTIMODAL_REGISTRY.register_processor(
     _processor, info=stock._build_llava_or_pixtral_hf_info, dummy_inputs=stock.LlavaDummyInputsBuilder
 )
-class TrimLlava(ReducingModel, stock.LlavaForConditionalGeneration):  # type: ignore[misc]
+class TrimLlava(ReducingModel, stock.LlavaForConditionalGeneration):
     """With another tower than CLIP the features behind the projector serve, as in ``trimkit.models.llava``."""
 
     def renamed(self, weights: Any) -> Iterator[tuple[str, Tensor]]:
         return with_vision_model(weights)
 
-    def encode(self, pictures: list[ModelInputs]) -> list[Tensor]:
+    def encode(self, pictures: Sequence[ModelInputs]) -> list[Tensor]:
         if not self._clip:
             return super().encode(pictures)
         pixels = self.join_pictures(pictures)["pixel_values"]

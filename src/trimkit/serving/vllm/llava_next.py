@@ -17,14 +17,14 @@ from trimkit.serving.vllm.tower_names import with_vision_model
 __all__ = ["TrimLlavaNext", "TrimLlavaNextProcessor"]
 
 
-class TrimLlavaNextProcessor(ReducingProcessor, stock.LlavaNextMultiModalProcessor):  # type: ignore[misc]
+class TrimLlavaNextProcessor(ReducingProcessor, stock.LlavaNextMultiModalProcessor):
     """LLaVA-NeXT's processor, with the question in it."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     TrimLlavaNextProcessor, info=stock.LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
 )
-class TrimLlavaNext(TiledModel, stock.LlavaNextForConditionalGeneration):  # type: ignore[misc]
+class TrimLlavaNext(TiledModel, stock.LlavaNextForConditionalGeneration):
     """A picture is ranked as one image, over all of its tiles."""
 
     def renamed(self, weights: Any) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ from trimkit.serving.vllm.tower_names import with_vision_model
 __all__ = ["TrimLlavaOnevision", "TrimLlavaOnevisionProcessor"]
 
 
-class TrimLlavaOnevisionProcessor(ReducingProcessor, stock.LlavaOnevisionMultiModalProcessor):  # type: ignore[misc]
+class TrimLlavaOnevisionProcessor(ReducingProcessor, stock.LlavaOnevisionMultiModalProcessor):
     """LLaVA-OneVision's processor, with the question in it."""
 
 
@@ -25,7 +25,7 @@ class TrimLlavaOnevisionProcessor(ReducingProcessor, stock.LlavaOnevisionMultiMo
     info=stock.LlavaOnevisionProcessingInfo,
     dummy_inputs=stock.LlavaOnevisionDummyInputsBuilder,
 )
-class TrimLlavaOnevision(TiledModel, stock.LlavaOnevisionForConditionalGeneration):  # type: ignore[misc]
+class TrimLlavaOnevision(TiledModel, stock.LlavaOnevisionForConditionalGeneration):
     """A picture is ranked as one image, over all of its tiles."""
 
     def renamed(self, weights: Any) -> Iterator[tuple[str, Tensor]]:

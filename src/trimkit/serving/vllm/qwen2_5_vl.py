@@ -11,12 +11,12 @@ from trimkit.serving.vllm.qwen_processor import QwenProcessor
 __all__ = ["TrimQwen25VL", "TrimQwen25VLProcessor"]
 
 
-class TrimQwen25VLProcessor(QwenProcessor, stock.Qwen2_5_VLMultiModalProcessor):  # type: ignore[misc]
+class TrimQwen25VLProcessor(QwenProcessor, stock.Qwen2_5_VLMultiModalProcessor):
     """Qwen2.5-VL's processor, with the question in it."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     TrimQwen25VLProcessor, info=stock.Qwen2_5_VLProcessingInfo, dummy_inputs=stock.Qwen2_5_VLDummyInputsBuilder
 )
-class TrimQwen25VL(QwenModel, stock.Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
+class TrimQwen25VL(QwenModel, stock.Qwen2_5_VLForConditionalGeneration):
     """A picture is one grid of merged patches."""

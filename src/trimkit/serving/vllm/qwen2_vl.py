@@ -11,12 +11,12 @@ from trimkit.serving.vllm.qwen_processor import QwenProcessor
 __all__ = ["TrimQwen2VL", "TrimQwen2VLProcessor"]
 
 
-class TrimQwen2VLProcessor(QwenProcessor, stock.Qwen2VLMultiModalProcessor):  # type: ignore[misc]
+class TrimQwen2VLProcessor(QwenProcessor, stock.Qwen2VLMultiModalProcessor):
     """Qwen2-VL's processor, with the question in it."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     TrimQwen2VLProcessor, info=stock.Qwen2VLProcessingInfo, dummy_inputs=stock.Qwen2VLDummyInputsBuilder
 )
-class TrimQwen2VL(QwenModel, stock.Qwen2VLForConditionalGeneration):  # type: ignore[misc]
+class TrimQwen2VL(QwenModel, stock.Qwen2VLForConditionalGeneration):
     """A picture is one grid of merged patches."""

@@ -11,14 +11,14 @@ from trimkit.serving.vllm.qwen_processor import QwenProcessor
 __all__ = ["TrimQwen3VL", "TrimQwen3VLProcessor"]
 
 
-class TrimQwen3VLProcessor(QwenProcessor, stock.Qwen3VLMultiModalProcessor):  # type: ignore[misc]
+class TrimQwen3VLProcessor(QwenProcessor, stock.Qwen3VLMultiModalProcessor):
     """Qwen3-VL's processor, with the question in it."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     TrimQwen3VLProcessor, info=stock.Qwen3VLProcessingInfo, dummy_inputs=stock.Qwen3VLDummyInputsBuilder
 )
-class TrimQwen3VL(QwenModel, stock.Qwen3VLForConditionalGeneration):  # type: ignore[misc]
+class TrimQwen3VL(QwenModel, stock.Qwen3VLForConditionalGeneration):
     """vLLM puts the features for deeper layers behind those of the first: all are cut alike, the first are ranked."""
 
     @property
