@@ -38,9 +38,9 @@ def twin_of(config: Any) -> tuple[Family, Any]:
     """
     from transformers import AutoModelForImageTextToText
 
-    auto: Any = AutoModelForImageTextToText
+    made: Any = AutoModelForImageTextToText  # its methods are typed only in part
     with torch.device("meta"):
-        model = auto.from_config(copy.deepcopy(config))
+        model = made.from_config(copy.deepcopy(config))
     return family_of(model), model.eval()
 
 

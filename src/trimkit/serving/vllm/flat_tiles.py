@@ -45,7 +45,7 @@ class FlatTilesModel(ReducingModel):
         length = len(features) // len(picture["pixel_values"])
         side = math.isqrt(length)
         grid = (side, side) if side * side == length else None
-        return [ImageTokens(part, grid) for part in torch.split(features, length)]
+        return [ImageTokens(features[i : i + length], grid) for i in range(0, len(features), length)]
 
     def encoder_arguments(self, picture: ModelInputs, number: int) -> ModelInputs:
         return {"pixel_values": picture["pixel_values"][number : number + 1]}

@@ -34,6 +34,7 @@ _PATCHES_A_ROW = 1024
 class QwenModel(ReducingModel):
     """What the Qwen families share."""
 
+    visual: Any
     supports_multimodal_pruning: ClassVar[bool] = True  # vLLM's word for what the module says
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
