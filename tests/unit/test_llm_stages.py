@@ -14,9 +14,11 @@ from tests.contract.families import FAMILIES
 from tests.tiny import GREEDY, IMAGE_TOKEN, TOKENS
 from tests.unit.fastv_by_hand import deep_llava
 from tests.unit.stages_by_hand import by_hand, pyramiddrop, sparsevlm, sparsevlm_plus
+from tests.unit.stages_by_hand import density_peaks as by_loops
 from tests.unit.test_fastv import REFUSED, answers, hooks, singles
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.methods import get_method
+from trimkit.methods.sparsevlm import density_peaks
 
 Batch = dict[str, Tensor]
 LAYERS = (1, 3, 4)
@@ -141,6 +143,16 @@ def test_families(name: str) -> None:
             assert trim.report.tokens_after < trim.report.tokens_before
             assert answers(model, batch, use_cache=False) == together
             assert answers(model, case.single(batch, 0))[0] == together[0]
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_clusters_are_those_by_hand(count: int) -> None:
+    """Three clouds of tokens. The tiny picture above is dropped into one cluster at most."""
+    generator = torch.Generator().manual_seed(count)
+    clouds = 3 * torch.randn(3, 8, generator=generator)
+    states = clouds.repeat_interleave(9, dim=0) + torch.randn(27, 8, generator=generator)
+    groups = density_peaks(states, count)
+    assert [(groups == c).nonzero().squeeze(1).tolist() for c in range(count)] == by_loops(states, count)
 
 
 def test_layers_by_depth() -> None:

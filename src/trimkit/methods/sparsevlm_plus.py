@@ -58,8 +58,8 @@ def rope_weights(distance: Tensor, head_dim: int, theta: float = 10000.0) -> Ten
         Of the same shape, float32. It can be negative.
     """
     waves = theta ** (-2.0 * torch.arange(head_dim // 2, device=distance.device) / head_dim)
-    total: Tensor = torch.cos(distance[..., None] * waves).sum(dim=-1)
-    return total.mul(2.0 / head_dim**0.5)
+    weights: Tensor = torch.cos(distance[..., None] * waves).sum(dim=-1) * (2.0 / head_dim**0.5)
+    return weights
 
 
 def strongest_heads(weights: Tensor, count: int) -> Tensor:
