@@ -187,7 +187,7 @@ def shown(record: Record) -> str:
     header = ["file", "ratios", "within 20 %", "median error", "largest error", "win or not, right"]
     outside = record["summary"]["outside"]
     noted = "; ".join(
-        f"outside lies {row['what']} of `{row['shape']}` with {row['layers']} layers and {row['new_tokens']} new tokens, measured "
+        f"outside lies {row['what']} of `{row['shape']}`, {row['layers']} layers, {row['new_tokens']} new tokens: measured "
         f"{row['measured']:.2f} ({row['low']:.2f} to {row['high']:.2f}, {row['runs']} runs), predicted {row['predicted']:.2f}"
         for row in outside
     )

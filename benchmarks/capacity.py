@@ -108,7 +108,7 @@ def saved(record: Record) -> str:
         )
         rows.append([*cells, *map(str, each["largest_batch"]["80"])])
     note = (
-        "Memory of weights and request together, bfloat16, 40 text tokens, by formula. The reduced model holds what scores, too: "
+        "Memory of weights and request, bfloat16, 40 text tokens, by formula. The reduced model holds what scores, too: "
         "a text tower, or a whole CLIP beside towers that have none; below 0 it is more than is saved."
     )
     return f"{table(header, rows)}\n\n{note}"

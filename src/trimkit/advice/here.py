@@ -115,8 +115,7 @@ def _growing(device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
     def step() -> None:
         for held in layers:
             held[:] = [torch.cat([each, new], dim=-2) for each in held]
-            keys, values = held
-            torch.nn.functional.scaled_dot_product_attention(new, keys, values)
+            torch.nn.functional.scaled_dot_product_attention(new, held[0], held[1])
 
     return 3 * sum(each.nbytes for held in layers for each in held) / timer(step)
 
