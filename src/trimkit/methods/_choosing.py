@@ -105,8 +105,12 @@ class ChoosingMethod(Method):
 
     @property
     def chooses_each_once(self) -> bool:
-        """Whether what ``choices`` keeps is as many tokens as asked for; else they have to be counted."""
-        return True
+        """Whether what is kept is as many tokens as asked for, so that they need not be counted on the device.
+
+        Of methods that see several images at once; what ``choose`` gives for one may hold a token twice, or lack one.
+        """
+        nearest = next(cls for cls in type(self).__mro__ if "choose" in vars(cls) or "choices" in vars(cls))
+        return "choices" in vars(nearest)
 
     def _kept(self, scores: Tensor, batch: TokenBatch) -> tuple[Tensor, list[int] | None]:
         if type(self).keep is not ChoosingMethod.keep:
