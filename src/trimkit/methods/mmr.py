@@ -66,9 +66,14 @@ class MMR(ChoosingMethod):
             )
         else:
             values = F.sanitize(image.relevance * image.profile.sign)[0]
-        if len(values) == 0 or values.amax() == values.amin():
-            return torch.ones_like(values)
-        return (values - values.amin()) / (values.amax() - values.amin())
+        if len(values) == 0:
+            return values
+        low, high = values.amin(), values.amax()
+        return torch.where(high == low, 1.0, (values - low) / (high - low))
+
+    @property
+    def chooses_each_once(self) -> bool:
+        return True
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
         return marginal_relevance(scores, cosines(signal(self, image, "projected")[0]), count, self.balance)
@@ -88,13 +93,13 @@ def marginal_relevance(importance: Tensor, similarity: Tensor, count: int, balan
     """
     wide = wide_dtype(importance.device)
     worth, similarity = balance * importance.to(wide), (1.0 - balance) * similarity.to(wide)
-    picked = torch.empty(count, dtype=torch.int64, device=importance.device)
+    picked = []
     nearest = torch.full_like(worth, -torch.inf)
     value = importance.to(wide)
-    for turn in range(count):
-        best = value.argmax()
-        picked[turn] = best
-        worth[best] = -torch.inf
-        nearest = torch.maximum(nearest, similarity[best])
+    for _ in range(count):
+        best = value.argmax(dim=0, keepdim=True)  # used where it is, so that the host need not wait for it
+        picked.append(best)
+        worth = worth.scatter(0, best, -torch.inf)
+        nearest = torch.maximum(nearest, similarity.index_select(0, best)[0])
         value = worth - nearest
-    return picked
+    return torch.cat(picked)

@@ -100,6 +100,10 @@ class MMTok(ChoosingMethod):
     def quality(self, image: TokenBatch) -> Tensor:
         return self._rows(image).sum(dim=0)
 
+    @property
+    def chooses_each_once(self) -> bool:
+        return True
+
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
         return greedy_cover(self._rows(image), count)
 
@@ -154,14 +158,14 @@ def greedy_cover(rows: Tensor, count: int, allowed: Tensor | None = None) -> Ten
     barred = torch.zeros(rows.shape[1], dtype=rows.dtype, device=rows.device)
     if allowed is not None:
         barred = barred.masked_fill(~allowed, -1e9)
-    chosen = torch.empty(count, dtype=torch.int64, device=rows.device)
-    for turn in range(count):
+    chosen = []
+    for _ in range(count):
         gains = (rows - best).clamp(min=0.0).sum(dim=0) + barred
-        pick = gains.argmax()
-        chosen[turn] = pick
-        barred[pick] = -torch.inf
-        best = torch.maximum(best, rows[:, pick].unsqueeze(1))
-    return chosen
+        pick = gains.argmax(dim=0, keepdim=True)  # used where it is, so that the host need not wait for it
+        chosen.append(pick)
+        barred = barred.scatter(0, pick, -torch.inf)
+        best = torch.maximum(best, rows.index_select(1, pick))
+    return torch.cat(chosen)
 
 
 def _unit(vectors: Tensor) -> Tensor:

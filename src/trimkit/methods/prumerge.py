@@ -69,6 +69,9 @@ class PruMerge(ChoosingMethod):
     def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
         return F.count_select(scores, on_device(counts, scores), batch.padding)
 
+    def fixed_counts(self, totals: Sequence[int]) -> list[int] | None:
+        return self._patch_counts(totals) if self.budget.kind in ("ratio", "count") else None
+
     def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         found = super().counts(scores, batch)
         if self.budget.kind != "iqr":

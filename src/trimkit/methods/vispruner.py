@@ -44,6 +44,10 @@ class VisPruner(ChoosingMethod):
     def quality(self, image: TokenBatch) -> Tensor:
         return F.sanitize(signal(self, image, "cls_attention"))[0]
 
+    @property
+    def chooses_each_once(self) -> bool:
+        return True
+
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
         order = scores.sort(descending=True, stable=True).indices
         important = int(count * self.important)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimkit.core.transfer import upload
 from trimkit.core.types import ImageTokens
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.methods import Method
@@ -74,4 +75,4 @@ class QuestionSignals:
                 "trimkit.prepare or trimkit.attach"
             )
         ids = self._tokenizer(self._method.words(question), add_special_tokens=False)["input_ids"]
-        return table(torch.tensor(ids, dtype=torch.int64, device=table.weight.device)).detach()  # type: ignore[no-any-return]
+        return table(upload(ids, table.weight.device)).detach()  # type: ignore[no-any-return]
