@@ -98,6 +98,9 @@ class _LayerRecord:
 
 def _attention(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:
     """``[T]`` attention of ``queries`` ``[Q, D]`` to ``keys`` ``[T, D]``: softmax in float32, mean over queries and heads."""
+    if len(queries) == 1:  # small enough for all heads at a time
+        query, key = queries.float().view(heads, -1), keys.float().view(len(keys), heads, -1)
+        return torch.softmax(torch.einsum("hd,thd->ht", query, key) * scale, dim=-1).mean(dim=0)
     parts = zip(queries.float().chunk(heads, dim=1), keys.float().chunk(heads, dim=1), strict=True)
     rows = [torch.softmax(query @ key.T * scale, dim=1).mean(dim=0) for query, key in parts]
     return torch.stack(rows).mean(dim=0)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,10 +85,12 @@ class Chooser:
         choosing = [self._queries.chosen(each) for each in queries]
         if scorer is not None and hasattr(scorer, "text_embeddings"):
             wanted = [text for text in dict.fromkeys(text for each in choosing for text in each) if text is not None]
-            if self.method.cuts_text and hasattr(scorer, "segment_embeddings"):
-                for text in wanted:
-                    scorer.segment_embeddings(text)
-            elif wanted:
+            whole: Any = getattr(scorer, "is_whole", None) if self.method.cuts_text else None
+            for text in wanted if whole is not None else ():
+                if not whole(text):
+                    cast(Any, scorer).segment_embeddings(text)
+            wanted = [text for text in wanted if whole is None or whole(text)]
+            if wanted:
                 scorer.text_embeddings(wanted, truncate=self.method.truncates_text)
         return choosing
 

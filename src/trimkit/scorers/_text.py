@@ -71,6 +71,10 @@ class TextEncoder:
                 held[query] = text
         return [found for query in queries if (found := held[query]) is not None]
 
+    def is_whole(self, query: str) -> bool:
+        """Whether the tower takes a question in one piece, so that ``segments`` gives the one embedding that a call gives."""
+        return len(self._tokenizer(query, truncation=False, verbose=False)["input_ids"]) <= self._max_length
+
     @torch.no_grad()
     def segments(self, query: str) -> Tensor:
         """``[S, P]`` float32 of a question cut as CDPruner's code cuts it: ids with one start and one end token, in pieces of

@@ -140,9 +140,9 @@ class ClipNativeScorer(EncoderScorer):
         Raises:
             InputError: a question is empty.
         """
-        segments = {query: self._text.segments(query) for query in dict.fromkeys(queries)}
-        if all(len(each) == 1 for each in segments.values()):  # whole questions
+        if all(map(self.is_whole, queries)):
             return self.similarity(images, queries, normalize=True)
+        segments = {query: self._text.segments(query) for query in dict.fromkeys(queries)}
         found = []
         for image, query in zip(images, queries, strict=True):
             patches = self._patches([image])
@@ -150,6 +150,10 @@ class ClipNativeScorer(EncoderScorer):
             rows = [F.clip_relevance(patches, text[None], normalize=True)[0] for text in texts]
             found.append(torch.stack(rows).mean(dim=0))
         return found
+
+    def is_whole(self, query: str) -> bool:
+        """Whether the text tower takes a question in one piece."""
+        return self._text.is_whole(query)
 
     def segment_embeddings(self, query: str) -> Tensor:
         """``[S, P]`` float32: one embedding for each piece of the question that is as long as the text tower takes.
