@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trimkit.attach.export_files import built, new_directory
 from trimkit.errors import ConfigError, UnsupportedError
+from trimkit.io.directories import built, new_directory
 from trimkit.loading import load_model
 
 __all__ = ["RAW_CHAT_TEMPLATE", "save_language_model"]
