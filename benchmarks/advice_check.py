@@ -30,6 +30,7 @@ QUESTION = 25
 """Tokens of the questions that ``trimkit bench`` asks, as CLIP's text tower gets them."""
 
 NOT_COMPARED = {
+    "bench_choosing": "choosing by itself, on two versions of the code",
     "bench_ask": "the first release's format: no list of arms",
     "bench_steps": "parts of a request by themselves, with no full request beside them",
     "bench_with_block": "attaching and detaching around a call, no reduced request",

@@ -105,8 +105,9 @@ def _noise(tokens: int, batch: int, device: torch.device) -> Any:
     torch.manual_seed(0)
     side = int(tokens**0.5)
     grid = (side, side) if side * side == tokens else None
+    features = torch.randn(batch, tokens, 1024, device=device)
     return TokenBatch(
-        features=torch.randn(batch, tokens, 1024, device=device),
+        features=features,
         mask=torch.ones(batch, tokens, dtype=torch.bool, device=device),
         relevance=torch.randn(batch, tokens, device=device),
         profile=EncoderProfile(sign=-1),
@@ -114,6 +115,8 @@ def _noise(tokens: int, batch: int, device: torch.device) -> Any:
         keys=tuple(str(row) for row in range(batch)),
         cls_attention=torch.rand(batch, tokens, device=device),
         tower_keys=torch.randn(batch, tokens, 64, device=device),
+        signals={"projected": tuple(features)},
+        lengths=(tokens,) * batch,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.capacity import first_batch
 
-METHODS = ("trim", "focus", "cdpruner", "divprune", "scope", "dart", "random")
+METHODS = ("trim", "focus", "cdpruner", "divprune", "scope", "dart-tower", "random")
 
 WAITS = [(name, "21", batch) for batch in (1, 16) for name in METHODS]
 WAITS += [("trim", "iqr", 1), ("trim", "iqr", 16)]

@@ -77,10 +77,25 @@ def test_a_group_without_a_command_prints_its_help(words: tuple[str, ...], cli: 
     assert outcome.out.startswith("Usage: trimkit")
 
 
+COMMANDS = [
+    "advise",
+    "ask",
+    "batch",
+    "bench",
+    "calibrate",
+    "encode-server",
+    "eval",
+    "export",
+    "language-model",
+    "methods",
+]
+COMMANDS += ["models", "serve", "show"]
+
+
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("trimkit ", ["ask", "bench", "calibrate", "eval", "export", "methods", "models", "serve", "show"]),
+        ("trimkit ", COMMANDS),
         ("trimkit eval ", ["dialogues", "paper-table", "scenes", "suite"]),
         ("trimkit ask --sc", ["--scorer"]),
     ],

@@ -144,7 +144,8 @@ def _check_command(command: Any, words: list[str]) -> None:
         command, words = command.commands[words[0]], words[1:]
     assert not hasattr(command, "commands") or not words or words[0].startswith("-"), f"no command {words[0]!r}"
     known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
-    used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    own = words[: words.index("--")] if "--" in words else words  # behind it: another program's
+    used = {word.partition("=")[0] for word in own if re.match(r"--?[a-z]", word)}
     assert used <= known | {"--help"}
 
 

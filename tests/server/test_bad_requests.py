@@ -129,7 +129,7 @@ def test_addresses_and_models(server: Server) -> None:
         ({"method": "fastv"}, "inside the language model"),
         ({"no_such_option": 1}, "no_such_option"),
         ({"query": " "}, "query"),
-        ({"query": "\ud800"}, "surrogates"),
+        ({"query": "\ud800"}, "mm_processor_kwargs.trim.query"),
         ({"profile": {"sign": 5}}, "sign"),
     ],
 )

@@ -72,7 +72,7 @@ def test_nothing_reduced_is_no_divergence(probe: Probe) -> None:
 
 def test_full_answers_are_the_stock_model_s(random_llava: tuple[Any, Any], probe: Probe) -> None:
     model, _ = random_llava
-    for answers in probe._answers:
+    for answers in probe.answers:
         out = model.generate(
             **answers.inputs, max_new_tokens=3, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
@@ -87,7 +87,7 @@ def test_agreement_is_that_of_answers_really_generated(random_llava: tuple[Any, 
     model, processor = random_llava
     method = get_method("trim", budget=500)
     same = []
-    for answers in probe._answers:
+    for answers in probe.answers:
         texts = [pair.question for pair in answers.pairs]
         with trimkit.reduce(model, processor, method=method, scorer=Salience(), query=texts):
             out = model.generate(**answers.inputs, max_new_tokens=answers.tokens.shape[1], do_sample=False)

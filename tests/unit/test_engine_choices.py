@@ -41,6 +41,7 @@ def batch_of(pictures: int, *, flat: bool = False, seed: int = 0) -> TokenBatch:
         profile=EncoderProfile(sign=1),
         grids=((SIDE, SIDE),) * pictures,
         keys=("",) * pictures,
+        signals={"projected": tuple(features)},
     )
 
 

@@ -79,7 +79,11 @@ def test_what_cannot_be_is_one_line(model: Any) -> None:
     inputs = tiny.llava_batch([1])
     for said, kind, options in (
         ("is taken by trimkit.attach and trimkit.reduce", ConfigError, {"vision_engine": "openvino"}),
-        ("cls_attention and keys from inside", UnsupportedError, {"vision_engine": Doubling(), "method": "visionzip"}),
+        (
+            "cls_attention and cls_state and keys_mean from inside",
+            UnsupportedError,
+            {"vision_engine": Doubling(), "method": "visionzip"},
+        ),
         ("stops the vision tower midway", ConfigError, {"vision_engine": Doubling(), "tower_keep": 0.5}),
     ):
         with pytest.raises(kind, match=said) as raised:

@@ -81,7 +81,7 @@ class Calibration:
             "notes": list(self.notes),
             "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
             "settings": self.settings,
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.model_dump(mode="json", exclude_none=True),
         }
 
 

@@ -143,7 +143,7 @@ def _calibrate(
     skipped = [*sources.skipped, *found.skipped]
     if as_json:
         seconds = round(time.perf_counter() - started, 1)
-        common.print_json(_as_json(found, config.model_dump(mode="json"), skipped, model, seconds))
+        common.print_json(_as_json(found, config.model_dump(mode="json", exclude_none=True), skipped, model, seconds))
         return
     for name, reason in skipped:
         print(f"skipped {one_line(name)}: {one_line(reason)}", file=sys.stderr)
