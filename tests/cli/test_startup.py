@@ -77,7 +77,7 @@ def test_a_group_without_a_command_prints_its_help(words: tuple[str, ...], cli: 
     assert outcome.out.startswith("Usage: trimkit")
 
 
-COMMANDS = [
+OFFERED = [
     "advise",
     "ask",
     "batch",
@@ -89,13 +89,13 @@ COMMANDS = [
     "language-model",
     "methods",
 ]
-COMMANDS += ["models", "serve", "show"]
+OFFERED += ["models", "serve", "show"]
 
 
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("trimkit ", COMMANDS),
+        ("trimkit ", OFFERED),
         ("trimkit eval ", ["dialogues", "paper-table", "scenes", "suite"]),
         ("trimkit ask --sc", ["--scorer"]),
     ],

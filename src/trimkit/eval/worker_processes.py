@@ -41,15 +41,42 @@ def worker_pool(size: int, start: Callable[..., None], *arguments: Any) -> Itera
 
 @contextlib.contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Keep Ctrl-C for afterwards. Processes started meanwhile never see it, not even while they import their modules."""
-    if not hasattr(signal, "pthread_sigmask"):  # not a POSIX system
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Keep Ctrl-C and SIGTERM for afterwards, so that no process is left half started.
+
+    Processes started meanwhile never see Ctrl-C, not even while they import their modules.
+    """
+    held: list[int] = []
+    with _handled_by(lambda number, frame: held.append(number)) as handlers:
+        if not hasattr(signal, "pthread_sigmask"):  # not a POSIX system
+            yield
+        else:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started inherits it
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number in held:
+        handlers[number](number, None)
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, Any], Any]) -> Iterator[dict[int, Callable[..., Any]]]:
+    """The handlers of Ctrl-C and SIGTERM replaced; yields those that were.
+
+    A mask alone would not do: another thread may be given the signal, and Python runs the handler in the main one.
+    """
+    handlers: dict[int, Callable[..., Any]] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.getsignal(number)
+            if callable(before):
+                handlers[number] = before
+                signal.signal(number, handler)
     try:
-        yield
+        yield handlers
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, before in handlers.items():
+            signal.signal(number, before)
 
 
 def _begin(parent: int, start: Callable[..., None], *arguments: Any) -> None:
