@@ -40,8 +40,8 @@ def test_the_later_wins(tmp_path: Path) -> None:
 
 def test_another_method_takes_over_the_budget_alone(tmp_path: Path) -> None:
     name = checkpoint(tmp_path, {"method": "trim", "budget": 100, "temperature": 2.0})
-    request = ServerSettings.read(name, None).request({"method": "divprune", "compare": "features"})
-    assert request.method == get_method("divprune", budget=100, compare="features")
+    request = ServerSettings.read(name, None).request({"method": "divprune"})
+    assert request.method == get_method("divprune", budget=100)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,6 @@ def test_another_method_takes_over_the_budget_alone(tmp_path: Path) -> None:
         ({"share": "frame"}, "share='frame'"),
         ({"method": "fastv"}, "inside the language model"),
         ({"method": "visionzip"}, "cls_attention and cls_state and keys_mean"),
-        ({"method": "divprune"}, "compare='features'"),
         ({"turns": "union"}, "union"),
         ({"turns": None}, "turns None"),
         ({"turns": "x"}, "turns='x'"),

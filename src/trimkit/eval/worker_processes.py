@@ -67,11 +67,11 @@ def _handled_by(handler: Callable[[int, Any], Any]) -> Iterator[dict[int, Callab
     """
     handlers: dict[int, Callable[..., Any]] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = signal.getsignal(number)
-            if callable(before):
-                handlers[number] = before
-                signal.signal(number, handler)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            known = signal.getsignal(each)
+            if callable(known):
+                handlers[each] = known
+                signal.signal(each, handler)
     try:
         yield handlers
     finally:

@@ -139,9 +139,9 @@ class Method(InLanguageModel):
         """Whether a serving engine that computes features itself can use it, with these options.
 
         That is: tokens go before the language model, their number is known before the image, and nothing is asked for but
-        features, relevance, and class attention and keys of the layer that gives the features.
+        features, tokens behind the projector, and relevance.
         """
-        plain = self.asked_signals <= {"cls_attention", "keys"} and (self.reads_relevance or not self.uses_text)
+        plain = self.asked_signals <= {"projected"} and (self.reads_relevance or not self.uses_text)
         known = self.tokens(576) is not None
         return self.stage == "tower" and plain and known and not self.keeps_class_token and self.tower_plan is None
 

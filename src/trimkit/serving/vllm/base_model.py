@@ -96,6 +96,10 @@ class ReducingModel:
         """``[k, H]`` of what is left of every picture; here it has that width already."""
         return kept
 
+    def projected(self, features: Tensor) -> Tensor:
+        """``[N, H]`` of what ``ranked`` gives, behind the projector, for methods that compare tokens there; here it is."""
+        return features
+
     def ranked(self, picture: ModelInputs, features: Tensor) -> list[ImageTokens]:
         """The images of one picture that are ranked one by one, in order; together they have all of its tokens."""
         return [ImageTokens(features)]
@@ -115,6 +119,8 @@ class ReducingModel:
         for number, image in enumerate(self.ranked(picture, features)):
             whole = features[at : at + len(image)]
             at += len(image)
+            if "projected" in reduction.method.asked_signals:
+                image = replace(image, signals={"projected": self.projected(image.features)})
             parts.append(self.cut(picture, self._seen(picture, image, number, reduction), whole, reduction))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -49,6 +49,9 @@ class TrimLlava(ReducingModel, stock.LlavaForConditionalGeneration):
             return super().project(kept)
         return list(self.multi_modal_projector(torch.cat(kept)).split([len(each) for each in kept]))
 
+    def projected(self, features: Tensor) -> Tensor:
+        return self.project([features])[0] if self._clip else features
+
     def ranked(self, picture: ModelInputs, features: Tensor) -> list[ImageTokens]:
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size

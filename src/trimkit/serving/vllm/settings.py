@@ -148,11 +148,11 @@ def check_method(method: Method) -> None:
         raise ConfigError(
             f"method {method.name!r} drops tokens inside the language model, which vLLM runs: use another"
         )
-    if method.asked_signals:
-        other = "give compare='features', or " if method.asked_signals == {"projected"} else ""
+    missing = sorted(method.asked_signals - {"projected"})
+    if missing:
         raise ConfigError(
-            f"method {method.name!r} needs {' and '.join(sorted(method.asked_signals))}, which vLLM's towers do not give: "
-            f"{other}use 'trim', 'focus' or another without signals"
+            f"method {method.name!r} needs {' and '.join(missing)} of the vision tower, which vLLM's towers do not give: use "
+            "'trim', 'focus', 'divprune' or another without signals of the tower"
         )
     if method.tokens(_PROBE) is None:
         what = f"share={method.share!r}" if method.share != "image" else f"budget {method.budget}"
