@@ -122,7 +122,9 @@ def test_methods(cli: Cli) -> None:
     assert all(entry["deterministic"] is True for entry in listed)
     works = {name: entry["vllm"] for name, entry in by_name.items()}
     assert {"trim", "focus", "divprune", "cdpruner", "dart-tower"} <= {name for name in works if works[name]}
-    assert not {"fastv", "dart", "visionzip", "prumerge", "scope", "cls-attention"} & {name for name in works if works[name]}
+    assert not {"fastv", "dart", "visionzip", "prumerge", "scope", "cls-attention"} & {
+        name for name in works if works[name]
+    }
     assert by_name["visionzip"]["signals"] == ["cls_attention", "cls_state", "keys_mean"]
     assert "trim-released" in cli("methods").out
 

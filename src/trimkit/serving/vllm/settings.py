@@ -148,6 +148,10 @@ def check_method(method: Method) -> None:
         raise ConfigError(
             f"method {method.name!r} drops tokens inside the language model, which vLLM runs: use another"
         )
+    if method.tower_plan is not None:
+        raise ConfigError(
+            f"method {method.name!r} changes the way through the vision tower, which vLLM runs: use another"
+        )
     missing = sorted(method.asked_signals - {"projected"})
     if missing:
         raise ConfigError(
