@@ -27,4 +27,5 @@ CPUModelRunner.load_model = _load_model
 qwen_base.asks_for_positions = qwen_processor.asks_for_positions = lambda: True
 
 if __name__ == "__main__":
-    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)
+    # This module stays __main__, so that processes that are spawned import it.
+    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
