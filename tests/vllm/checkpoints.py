@@ -162,24 +162,6 @@ def internvl(folder: Path) -> None:
     _save(folder, tf.InternVLForConditionalGeneration, config, processor, "<IMG_CONTEXT>")
 
 
-def gemma3(folder: Path) -> None:
-    names = {"boi": "<start_of_image>", "eoi": "<end_of_image>", "image": "<image_soft_token>"}
-    breaks = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")  # single tokens in Gemma's vocabulary
-    tokenizer = _tokenizer(*breaks, **{f"{name}_token": token for name, token in names.items()})
-    layers = {"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]}
-    config = tf.Gemma3Config(
-        vision_config=_SIGLIP,
-        text_config={**_words(tokenizer), **_TEXT, **layers},
-        mm_tokens_per_image=4,
-        boi_token_index=tokenizer.boi_token_id,
-        eoi_token_index=tokenizer.eoi_token_id,
-        image_token_index=tokenizer.image_token_id,
-    )
-    images = tf.Gemma3ImageProcessor(size={"height": _SIDE, "width": _SIDE})
-    processor = tf.Gemma3Processor(images, tokenizer, image_seq_length=4)
-    _save(folder, tf.Gemma3ForConditionalGeneration, config, processor, "<start_of_image>")
-
-
 FAMILIES: dict[str, Callable[[Path], None]] = {
     "llava_siglip": llava_siglip,
     "llava_next": llava_next,
@@ -188,7 +170,6 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "internvl": internvl,
-    "gemma3": gemma3,
 }
 
 
