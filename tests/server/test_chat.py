@@ -153,6 +153,7 @@ def test_the_report_says_what_was_kept(server: Server, demo: tuple[Any, Any]) ->
 def test_models_health_metrics(server: Server) -> None:
     assert [entry["id"] for entry in server.get("/v1/models").body["data"]] == ["demo"]
     assert server.get("/health").body == {"status": "ok"}
+    server.ask(chat(said("Is it held?", sample_url())))  # its features are, from then on
     before = _metrics(server)
     server.ask(chat(said(SAMPLES[0].question, sample_url()), trim={"budget": 64}))
     server.ask(chat(said("?", "data:x")))

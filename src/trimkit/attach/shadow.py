@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import weakref
 from collections.abc import Callable
@@ -80,7 +81,8 @@ class Shadow:
                 setattr(owner, self._name, own)
             if park and self._own is None:
                 self._owner, self._stock = None, _weakly(self._stock)
-                self.__dict__.pop("__wrapped__", None)  # the stock method once more
+                # Not taken away: another thread may be reading the signature of what it got before.
+                self.__dict__["__wrapped__"] = self._stock
                 _parked.setdefault(owner, {})[self._name] = self
 
     def undo(self, state: dict[str, Any]) -> None:
@@ -119,6 +121,8 @@ def _weakly(method: Any) -> Callable[..., Any]:
             raise ConfigError("the model whose method this was is gone")
         return found(*args, **kwargs)
 
+    known: Any = call
+    known.__signature__ = inspect.signature(method)
     return call
 
 
