@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -157,7 +158,7 @@ def test_models_health_metrics(server: Server) -> None:
     before = _metrics(server)
     server.ask(chat(said(SAMPLES[0].question, sample_url()), trim={"budget": 64}))
     server.ask(chat(said("?", "data:x")))
-    after = _metrics(server)
+    after = _settled(server)
     grown = {name: after[name] - before.get(name, 0) for name in after}
     assert grown["trimkit_image_tokens_before_total"] == 576
     assert grown["trimkit_image_tokens_after_total"] == 64
@@ -167,6 +168,14 @@ def test_models_health_metrics(server: Server) -> None:
     assert grown['trimkit_requests_total{status="200"}'] == 1
     assert grown['trimkit_requests_total{status="400"}'] == 1
     assert after["trimkit_queue"] == after["trimkit_running"] == after["trimkit_requests_inside"] == 0
+
+
+def _settled(server: Server) -> dict[str, float]:
+    """The metrics once the engine has put the last request away, which is a moment after its reply has gone out."""
+    deadline = time.monotonic() + 10.0
+    while (found := _metrics(server))["trimkit_running"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
 
 
 def _metrics(server: Server) -> dict[str, float]:

@@ -18,18 +18,17 @@ from torch import Tensor
 
 from trimkit.ask import build_inputs
 from trimkit.attach import reduce
+from trimkit.attach.ladder import everything
 from trimkit.core.choices import Positions
 from trimkit.core.types import Report
 from trimkit.errors import InputError
-from trimkit.methods import Method, get_method
+from trimkit.methods import Method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
 
 __all__ = ["Answers", "Arm", "Pair", "Probe", "Values", "js_divergence", "kl_divergence", "of_row", "until_end"]
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
-
-_EVERYTHING = 10**9  # a count that no picture reaches: all tokens, by way of the cache of features
 
 
 @dataclass(frozen=True)
@@ -138,15 +137,15 @@ class Probe:
         return True
 
     def _answer_all(self) -> list[Answers]:
-        everything = get_method("random", budget=_EVERYTHING, aggregate="none")
+        whole = everything()
         batches = [self.pairs[start : start + self._size] for start in range(0, len(self.pairs), self._size)]
-        return [self._answer(everything, batch) for batch in batches]
+        return [self._answer(whole, batch) for batch in batches]
 
-    def _answer(self, everything: Method, pairs: Sequence[Pair]) -> Answers:
+    def _answer(self, whole: Method, pairs: Sequence[Pair]) -> Answers:
         questions = [pair.question for pair in pairs]
         images = [pair.image for pair in pairs]
         inputs = build_inputs(self._model, self._processor, images, questions, max_new_tokens=self.length)
-        out, _ = self.generate(everything, inputs, questions, self.length)
+        out, _ = self.generate(whole, inputs, questions, self.length)
         tokens = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
         logp = torch.stack([step.float().log_softmax(-1).cpu() for step in out.logits], dim=1)
         self.advance(len(pairs))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from trimkit.cli import _common as common
-from trimkit.errors import MissingDependencyError
+from trimkit.cli._serve_extra import needing_serve_extra
 from trimkit.io.text import one_line
 
 NAME = "encode-server"
@@ -55,17 +55,11 @@ def command(
     Takes OpenAI chat requests, keeps the image tokens that matter to the question, and sends the engine text and embeddings.
     'trimkit language-model' writes what the engine serves, with --enable-prompt-embeds. Positions are 1-D: LLaVA and its like.
     """
-    try:
+    with needing_serve_extra():
         import uvicorn
 
         from trimkit.serving.encode.app import create_app
         from trimkit.serving.server.process import listening
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "trimkit":
-            raise
-        raise MissingDependencyError(
-            f"serving needs {error.name}, which is not installed: pip install 'trimkit[serve]'"
-        ) from None
     from trimkit.serving.encode.encoder import PictureEncoder
     from trimkit.serving.server.settings import Limits
 

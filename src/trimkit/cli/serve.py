@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trimkit.cli import _common as common
+from trimkit.cli._serve_extra import needing_serve_extra
 from trimkit.errors import ConfigError, MissingDependencyError
 from trimkit.io.text import one_line
 
@@ -128,14 +129,8 @@ def _serve(
     limits: dict[str, Any],
     access: dict[str, Any],
 ) -> None:
-    try:
+    with needing_serve_extra():
         from trimkit.serving.server import process
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "trimkit":
-            raise
-        raise MissingDependencyError(
-            f"serving needs {error.name}, which is not installed: pip install 'trimkit[serve]'"
-        ) from None
     from trimkit.serving.server.settings import Access, Limits
 
     held, allowed = Limits(**limits), Access(**access)

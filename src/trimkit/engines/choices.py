@@ -17,13 +17,10 @@ from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.engines._greedy import determinant, farthest, relevant_then_new
 from trimkit.errors import UnsupportedError
 from trimkit.methods import Method
-from trimkit.methods.focus import Focus
+from trimkit.methods.focus import MOST_COVERAGE, NOISE, PEAK, VAGUENESS_POWER, Focus
 from trimkit.methods.trim import Trim
 
 __all__ = ["Choice", "choice_of", "refuse_method"]
-
-_PEAK, _NOISE = 0.05, 2.0627 / 1.3490  # as in methods/focus.py, which explains them
-_VAGUENESS_POWER, _MOST_COVERAGE = 2.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _focus(method: Method, batch: TokenBatch, count: int) -> Tensor:
     worth = Trim.scores(method, batch).double().clamp(min=0.0)
     if method.coverage == "auto":
         vague = _vagueness(_signed(method, batch).double())
-        coverage = (vague**_VAGUENESS_POWER).clamp(max=_MOST_COVERAGE)
+        coverage = (vague**VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
     else:
         coverage = torch.full_like(worth[:, 0], method.coverage)
     relevant = count - (coverage * count).floor()
@@ -145,9 +142,9 @@ def _vagueness(relevance: Tensor) -> Tensor:
     """``[B]`` of ``[B, N]``; see ``trimkit.methods.focus.vagueness``."""
     ordered = relevance.sort(dim=1).values
     low, middle, high = (_quantile(ordered, q) for q in (0.25, 0.5, 0.75))
-    most = max(int(_PEAK * relevance.shape[1]), 1)
+    most = max(int(PEAK * relevance.shape[1]), 1)
     peak = ordered.flip(1)[:, :most].mean(dim=1) - middle
-    vague = (_NOISE * (high - low) / torch.where(peak > 0, peak, 1.0)).clamp(max=1.0)
+    vague = (NOISE * (high - low) / torch.where(peak > 0, peak, 1.0)).clamp(max=1.0)
     return torch.where((peak > 0) & (ordered[:, -1] != ordered[:, 0]), vague, 1.0)
 
 

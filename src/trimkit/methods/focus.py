@@ -19,10 +19,10 @@ from trimkit.methods.trim import Trim
 
 __all__ = ["Focus", "vagueness"]
 
-_VAGUENESS_POWER = 2.0
-_MOST_COVERAGE = 0.5
-_PEAK = 0.05  # of the patches make the peak of a map
-_NOISE = 2.0627 / 1.3490  # so many interquartile ranges above the median lie the highest 5 % of a normal distribution
+VAGUENESS_POWER = 2.0
+MOST_COVERAGE = 0.5
+PEAK = 0.05  # of the patches make the peak of a map
+NOISE = 2.0627 / 1.3490  # so many interquartile ranges above the median lie the highest 5 % of a normal distribution
 
 
 class Focus(ChoosingMethod, Trim):
@@ -53,7 +53,8 @@ class Focus(ChoosingMethod, Trim):
 
     name: ClassVar[str] = "focus"
     summary: ClassVar[str] = (
-        "ours: relevant patches without repetition; as far as relevance points nowhere, patches that cover the picture"
+        "ours: patches relevant to the question, without near-duplicates; where it names nothing in the picture, patches that "
+        "cover it"
     )
     paper: ClassVar[str] = ""
 
@@ -74,7 +75,7 @@ class Focus(ChoosingMethod, Trim):
     def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
         wide = wide_dtype(scores.device)
         if self.coverage == "auto":
-            share = (self._vagueness(batch, wide) ** _VAGUENESS_POWER).clamp(max=_MOST_COVERAGE)
+            share = (self._vagueness(batch, wide) ** VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
             places = upload(counts, scores.device)
             relevant = places - (share * places).long()
         else:
@@ -101,7 +102,7 @@ def vagueness(relevance: Tensor) -> Tensor:
     """From 0, a peak far above the rest, to 1: the highest 5 % of ``[..., N]`` are where noise, or nothing, would have them."""
     shares = upload([0.25, 0.5, 0.75], relevance.device).to(relevance.dtype)
     low, middle, high = torch.quantile(relevance, shares, dim=-1).unbind()
-    peak = relevance.topk(max(int(_PEAK * relevance.shape[-1]), 1)).values.mean(dim=-1) - middle
-    vague = (_NOISE * (high - low) / peak).clamp(max=1.0)
+    peak = relevance.topk(max(int(PEAK * relevance.shape[-1]), 1)).values.mean(dim=-1) - middle
+    vague = (NOISE * (high - low) / peak).clamp(max=1.0)
     flat = relevance.amax(dim=-1) == relevance.amin(dim=-1)  # their mean can be off by a rounding
     return torch.where(flat | ~(peak > 0), 1.0, vague)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from trimkit.bench.kinds import IMAGE_TOKEN
 from trimkit.bench.shapes import Shape
 
-__all__ = ["clip_tower", "language", "patch_rows", "tiles"]
+__all__ = ["clip_tower", "language", "patch_rows", "patch_tower", "tiles", "vision_ids"]
 
 _ROOM = 16_384  # positions: pictures by the eight, and what is generated
 
@@ -46,6 +47,32 @@ def clip_tower(shape: Shape, model_type: str = "clip_vision_model") -> dict[str,
         "image_size": shape.image_size,
         "patch_size": shape.patch_size,
         **({"projection_dim": shape.projection} if model_type == "clip_vision_model" else {"vision_use_head": False}),
+    }
+
+
+def patch_tower(shape: Shape, **more: Any) -> dict[str, Any]:
+    """Qwen-VL's tower for pictures of any size, for ``vision_config``."""
+    layers, width, heads = shape.vision
+    return {
+        "depth": layers,
+        "hidden_size": width,
+        "intermediate_size": shape.vision_inner or 4 * width,
+        "num_heads": heads,
+        "out_hidden_size": shape.language[1],
+        "patch_size": shape.patch_size,
+        "spatial_merge_size": shape.merge,
+        "temporal_patch_size": 2,
+        **more,
+    }
+
+
+def vision_ids() -> dict[str, Any]:
+    """Qwen-VL's ids of images, videos and what stands around them."""
+    return {
+        "image_token_id": IMAGE_TOKEN,
+        "video_token_id": IMAGE_TOKEN - 1,
+        "vision_start_token_id": IMAGE_TOKEN + 1,
+        "vision_end_token_id": IMAGE_TOKEN + 2,
     }
 
 

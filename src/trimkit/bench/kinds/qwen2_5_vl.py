@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from trimkit.bench.kinds import IMAGE_TOKEN
-from trimkit.bench.kinds.parts import language, patch_rows
+from trimkit.bench.kinds.parts import language, patch_rows, patch_tower, vision_ids
 from trimkit.bench.shapes import Shape
 
 __all__ = ["config", "inputs"]
@@ -17,28 +16,13 @@ def config(shape: Shape) -> Any:
     """See ``Kind``."""
     from transformers import Qwen2_5_VLConfig
 
-    layers, width, heads = shape.vision
     half = (shape.head or shape.language[1] // shape.language[2]) // 2
     axes = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]  # 16, 24, 24 of 64
     positions = {"rope_type": "default", "mrope_section": axes, "rope_theta": 1_000_000.0}
     return Qwen2_5_VLConfig(
         text_config=language(shape, "qwen2_5_vl_text", rope_parameters=positions),
-        vision_config={
-            "depth": layers,
-            "hidden_size": width,
-            "intermediate_size": shape.vision_inner or 4 * width,
-            "num_heads": heads,
-            "out_hidden_size": shape.language[1],
-            "patch_size": shape.patch_size,
-            "spatial_merge_size": shape.merge,
-            "temporal_patch_size": 2,
-            "window_size": shape.window,
-            "fullatt_block_indexes": list(shape.full_attention),
-        },
-        image_token_id=IMAGE_TOKEN,
-        video_token_id=IMAGE_TOKEN - 1,
-        vision_start_token_id=IMAGE_TOKEN + 1,
-        vision_end_token_id=IMAGE_TOKEN + 2,
+        vision_config=patch_tower(shape, window_size=shape.window, fullatt_block_indexes=list(shape.full_attention)),
+        **vision_ids(),
     )
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from trimkit.bench.kinds import IMAGE_TOKEN
-from trimkit.bench.kinds.parts import language, patch_rows
+from trimkit.bench.kinds.parts import language, patch_rows, patch_tower, vision_ids
 from trimkit.bench.shapes import Shape
 
 __all__ = ["config", "inputs"]
@@ -17,29 +16,14 @@ def config(shape: Shape) -> Any:
     """See ``Kind``."""
     from transformers import Qwen3VLConfig
 
-    layers, width, heads = shape.vision
     head = shape.head or shape.language[1] // shape.language[2]
     third = 5 * head // 32  # 24, 20, 20 of 64
     axes = [head // 2 - 2 * third, third, third]
     positions = {"rope_type": "default", "mrope_section": axes, "mrope_interleaved": True, "rope_theta": 5_000_000.0}
     return Qwen3VLConfig(
         text_config=language(shape, "qwen3_vl_text", head_dim=head, rope_parameters=positions),
-        vision_config={
-            "depth": layers,
-            "hidden_size": width,
-            "intermediate_size": shape.vision_inner or 4 * width,
-            "num_heads": heads,
-            "out_hidden_size": shape.language[1],
-            "patch_size": shape.patch_size,
-            "spatial_merge_size": shape.merge,
-            "temporal_patch_size": 2,
-            "num_position_embeddings": 2304,
-            "deepstack_visual_indexes": list(shape.deepstack),
-        },
-        image_token_id=IMAGE_TOKEN,
-        video_token_id=IMAGE_TOKEN - 1,
-        vision_start_token_id=IMAGE_TOKEN + 1,
-        vision_end_token_id=IMAGE_TOKEN + 2,
+        vision_config=patch_tower(shape, num_position_embeddings=2304, deepstack_visual_indexes=list(shape.deepstack)),
+        **vision_ids(),
     )
 
 

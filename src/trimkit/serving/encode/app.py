@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 from collections.abc import AsyncIterator
 
 import httpx
@@ -17,6 +16,7 @@ from trimkit.serving.encode.front import Front
 from trimkit.serving.encode.metrics import EncodeMetrics
 from trimkit.serving.encode.upstream import Upstream
 from trimkit.serving.server.errors import ApiError
+from trimkit.serving.server.keys import check_key
 from trimkit.serving.server.replies import Waiting
 from trimkit.serving.server.settings import Limits
 
@@ -62,11 +62,11 @@ def create_app(
     app = FastAPI(title="trimkit encode-server", lifespan=running, docs_url=None, redoc_url=None, openapi_url=None)
 
     async def chat(request: Request) -> Response:
-        _let_in(request, api_key)
+        check_key(request, api_key)
         return await front.chat(request)
 
     async def models(request: Request) -> Response:
-        _let_in(request, api_key)
+        check_key(request, api_key)
         return await front.models()
 
     app.add_api_route("/v1/chat/completions", chat, methods=["POST"], response_model=None)
@@ -76,16 +76,6 @@ def create_app(
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(HTTPException, _told)
     return app
-
-
-def _let_in(request: Request, key: str | None) -> None:
-    if key is None:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), key.encode())
-    if scheme.lower() != "bearer" or not right:
-        message = "the API key is missing or wrong: send 'Authorization: Bearer KEY'"
-        raise ApiError(401, message, code="invalid_api_key")
 
 
 async def _told(_: Request, error: Exception) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from trimkit.serving.server.chat import Chat
 from trimkit.serving.server.engine import Engine
 from trimkit.serving.server.errors import ApiError
+from trimkit.serving.server.keys import check_key
 from trimkit.serving.server.metrics import Metrics
 from trimkit.serving.server.schema import ChatRequest
 from trimkit.serving.server.service import Service
@@ -91,13 +91,7 @@ def _key_check(key: str | None) -> Any:
     """A dependency that refuses requests without ``key``."""
 
     async def check(request: Request) -> None:
-        if key is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode("latin-1", "replace"), key.encode())
-        if scheme.lower() != "bearer" or not right:
-            message = "the API key is missing or wrong: send 'Authorization: Bearer KEY'"
-            raise ApiError(401, message, code="invalid_api_key")
+        check_key(request, key)
 
     return check
 
