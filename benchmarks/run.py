@@ -141,7 +141,10 @@ def _but_for_the_date(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], check=False, capture_output=True, text=True)
+    except OSError:  # a copy without git
+        return ""
     return done.stdout.strip()
 
 

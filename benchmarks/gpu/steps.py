@@ -1,4 +1,4 @@
-"""The steps of ``python -m benchmarks.gpu``; one of them: ``python -m benchmarks.gpu.steps NAME PARTS SECONDS``.
+"""The steps of ``python -m benchmarks.gpu``; one of them: ``python -m benchmarks.gpu.steps NAME PARTS SECONDS LOOPS``.
 
 A step writes a line of JSON to the file PARTS for everything that it has found, as it goes. Only the steps import torch.
 """
@@ -23,10 +23,11 @@ class Run:
         parts: the file to write to.
         seconds: that it may take.
         dry: tiny shapes on the CPU.
+        plain: choices in plain torch, since the kernels did not work.
     """
 
-    def __init__(self, parts: Path, seconds: float, dry: bool) -> None:
-        self._parts, self._end, self.dry = parts, time.monotonic() + seconds, dry
+    def __init__(self, parts: Path, seconds: float, dry: bool, plain: bool = False) -> None:
+        self._parts, self._end, self.dry, self.plain = parts, time.monotonic() + seconds, dry, plain
 
     @property
     def device(self) -> str:
@@ -61,11 +62,18 @@ class Run:
         return False
 
 
-def _work(name: str) -> Callable[[Run], None]:
+def _work(name: str, module: str = "work") -> Callable[[Run], None]:
     def run(given: Run) -> None:
         import importlib
 
-        getattr(importlib.import_module("benchmarks.gpu.work"), name)(given)
+        if given.plain:
+            from trimkit.core import greedy
+
+            greedy.KERNELS_ON.clear()
+        from benchmarks.run import provenance
+
+        given.write(provenance=provenance(given.device))
+        getattr(importlib.import_module(f"benchmarks.gpu.{module}"), name)(given)
 
     return run
 
@@ -80,20 +88,23 @@ class Step:
 
 
 STEPS = (
-    Step("tests", 60, _work("tests")),
-    Step("waits", 30, _work("waits")),
+    Step("kernels", 60, _work("kernels", "added")),
+    Step("tests", 70, _work("tests")),
+    Step("waits", 40, _work("waits")),
     Step("choosing", 60, _work("choosing")),
+    Step("added", 60, _work("added", "added")),
     Step("shapes", 140, _work("shapes")),
-    Step("compiled", 110, _work("compiled")),
+    Step("compiled", 170, _work("compiled")),
     Step("claim", 70, _work("claim")),
 )
+"""In this order: where ``kernels`` fails, the others choose in plain torch."""
 
 
 def main() -> None:
     """Run one step in this process."""
-    name, parts, seconds = sys.argv[1:]
+    name, parts, seconds, loops = sys.argv[1:]
     step = next(step for step in STEPS if step.name == name)
-    step.run(Run(Path(parts), float(seconds), dry=False))
+    step.run(Run(Path(parts), float(seconds), dry=False, plain=loops == "plain"))
 
 
 if __name__ == "__main__":

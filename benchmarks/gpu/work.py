@@ -14,14 +14,11 @@ import torch
 
 from benchmarks.blocks import ROOT
 from benchmarks.gpu.steps import Run
-from benchmarks.gpu.work_list import METHODS
+from benchmarks.gpu.work_list import METHODS, SHAPE_RUNS
 
 
 def tests(run: Run) -> None:
     """``pytest -m gpu`` on the files that have such tests."""
-    from benchmarks.run import provenance
-
-    run.write(provenance=provenance(run.device))
     files = [
         str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if _has_gpu_tests(path.read_text("utf-8"))
     ]
@@ -31,10 +28,11 @@ def tests(run: Run) -> None:
         return
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     tail = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    run.write(pytest_exit=done.returncode, files=len(files), said=tail[-1] if tail else "")
+    failed = [line[:300] for line in tail if line.startswith(("FAILED", "ERROR"))]
+    run.write(pytest_exit=done.returncode, files=len(files), said=tail[-1] if tail else "", failed=failed)
     if done.returncode:
-        failed = next((line for line in reversed(tail) if line.startswith(("FAILED", "ERROR"))), "")
-        raise SystemExit(f"pytest -m gpu: {tail[-1] if tail else 'said nothing'} {failed}".strip())
+        print(done.stdout[-20_000:])
+        raise SystemExit(f"pytest -m gpu: {tail[-1] if tail else 'said nothing'}")
 
 
 def _has_gpu_tests(text: str) -> bool:
@@ -145,7 +143,7 @@ def _bench(run: Run, **settings: Any) -> None:
     """One call of ``trimkit bench``, written as a part."""
     from trimkit.bench.run import Settings, bench
 
-    common = {"device": run.device, "dtype": "float32" if run.dry else "bfloat16", "repeats": 1 if run.dry else 3}
+    common = {"device": run.device, "dtype": "float32" if run.dry else "bfloat16", "repeats": 1 if run.dry else 5}
     start = time.monotonic()
     try:
         found = bench(Settings(**{**common, **settings}))
@@ -163,22 +161,18 @@ def _named(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def shapes(run: Run) -> None:
-    """Full against reduced, eager: 7B at batch 1, 8 and 32, then LLaVA-NeXT."""
-    small, next_, kept, few = (
-        ("small", "small-next", "21", "9") if run.dry else ("llava-1.5-7b", "llava-next-7b", "121", "320")
-    )
-    memory = 80_000_000_000
-    lengths = (2,) if run.dry else (5, 128)
-    for batch, seconds in ((8, 30), (1, 30), (32, 40)) if not run.dry else ((2, 0),):
-        what: dict[str, Any] = {"random": small, "batch_sizes": (batch,), "new_tokens": lengths, "budgets": (kept,)}
-        if run.fits(seconds, settings=_named(what)):
-            _bench(run, **what, methods=("trim",), memory=memory)
-    for batch in (1, 8) if not run.dry else (1,):
-        what = {"random": next_, "batch_sizes": (batch,), "new_tokens": lengths[:1], "budgets": (few,)}
-        if run.fits(15, settings=_named(what)):
+    """Full against reduced, eager: 7B at batch 1, 8 and 32, then LLaVA-NeXT, then long answers."""
+    if run.dry:
+        for shape, kept in (("small", "21"), ("small-next", "9")):
             _bench(
-                run, **what, methods=("random", "trim") if batch == 1 and not run.dry else ("random",), memory=memory
+                run, random=shape, batch_sizes=(2,), new_tokens=(2,), budgets=(kept,), methods=("trim",), memory=10**9
             )
+        return
+    for shape, batch, new, methods, seconds in SHAPE_RUNS:
+        kept = "320" if "next" in shape else "121"
+        what: dict[str, Any] = {"random": shape, "batch_sizes": (batch,), "new_tokens": (new,), "budgets": (kept,)}
+        if run.fits(seconds, settings=_named(what)):
+            _bench(run, **what, methods=methods, memory=80_000_000_000, repeats=5 if new < 20 else 1)
 
 
 def compiled(run: Run) -> None:
@@ -193,15 +187,15 @@ def compiled(run: Run) -> None:
     for batch in (8, 1, 32) if not run.dry else (2,):
         for kept in (round(0.21 * shape.image_tokens), shape.image_tokens):
             what = {"batch": batch, "image_tokens": kept}
-            if run.fits(25, **what):
-                torch.compiler.reset()
-                run.write(**what, **_compiled(run, subject, shape, batch, kept))
+            if run.fits(30, **what):
+                _compiled(run, subject, shape, what)
 
 
-def _compiled(run: Run, subject: Any, shape: Any, batch: int, kept: int) -> dict[str, Any]:
-    """Seconds of prefill and of a decoding step, eager and compiled."""
+def _compiled(run: Run, subject: Any, shape: Any, what: dict[str, int]) -> None:
+    """Seconds of prefill and of a decoding step, eager and compiled; with CUDA graphs, or without where they fail."""
     import trimkit
 
+    batch, kept = what["batch"], what["image_tokens"]
     whole = kept == shape.image_tokens
     method: dict[str, Any] = {"method": "none"} if whole else {"method": "random", "budget": kept}
     new, bucket = (3 if run.dry else 17), kept + 40
@@ -212,12 +206,19 @@ def _compiled(run: Run, subject: Any, shape: Any, batch: int, kept: int) -> dict
     found: dict[str, Any] = {"bucket": bucket, "new_tokens": new}
     with trimkit.reduce(subject.model, subject.processor, scorer=subject.scorer, buckets=(bucket,), **method) as trim:
         found["eager"] = _passes(run, subject.model, lambda: subject.model.generate(**request.inputs, **options))
-        start = time.monotonic()
-        with trim.compiled(max_new_tokens=new, backend="eager" if run.dry else "inductor") as fast:
-            fast.generate(**request.inputs, **options)
-            found["compile_s"] = time.monotonic() - start
-            found["compiled"] = _passes(run, subject.model, lambda: fast.generate(**request.inputs, **options))
-    return found
+        for mode in (None, "default"):
+            torch.compiler.reset()
+            start = time.monotonic()
+            try:
+                with trim.compiled(max_new_tokens=new, backend="eager" if run.dry else "inductor", mode=mode) as fast:
+                    fast.generate(**request.inputs, **options)
+                    found |= {"mode": mode, "compile_s": time.monotonic() - start}
+                    found["compiled"] = _passes(run, subject.model, lambda: fast.generate(**request.inputs, **options))
+            except Exception as error:
+                found[f"failed_{mode}"] = f"{type(error).__name__}: {error}"[:600]
+                continue
+            break
+    run.write(**what, **found)
 
 
 def _passes(run: Run, model: Any, call: Callable[[], object]) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def claim(run: Run) -> None:
     names = ("small",) if run.dry else ("llava-1.5-7b", "llava-1.5-13b")
     for name in names:
         batch = None if run.dry else first_batch(name, 121, 5)
-        for rows in (1, batch or 1) if not run.dry else (2,):
+        for rows in (1, batch or 1, 64) if not run.dry else (2,):
             what: dict[str, Any] = {"random": name, "batch_sizes": (rows,), "new_tokens": (2 if run.dry else 5,)}
             if run.fits(20, settings=_named(what)):
                 _bench(run, **what, methods=("trim",), budgets=("21" if run.dry else "121",))

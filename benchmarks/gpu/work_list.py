@@ -6,6 +6,11 @@ from benchmarks.capacity import first_batch
 
 METHODS = ("trim", "focus", "cdpruner", "divprune", "scope", "dart-tower", "random")
 
+ADDED_METHODS = ("trim", "focus", "cdpruner", "divprune", "random")
+
+ADDED = [(name, batch) for batch in (1, 8) for name in ADDED_METHODS]
+"""Method, batch."""
+
 WAITS = [(name, "21", batch) for batch in (1, 16) for name in METHODS]
 WAITS += [("trim", "iqr", 1), ("trim", "iqr", 16)]
 """Method, budget, batch."""
@@ -13,12 +18,16 @@ WAITS += [("trim", "iqr", 1), ("trim", "iqr", 16)]
 CHOOSING = [(name, tokens, batch) for tokens in (576, 2880) for batch in (1, 8, 32) for name in METHODS]
 """Method, image tokens, batch."""
 
-SHAPES = [
-    *[("llava-1.5-7b", "trim", batch, new) for batch in (1, 8, 32) for new in (5, 128)],
-    ("llava-next-7b", "random", 1, 5),
-    ("llava-next-7b", "trim", 1, 5),
-    ("llava-next-7b", "random", 8, 5),
+_NEXT = "llava-next-7b"
+SHAPE_RUNS = [
+    *[("llava-1.5-7b", batch, 5, ("trim",), 20) for batch in (8, 1, 32)],
+    (_NEXT, 1, 5, ("random", "trim", "focus"), 25),
+    (_NEXT, 8, 5, ("random",), 25),
+    *[("llava-1.5-7b", batch, 128, ("trim",), 45) for batch in (8, 1, 32)],
 ]
+"""Shape, batch, new tokens, methods, and seconds that it needs; those that matter most first."""
+
+SHAPES = sorted((shape, name, batch, new) for shape, batch, new, names, _ in SHAPE_RUNS for name in names)
 """Shape, method, batch, new tokens."""
 
 COMPILED = [(batch, tokens) for batch in (1, 8, 32) for tokens in (576, 121)]

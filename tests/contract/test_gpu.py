@@ -1,14 +1,24 @@
-"""Everything kept is stock on a GPU in half precision, too; skipped where there is none."""
+"""On a GPU: everything kept is stock, choices are the CPU's, and nothing waits; skipped where there is none."""
 
 from __future__ import annotations
+
+import warnings
+from typing import Any
 
 import pytest
 import torch
 
 import trimkit
 from tests import tiny
+from trimkit.bench.host_waits import no_waits
+from trimkit.core import greedy
+from trimkit.core.types import EncoderProfile, TokenBatch
+from trimkit.methods import get_method, method_classes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+METHODS = sorted(name for name, cls in method_classes() if cls.stage == "tower" and name not in ("none", "resize"))
+SIDE, WIDTH = 24, 64
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -22,3 +32,74 @@ def test_keep_all_and_reduced_on_cuda(dtype: torch.dtype) -> None:
         with trimkit.reduce(model, method="trim", scorer=tiny.ToyScorer(), query="what") as trim:
             assert model(**batch).logits.dtype == dtype
             assert trim.report.tokens_after < trim.report.tokens_before
+
+
+def _images(count: int, device: str, tokens: int = SIDE * SIDE) -> TokenBatch:
+    """Noise of its own for each image, the same on every device."""
+    generator = torch.Generator().manual_seed(7)
+    features = torch.randn(count, tokens, WIDTH, generator=generator)
+    grid = (SIDE, SIDE) if tokens == SIDE * SIDE else None
+    made: dict[str, Any] = {
+        "features": features,
+        "mask": torch.ones(count, tokens, dtype=torch.bool),
+        "relevance": torch.randn(count, tokens, generator=generator),
+        "cls_attention": torch.rand(count, tokens, generator=generator),
+        "tower_keys": torch.randn(count, tokens, WIDTH, generator=generator),
+    }
+    placed = {name: value.to(device) for name, value in made.items()}
+    return TokenBatch(
+        **placed,
+        profile=EncoderProfile(sign=1),
+        grids=(grid,) * count,
+        keys=tuple(map(str, range(count))),
+        signals={"projected": tuple(placed["features"])},
+        lengths=(tokens,) * count,
+    )
+
+
+@pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_choices_as_on_the_cpu(name: str, images: int) -> None:
+    method = get_method(name, budget=121)
+    try:
+        expected = method.select(_images(images, "cpu"))
+    except trimkit.TrimkitError as error:
+        pytest.skip(f"needs what noise does not have: {error}")
+    found = method.select(_images(images, "cuda"))
+    same = [set(a.indices.tolist()) == set(b.indices.tolist()) for a, b in zip(expected, found, strict=True)]
+    assert all(same), f"{same.count(False)} of {images} images are chosen otherwise"
+
+
+@pytest.mark.parametrize("tokens", [40, 576, 1500, 2880])
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_kernel_chooses_as_plain_torch(tokens: int, images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    batch = _images(images, "cuda", tokens)
+    assert batch.relevance is not None
+    worth, counts, totals = batch.relevance.sigmoid(), [tokens // 5, 7, tokens // 3][:images], [tokens] * images
+    loops = (greedy.relevant_and_new, greedy.largest_volume)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that it cannot be used is a warning
+        fused = [loop(worth, batch.features, counts, totals) for loop in loops]
+    monkeypatch.setattr(greedy, "KERNELS_ON", set())
+    for loop, found in zip(loops, fused, strict=True):
+        assert torch.equal(found, loop(worth, batch.features, counts, totals)), loop.__name__
+
+
+@pytest.mark.parametrize("name", ["trim", "focus", "cdpruner", "scope", "random", "uniform", "dart-tower", "mmr"])
+def test_choosing_never_waits(name: str) -> None:
+    method, batch = get_method(name, budget=121), _images(4, "cuda")
+    method.select(batch)  # what is made once
+    torch.cuda.synchronize()
+    with no_waits():
+        method.select(batch)
+
+
+def test_a_batch_answers_as_its_rows() -> None:
+    model = tiny.llava().cuda()
+    batch = {name: value.cuda() for name, value in tiny.llava_batch([1, 1, 1, 1], seed=5).items()}
+    with trimkit.reduce(model, method="focus", budget=9, scorer=tiny.ToyScorer(), query="what"):
+        together = model.generate(**batch, **tiny.GREEDY)
+        for row in range(4):
+            alone = {name: value[row : row + 1] for name, value in batch.items()}
+            assert torch.equal(model.generate(**alone, **tiny.GREEDY)[0], together[row])

@@ -120,7 +120,11 @@ class Arm:
         return self.subject.request(self.batch, picture, question, self.new_tokens)
 
     def call(self, request: Request, streamer: Any = None, **options: Any) -> Any:
-        """One ``generate`` call."""
+        """One ``generate`` call of the model, attached for it."""
+        with self.attachment or contextlib.nullcontext():
+            return self._generate(request, streamer, **options)
+
+    def _generate(self, request: Request, streamer: Any = None, **options: Any) -> Any:
         settings: dict[str, Any] = {
             "max_new_tokens": self.new_tokens,
             "min_new_tokens": self.new_tokens,
@@ -130,7 +134,7 @@ class Arm:
             settings["streamer"] = streamer
         if self.attachment is not None and request.query is not None:
             settings["query"] = request.query
-        with torch.no_grad(), self.attachment or contextlib.nullcontext():
+        with torch.no_grad():
             return self.subject.model.generate(**request.inputs, **settings, **options)
 
     @contextlib.contextmanager
@@ -143,9 +147,9 @@ class Arm:
     def time(self, request: Request) -> Run:
         """One call by the clock."""
         ticks = _Ticks(self._clock)
-        with self._probe.watch(self._clock) as trace:
-            start = self._clock()
-            self.call(request, ticks)
+        with self.attachment or contextlib.nullcontext(), self._probe.watch(self._clock) as trace:
+            start = self._clock()  # a model is attached once for many calls
+            self._generate(request, ticks)
             whole = self._clock() - start
         first, prefill, decode = ticks.at[1], trace.passes[0], trace.passes[1:]
         times = {"end_to_end_s": whole, "ttft_s": first - start, "prefill_s": prefill.whole}

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from trimkit.core._greedy_host import LEAST_NOVELTY
+from trimkit.core._greedy_start import LEAST_VOLUME, start
 
 __all__ = ["cover", "largest_volume", "most_different", "relevant_and_new"]
-
-_LEAST_VOLUME = 1e-9
 
 
 class _Kernel:
@@ -30,16 +29,12 @@ class _Kernel:
     """
 
     def __init__(self, features: Tensor, count: int, wide: torch.dtype, quality: Tensor | None = None) -> None:
-        unit = torch.nn.functional.normalize(features.to(wide), dim=-1).nan_to_num(0.0)
-        images, tokens, _ = unit.shape
-        length = unit.square().sum(dim=2, keepdim=True)
-        self.variance = torch.where(length > 0.5, 1.0, length)  # exactly 1: rounding must not rank equal tokens
-        if quality is not None:
-            unit, self.variance = unit * quality, self.variance * quality.square()
-        self._rows = torch.bmm(unit, unit.transpose(1, 2)).view(images * tokens, tokens, 1)
-        self._factor = torch.zeros(images, tokens, count, dtype=wide, device=unit.device)
+        images, tokens, _ = features.shape
+        rows, self.variance = start(features, wide, quality)
+        self._rows = rows.view(images * tokens, tokens, 1)
+        self._factor = torch.zeros(images, tokens, count, dtype=wide, device=rows.device)
         self._by_token = self._factor.view(images * tokens, count, 1)
-        self._first = (torch.arange(images, device=unit.device) * tokens).view(-1, 1, 1)
+        self._first = (torch.arange(images, device=rows.device) * tokens).view(-1, 1, 1)
 
     def add(self, chosen: Tensor, turn: int, floor: Tensor | float) -> None:
         """Grow the factor by ``chosen`` ``[B, 1, 1]``, and take off ``variance`` what it explains.
@@ -82,7 +77,7 @@ def largest_volume(quality: Tensor, features: Tensor, count: int, wide: torch.dt
     """``[B, count]`` int64; see ``greedy.largest_volume``. ``quality`` is below 0 on padding."""
     left = quality.to(wide, copy=True).unsqueeze(2)
     kernel = _Kernel(features, count, wide, left.clamp(min=0.0))
-    floor = _LEAST_VOLUME * kernel.variance.amax(dim=1, keepdim=True)
+    floor = LEAST_VOLUME * kernel.variance.amax(dim=1, keepdim=True)
     picked = []
     for turn in range(count):
         # What has volume comes before all that has none, which quality then ranks below 0.

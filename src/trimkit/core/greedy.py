@@ -1,11 +1,12 @@
 """Greedy choices for all images of a call at once: the loops of Focus, CDPruner, SCOPE and DivPrune.
 
-There are two forms of every loop, which make the same choices:
+There are two forms of every loop, and of some a third, which make the same choices:
 
 * on the CPU, image by image in numpy (``_greedy_host``), where a step costs microseconds and only the rows of the Gram matrix
   that a choice needs are computed. No image's rounding depends on the others of its batch.
 * elsewhere, all images in step (``_greedy_device``): about twenty calls a step, whatever the batch, none of which waits for
-  the device. A chosen index is used where it is, by ``gather``, ``index_select`` and ``scatter``.
+  the device. A chosen index is used where it is, by ``gather``, ``index_select`` and ``scatter``. On NVIDIA GPUs with Triton,
+  the loops of Focus and CDPruner are one kernel instead (``_greedy_triton``).
 
 Arithmetic is in float64 where the device has it, so that rounding turns no choice; distances and similarities that are given
 keep the rounding they have.
@@ -17,7 +18,10 @@ order of choice, then N as often as its count is less than K. Of equal tokens th
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -27,9 +31,12 @@ from trimkit.core import _greedy_device as on_device
 from trimkit.core import _greedy_host as on_host
 from trimkit.core.transfer import one_by_one, upload
 
-__all__ = ["cover", "gram", "kept", "largest_volume", "most_different", "relevant_and_new", "wide_dtype"]
+__all__ = ["KERNELS_ON", "cover", "gram", "kept", "largest_volume", "most_different", "relevant_and_new", "wide_dtype"]
 
 _ELEMENTS = 1 << 28  # of Gram matrices held at a time on a device: 2 GiB in float64
+
+KERNELS_ON = {"cuda"}
+"""Types of devices whose loops may be kernels; empty where plain torch is wanted, to compare with."""
 
 Counts = Sequence[int]
 
@@ -90,11 +97,15 @@ def relevant_and_new(
             totals,
         )
     worth, wide = _below_padding(worth, totals), wide_dtype(worth.device)
-    parts = [
-        on_device.relevant_and_new(worth[at], features[at], max(counts), relevant[at], redundancy, wide)
-        for at in _parts(worth)
-    ]
-    return _cut(torch.cat(parts), counts, worth.shape[1])
+    most = max(counts)
+
+    def plain(at: slice) -> Tensor:
+        return on_device.relevant_and_new(worth[at], features[at], most, relevant[at], redundancy, wide)
+
+    def fused(kernel: ModuleType, at: slice) -> Tensor:
+        return kernel.relevant_and_new(worth[at], features[at], most, relevant[at], wide)  # type: ignore[no-any-return]
+
+    return _cut(_fastest(worth, plain, fused if redundancy == 1.0 else None), counts, worth.shape[1])
 
 
 def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Counts) -> Tensor:
@@ -115,8 +126,15 @@ def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Co
             totals,
         )
     quality, wide = _below_padding(quality, totals), wide_dtype(quality.device)
-    parts = [on_device.largest_volume(quality[at], features[at], max(counts), wide) for at in _parts(quality)]
-    return _cut(torch.cat(parts), counts, quality.shape[1])
+    most = max(counts)
+
+    def plain(at: slice) -> Tensor:
+        return on_device.largest_volume(quality[at], features[at], most, wide)
+
+    def fused(kernel: ModuleType, at: slice) -> Tensor:
+        return kernel.largest_volume(quality[at], features[at], most, wide)  # type: ignore[no-any-return]
+
+    return _cut(_fastest(quality, plain, fused), counts, quality.shape[1])
 
 
 def most_different(distances: Tensor, counts: Counts, totals: Counts, broken: Tensor) -> Tensor:
@@ -161,6 +179,34 @@ def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) 
     saliency = _below_padding(saliency, totals)
     picked = on_device.cover(saliency, similarity, max(counts), wide_dtype(saliency.device))
     return _cut(picked, counts, saliency.shape[1])
+
+
+def _fastest(
+    values: Tensor, plain: Callable[[slice], Tensor], fused: Callable[[ModuleType, slice], Tensor] | None
+) -> Tensor:
+    """The choices of all images: by a kernel where there is one that runs here, else in plain torch."""
+    parts = _parts(values)
+    kernel = None if fused is None else _kernel(values)
+    if fused is not None and kernel is not None:
+        try:
+            return torch.cat([fused(kernel, at) for at in parts])
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # Triton's compiler needs things that a machine may lack, such as a C compiler
+            KERNELS_ON.discard(values.device.type)
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            warnings.warn(f"the GPU kernel cannot be used here, plain torch chooses instead: {why}", stacklevel=2)
+    return torch.cat([plain(at) for at in parts])
+
+
+def _kernel(values: Tensor) -> ModuleType | None:
+    """The loops as kernels; None where these tokens cannot have them."""
+    device = values.device.type
+    if device not in KERNELS_ON or torch.version.hip is not None or importlib.util.find_spec("triton") is None:
+        return None
+    from trimkit.core import _greedy_triton
+
+    return _greedy_triton if values.shape[1] <= _greedy_triton.MOST_TOKENS else None
 
 
 def _each(choose: Callable[[int, int], on_host.Indices], values: Tensor, counts: Counts, totals: Counts) -> Tensor:
