@@ -6,6 +6,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,7 +104,7 @@ def _timed(call: Callable[[Any], object], request: Any, device: torch.device) ->
 
 
 def kernels(run: Run) -> None:
-    """The greedy loops in plain torch, as a CUDA graph of it, and as a Triton kernel: time, and the same choices as the CPU's."""
+    """The greedy loops in plain torch, as a CUDA graph of it and as a Triton kernel: seconds, and whether they choose as the CPU."""
     device = torch.device(run.device)
     cells = [(24, 1), (24, 8), (53, 1), (53, 8)] if not run.dry else [(6, 2)]  # a side of 53 is 2,809 patches
     for side, images in cells:
@@ -165,10 +166,8 @@ def _graph(loop: str, worth: torch.Tensor, features: torch.Tensor, kept: int) ->
     with torch.cuda.graph(graph):
         out = getattr(_greedy_device, loop)(worth, features, *arguments, torch.float64)
 
-    held = worth, features, relevant  # the graph reads them
-
-    def replay() -> torch.Tensor:
+    def replay(*_read_by_the_graph: torch.Tensor) -> torch.Tensor:
         graph.replay()
-        return out if held else out  # type: ignore[no-any-return]
+        return out  # type: ignore[no-any-return]
 
-    return replay
+    return partial(replay, worth, features, relevant)

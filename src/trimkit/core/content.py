@@ -1,20 +1,79 @@
-"""A key for tensors by what is in them."""
+"""Keys for tensors by what is in them: hashes of their bytes on the host, and sums that a GPU takes of its own."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["content_key"]
+from trimkit.core.transfer import one_by_one, upload
+
+__all__ = ["content_key", "digested", "public_key"]
+
+_FEW = 4096  # elements, which are copied to the host as they are
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # at most half as wide as the weights
+_SECRETS = (secrets.randbits(62), secrets.randbits(62))
+_PUBLIC = 20240916
+_MARK = "~"
 
 
-def content_key(arguments: Mapping[str, Any]) -> str:
-    """Hash of named values, such as one image's encoder arguments: bytes, shapes and dtypes of tensors, and plain values."""
+def digested(pixels: Tensor) -> Tensor | None:
+    """Numbers ``[..., 3]`` int64 by which pixels on a GPU are told apart, there; None where the host may read the pixels.
+
+    Copying a picture to the host and hashing it there takes longer than choosing its tokens. Of ``[..., C, H, W]`` they are
+    ``[..., 1, 1, 3]``, of ``[..., P, D]`` ``[..., P, 3]``: the axes in front stay, so that pictures can be cut apart.
+
+    Each number is a sum of all elements' bits times 64-bit weights (multilinear hashing). Weights of the first are known, so
+    that it is the same in every process; those of the others are drawn by each process, so that nobody can make two pictures
+    with equal digests: unequal pictures have equal ones with a chance of at most 2 ** -66.
+    """
+    if one_by_one(pixels.device) or pixels.numel() <= _FEW or pixels.ndim < 2 or pixels.itemsize not in _WORDS:
+        return None
+    axes = 3 if pixels.ndim > 3 else 1
+    front, behind = pixels.shape[: pixels.ndim - axes], pixels.shape[pixels.ndim - axes :]
+    words = pixels.detach().reshape(*front, -1).contiguous().view(_WORDS[pixels.itemsize]).long()
+    what = hashlib.blake2b(f"{pixels.dtype}{tuple(behind)}".encode(), digest_size=7).digest()
+    sums = [(words * weights).sum(dim=-1) for weights in _weights(words.shape[-1], words.device)]
+    numbers = torch.stack(sums, dim=-1) + int.from_bytes(what, "big")
+    return numbers.view(*front, *(1,) * (axes - 1), 3)
+
+
+@lru_cache(maxsize=16)
+def _weights(length: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Weights of a digest's three numbers, ``[length]`` int64 each."""
+    drawn = []
+    for seed in (_PUBLIC, *_SECRETS):
+        generator = torch.Generator().manual_seed(seed)
+        numbers = torch.randint(-(2**63), 2**63 - 1, (length,), generator=generator, dtype=torch.int64)
+        drawn.append(upload(numbers.numpy(), device))
+    return tuple(drawn)
+
+
+def content_key(arguments: Mapping[str, Any], digests: Collection[str] = ()) -> str:
+    """Hash of named values, such as one image's encoder arguments: bytes, shapes and dtypes of tensors, and plain values.
+
+    Where some of them, by name, are what ``digested`` made of pixels, there are two: one that is the same in every process,
+    and behind a mark one that tells pictures apart for sure.
+    """
+    if not digests:
+        return _hash(arguments)
+    public = {name: value[..., :1] if name in digests else value for name, value in arguments.items()}
+    return f"{_hash(public)}{_MARK}{_hash(arguments)}"
+
+
+def public_key(key: str) -> str:
+    """``key`` without what differs from process to process: for numbers that are drawn by it."""
+    return re.sub(f"{_MARK}[0-9a-f]{{32}}", "", key)
+
+
+def _hash(arguments: Mapping[str, Any]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(arguments):
         value = arguments[name]

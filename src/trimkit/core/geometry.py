@@ -27,7 +27,8 @@ class View:
 
     def as_rgb(self, mean: Sequence[float], std: Sequence[float]) -> View:
         """The view with the normalisation of its pixels undone."""
-        shift, scale = (torch.tensor(list(v), device=self.pixels.device).view(-1, 1, 1) for v in (mean, std))
+        place = self.pixels.device
+        shift, scale = (torch.tensor(list(v)).to(place, non_blocking=True).view(-1, 1, 1) for v in (mean, std))
         return replace(self, pixels=self.pixels.float() * scale + shift)
 
 
@@ -59,7 +60,7 @@ def box_means(values: Tensor, boxes: Tensor, height: float, width: float) -> Ten
     rows, columns = values.shape
     integral = torch.zeros(rows + 1, columns + 1, dtype=torch.float64, device=values.device)
     integral[1:, 1:] = values.double().cumsum(0).cumsum(1)
-    left, top, right, bottom = boxes.double().to(values.device).unbind(-1)
+    left, top, right, bottom = boxes.double().to(values.device, non_blocking=True).unbind(-1)
     x0, x1 = (x.clamp(0, width) * (columns / width) for x in (left, right))
     y0, y1 = (y.clamp(0, height) * (rows / height) for y in (top, bottom))
     inside = _at(integral, y1, x1) - _at(integral, y0, x1) - _at(integral, y1, x0) + _at(integral, y0, x0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trimkit.core import functional as F
+from trimkit.core.content import public_key
 from trimkit.core.types import TokenBatch
 from trimkit.methods._base import Method
 from trimkit.methods._choosing import trim_counts
@@ -50,6 +51,6 @@ class Random(Method):
 
     def _row(self, key: str, length: int) -> Tensor:
         # Seeded by content, not by position in the batch: a batch equals its rows alone.
-        digest = hashlib.blake2b(f"{self.seed}:{key}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(f"{self.seed}:{public_key(key)}".encode(), digest_size=8).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
         return torch.rand(length, generator=generator)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trimkit.core.geometry import View, grid_view
 from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
+from trimkit.models._arguments import argument_names
 from trimkit.models._checks import check_feature_layers, check_features
 from trimkit.models._forward_reads import model_reads
 from trimkit.models._parts import VisionParts
@@ -41,6 +42,8 @@ class Family:
         reads: fields of the encoder's output that ``encoder_output`` hands over. A model whose ``forward`` reads others, or not
             the first of them, is refused.
         projects_inside: whether ``forward`` runs the projector on what it is handed, so that it gets the projector's input.
+        cuts_by_axes: whether ``split`` cuts pixels by their axes alone, those before ``[C, H, W]`` or before the last of
+            ``[P, D]``, and does not look at what is in them.
         native: whether the tower has a public text counterpart, so that relevance costs no second encoder.
         batch, training: whether ragged batches equal their rows, and the loss with labels the hand-built one, in the tests.
         tested: what the test suite proves here.
@@ -53,6 +56,7 @@ class Family:
     video: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ("pooler_output", "deepstack_features")
     projects_inside: ClassVar[bool] = False
+    cuts_by_axes: ClassVar[bool] = True
     native: ClassVar[bool] = False
     batch: ClassVar[bool] = True
     training: ClassVar[bool] = True
@@ -146,11 +150,11 @@ class Family:
 
     def pixels(self, model: Any) -> str:
         """Name of the argument that holds the pictures: what the image encoder takes first."""
-        return next(iter(inspect.signature(self.encoder(model)).parameters))
+        return argument_names(self.encoder(model))[0]
 
     def encoder_arguments(self, model: Any, inputs: ModelInputs) -> ModelInputs:
         """Those of ``inputs`` that the image encoder takes; the language model does not need them afterwards."""
-        accepted = inspect.signature(self.encoder(model)).parameters
+        accepted = argument_names(self.encoder(model))
         return {name: inputs[name] for name in accepted if name != "kwargs" and inputs.get(name) is not None}
 
     def separable(self, model: Any, arguments: ModelInputs) -> bool:
@@ -251,7 +255,16 @@ class Family:
 
     def encoder_modules(self, model: Any) -> list[nn.Module]:
         """Modules whose change makes cached features stale."""
-        return [m for name, m in model.named_modules() if "language_model" not in name and "lm_head" not in name]
+        found, left = [], [model]
+        while left:  # each call does it: named_modules would go through the language model, too
+            module = left.pop()
+            found.append(module)
+            left += [
+                each
+                for name, each in module._modules.items()
+                if each is not None and "language_model" not in name and "lm_head" not in name
+            ]
+        return found
 
     def signal_source(self, model: Any, arguments: ModelInputs) -> SignalSource | None:
         """The layers of the vision tower, whose attention and keys a method may ask for (``trimkit.core.signals``).

@@ -23,6 +23,7 @@ class Idefics(Family):
 
     model_types: ClassVar[tuple[str, ...]] = ("idefics3",)
     title: ClassVar[str] = "Idefics 3"
+    cuts_by_axes: ClassVar[bool] = False
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         parts = []

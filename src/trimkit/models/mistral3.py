@@ -18,6 +18,7 @@ class Mistral3(Family):
 
     model_types: ClassVar[tuple[str, ...]] = ("mistral3",)
     title: ClassVar[str] = "Mistral 3, Pixtral"
+    cuts_by_axes: ClassVar[bool] = False
 
     def split(self, model: Any, arguments: ModelInputs) -> list[ModelInputs]:
         parts = super().split(model, arguments)

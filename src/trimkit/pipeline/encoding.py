@@ -13,6 +13,7 @@ from trimkit.core.types import ImageTokens
 from trimkit.methods import Method
 from trimkit.models import AT_ONCE, Family, ModelInputs, family_of, record_signals
 from trimkit.pipeline.feature_cache import FeatureCache, content_key, encoder_stamp
+from trimkit.pipeline.host_inputs import on_host
 from trimkit.pipeline.media import given_media
 from trimkit.pipeline.vision_engine import VisionEngine
 
@@ -40,8 +41,10 @@ def encode(
         with record_signals(source, signals) as recorder:
             images = recorder.onto(_run(family, model, arguments, engine))
         return _projected(family, model, images, signals), [False] * len(images)
-    known = {name: value if host is None else host.get(name, value) for name, value in arguments.items()}
-    keys = [content_key(part) for part in family.split(model, known)]
+    host = on_host({}, model, [(family, arguments)]) if host is None else host
+    known = {name: host.get(name, value) for name, value in arguments.items()}
+    digests = [name for name, value in known.items() if _dtype(value) != _dtype(arguments[name])]
+    keys = [content_key(part, digests) for part in family.split(model, known)]
     # With gradients on, features must carry theirs: nothing is taken from the cache.
     usable = not (model.training or torch.is_grad_enabled())
     stamp = encoder_stamp(family.encoder_modules(model)) if usable else 0
@@ -106,6 +109,10 @@ def _run_parts(
     if engine is None:
         return family.encode_parts(model, group)
     return engine.encode(family, model, family.join(group))
+
+
+def _dtype(value: Any) -> torch.dtype | None:
+    return getattr(value, "dtype", None)
 
 
 def _with_signals(cached: ImageTokens | None, signals: frozenset[str]) -> ImageTokens | None:

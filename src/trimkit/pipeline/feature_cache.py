@@ -70,11 +70,12 @@ def encoder_stamp(modules: Iterable[nn.Module]) -> int:
     state: list[object] = []
     kinds: set[str] = set()
     layer: Any
-    for layer in modules:
-        for p in layer.parameters(recurse=False):
-            state.append((p.data_ptr(), p.dtype, None if p.is_inference() else p._version))
-            kinds.add(p.device.type)
-        if hasattr(layer, "merged_adapters"):  # a PEFT layer
+    for layer in modules:  # of hundreds, in every call: nothing is looked up that need not be
+        for p in layer._parameters.values():
+            if p is not None:
+                state += (p.data_ptr(), p.dtype, None if p.is_inference() else p._version)
+                kinds.add(p.device.type)
+        if "merged_adapters" in vars(layer):  # a PEFT layer
             state.append((tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters))
     for kind in sorted(kinds):
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):

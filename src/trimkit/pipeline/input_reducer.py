@@ -115,9 +115,8 @@ class InputReducer:
         """
         ids = inputs["input_ids"]
         given = given_media(self.family, self._model, inputs)
-        host = on_host(
-            inputs, [medium.encoder_arguments(self._model, inputs) for medium in given] if self._hashes else []
-        )
+        read = [(medium, medium.encoder_arguments(self._model, inputs)) for medium in given if self._hashes]
+        host = on_host(inputs, self._model, read)
         with clock.stage("vision"):
             media = self._encode_all(inputs, host, given, earlier)
         scorer = self.chooser.scorer()
@@ -161,7 +160,7 @@ class InputReducer:
             queries: the questions about each.
             clock: adds up the time of each stage.
         """
-        host = on_host({}, [arguments] if self._hashes else [])
+        host = on_host({}, self._model, [(self.family, arguments)] if self._hashes else [])
         with clock.stage("vision"):
             images, cached = self.encode(self.family, arguments, host)
         scorer = self.chooser.scorer()

@@ -15,19 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from trimkit.core import functional as F
-from trimkit.core.content import content_key
 from trimkit.core.geometry import View, box_means
-from trimkit.core.recent import Recent
 from trimkit.core.types import EncoderProfile, ImageTokens
 from trimkit.errors import ConfigError
+from trimkit.scorers._looks import Looks
 from trimkit.scorers._text import TextEncoder
 from trimkit.scorers.base import EncoderScorer
 from trimkit.scorers.checkpoint import EncoderCheckpoint
 from trimkit.scorers.clip_native import clip_text
 
 __all__ = ["ExternalScorer", "Published"]
-
-_HELD = 64
 
 
 class Published(NamedTuple):
@@ -87,7 +84,7 @@ class ExternalScorer(EncoderScorer):
         vision = module.config.vision_config
         self._patch, self._side = int(vision.patch_size), int(vision.image_size) // int(vision.patch_size)
         self._mean, self._std = mean or published.mean, std or published.std
-        self._held: Recent[tuple[str, str], Tensor] = Recent(_HELD)
+        self._looks = Looks(self._grid, self._embed)
 
     @classmethod
     def load(cls, checkpoint: EncoderCheckpoint) -> Self:
@@ -108,18 +105,12 @@ class ExternalScorer(EncoderScorer):
             encoder: the encoder.
             pixels: ``[1, 3, rows * patch, columns * patch]``, normalized as it was trained, on its device and in its dtype.
         """
-        arguments = {"pixel_values": pixels, "interpolate_pos_encoding": True, "return_dict": True}
-        if encoder.config.model_type == "siglip":
-            hidden = encoder.vision_model(**arguments).last_hidden_state[0]
-            return encoder.vision_model.head(hidden[:, None])  # type: ignore[no-any-return]
-        hidden = encoder.vision_model(**arguments, output_hidden_states=True).hidden_states[-2][0, 1:]
-        norm = encoder.vision_model.post_layernorm
-        return F.patch_embeddings(hidden, norm.weight, norm.bias, encoder.visual_projection.weight, norm.eps)
+        return _patches(encoder, pixels)[0]
 
     def clear_cache(self) -> None:
         """Forget question and picture embeddings."""
         self._text.clear()
-        self._held.clear()
+        self._looks.clear()
 
     def text_embeddings(self, queries: Sequence[str], *, truncate: bool = False) -> list[Tensor]:
         """One ``[P]`` embedding a question; see ``TextEncoder``.
@@ -140,7 +131,8 @@ class ExternalScorer(EncoderScorer):
             ConfigError: an image comes without its views.
         """
         texts = self.text_embeddings(queries, truncate=truncate)
-        return [self._scores(image, text, normalize) for image, text in zip(images, texts, strict=True)]
+        seen = self._seen(images)
+        return [self._scores(*each, normalize) for each in zip(images, seen, texts, strict=True)]
 
     def segment_embeddings(self, query: str) -> Tensor:
         """``[S, P]`` float32: one embedding for each piece of the question that is as long as the text tower takes.
@@ -154,41 +146,55 @@ class ExternalScorer(EncoderScorer):
     def segment_similarity(self, images: Sequence[ImageTokens], queries: Sequence[str]) -> list[Tensor]:
         """``[N]`` each: the mean of the tokens' cosines to the segments of the question; see ``similarity``."""
         return [
-            torch.stack([self._scores(image, text, True) for text in self.segment_embeddings(query)]).mean(dim=0)
-            for image, query in zip(images, queries, strict=True)
+            torch.stack([self._scores(image, seen, text, True) for text in self.segment_embeddings(query)]).mean(dim=0)
+            for image, seen, query in zip(images, self._seen(images), queries, strict=True)
         ]
 
-    def _scores(self, image: ImageTokens, text: Tensor, normalize: bool) -> Tensor:
-        if not image.views:
+    def _seen(self, images: Sequence[ImageTokens]) -> list[list[Tensor]]:
+        """Patch embeddings of every view of every image."""
+        if not all(image.views for image in images):
             raise ConfigError("an external scorer looks at pixels and this image came without any")
+        patches = iter(self._looks([(image.key, view) for image in images for view in image.views]))
+        return [[next(patches) for _ in image.views] for image in images]
+
+    def _scores(self, image: ImageTokens, seen: Sequence[Tensor], text: Tensor, normalize: bool) -> Tensor:
         scores = torch.full((len(image),), math.nan, device=text.device)
-        for view in image.views:
-            patches, (rows, columns) = self._patches(image.key, view)
+        for view, patches in zip(image.views, seen, strict=True):
             map_ = F.clip_relevance(patches[None], text[None].to(patches.device), normalize=normalize)[0]
-            means = box_means(map_.view(rows, columns), view.boxes, view.pixels.shape[1], view.pixels.shape[2])
-            scores[view.tokens.to(scores.device)] = means.to(scores)
+            cells = map_.view(self._grid(view))
+            means = box_means(cells, view.boxes, view.pixels.shape[1], view.pixels.shape[2])
+            scores[view.tokens.to(scores.device, non_blocking=True)] = means.to(scores)
         return _filled(scores)
 
-    def _patches(self, key: str, view: View) -> tuple[Tensor, tuple[int, int]]:
-        """Patch embeddings ``[rows * columns, P]`` of a view, and rows and columns."""
-        grid = _grid(view.pixels.shape[1], view.pixels.shape[2], self._side)
-        # By the view's own content as well: another model may undo another normalization of the same encoder input.
-        own = (key, content_key({"pixels": view.pixels})) if key else None
-        held = self._held.get(own) if own else None
-        if held is None:
-            held = self._embed(view.pixels, grid)
-            if own:
-                self._held.put(own, held)
-        return held, grid
+    def _grid(self, view: View) -> tuple[int, int]:
+        return _grid(view.pixels.shape[1], view.pixels.shape[2], self._side)
 
-    def _embed(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _embed(self, pictures: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """``[V, rows * columns, P]`` of pictures, ``[3, H, W]`` each, that have one grid."""
         weight = next(self._vision.parameters())
         size = [n * self._patch for n in grid]
-        picture = pixels.to(weight.device, torch.float32)[None]
-        picture = torch.nn.functional.interpolate(picture, size, mode="bicubic", antialias=True, align_corners=False)
-        mean, std = (torch.tensor(v, device=weight.device).view(3, 1, 1) for v in (self._mean, self._std))
-        picture = ((picture.clamp(0, 1) - mean) / std).to(weight.dtype)
-        return self.patches(self._encoder, picture).float()
+        mean, std = (
+            torch.tensor(v).to(weight.device, non_blocking=True).view(3, 1, 1) for v in (self._mean, self._std)
+        )
+        ready = []
+        for pixels in pictures:
+            one = pixels.to(weight.device, torch.float32)[None]
+            one = torch.nn.functional.interpolate(one, size, mode="bicubic", antialias=True, align_corners=False)
+            ready.append(((one.clamp(0, 1) - mean) / std).to(weight.dtype))
+        if type(self).patches is not ExternalScorer.patches:  # of another kind of encoder, one picture at a time
+            return torch.stack([self.patches(self._encoder, one).float() for one in ready])
+        return _patches(self._encoder, torch.cat(ready)).float()
+
+
+def _patches(encoder: Any, pixels: Tensor) -> Tensor:
+    """``[V, rows * columns, P]`` of ``[V, 3, rows * patch, columns * patch]``."""
+    arguments = {"pixel_values": pixels, "interpolate_pos_encoding": True, "return_dict": True}
+    if encoder.config.model_type == "siglip":
+        hidden = encoder.vision_model(**arguments).last_hidden_state
+        return torch.stack([encoder.vision_model.head(each[:, None]) for each in hidden])
+    hidden = encoder.vision_model(**arguments, output_hidden_states=True).hidden_states[-2][:, 1:]
+    norm = encoder.vision_model.post_layernorm
+    return F.patch_embeddings(hidden, norm.weight, norm.bias, encoder.visual_projection.weight, norm.eps)
 
 
 def _siglip_text(siglip: Any, tokenizer: Any) -> TextEncoder:
@@ -214,9 +220,8 @@ def _grid(height: int, width: int, side: int) -> tuple[int, int]:
 def _filled(scores: Tensor) -> Tensor:
     """NaN replaced by the value before it, at the start by the smallest."""
     known = ~scores.isnan()
-    if bool(known.all()):
-        return scores
     places = torch.arange(len(scores), device=scores.device)
     last = torch.where(known, places, -1).cummax(0).values
-    smallest = scores[known].min() if bool(known.any()) else scores.new_tensor(0.0)
-    return torch.where(last >= 0, scores[last.clamp(min=0)], smallest)
+    smallest = torch.where(known, scores, torch.inf).amin()
+    smallest = torch.where(smallest == torch.inf, 0.0, smallest)
+    return torch.where(last >= 0, scores.index_select(0, last.clamp(min=0)), smallest)
