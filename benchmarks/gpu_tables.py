@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.bench_tables import factor, megabytes, seconds, share
 from benchmarks.cells import table
-from benchmarks.gpu.work_list import CHOOSING, CLAIM, COMPILED, SHAPES, WAITS
+from benchmarks.gpu.work_list import ADDED, CHOOSING, CLAIM, COMPILED, KERNELS, SHAPES, WAITS
 from benchmarks.records import Record, load, source
 
 NOT_RUN = "not run"
@@ -60,6 +60,34 @@ def choosing() -> str:
         took = NOT_RUN if part is None or "select_s" not in part else f"{1000 * part['select_s']['median']:.2f} ms"
         rows.append([f"`{method}`", str(tokens), str(batch), took])
     return _text("choosing", ["method", "image tokens", "batch", "choosing"], rows)
+
+
+def kernels() -> str:
+    """The greedy loops in three forms."""
+    parts, rows = _parts(_record(), "kernels"), []
+    for loop, tokens, images in KERNELS:
+        cells = []
+        for form in ("torch", "graph", "kernel"):
+            part = _found(parts, loop=loop, tokens=tokens, images=images, form=form)
+            took = NOT_RUN if part is None else f"{1000 * part['median_s']:.2f} ms"
+            other = 0 if part is None else images - part["images_as_on_cpu"]
+            cells.append(took if not other else f"{took}, {other} of {images} chosen otherwise than on the CPU")
+        rows.append([f"`{loop}`", str(tokens), str(images), *cells])
+    return _text("kernels", ["loop", "image tokens", "images", "in torch", "CUDA graph of it", "Triton kernel"], rows)
+
+
+def added() -> str:
+    """What choosing adds to the time to the first token, beside the same number of tokens fed by hand."""
+    parts, rows = _parts(_record(), "added"), []
+    for method, batch in ADDED:
+        own, hand = (_found(parts, method=name, batch=batch) for name in (method, "by hand"))
+        cells = [NOT_RUN] * 3
+        if own is not None and hand is not None and "added_s" in own:
+            cells = [f"{1000 * each['median']:.1f} ms" for each in (hand["first_token_s"], own["first_token_s"])]
+            spent = own["added_s"]
+            cells.append("{:.1f} ms ({:.1f} to {:.1f})".format(*(1000 * spent[name] for name in ("median", "q25", "q75"))))
+        rows.append([f"`{method}`", str(batch), *cells])
+    return _text("added", ["method", "batch", "first token, by hand", "first token", "added (quartiles)"], rows)
 
 
 def _benches(step: str, wanted: Any) -> Iterator[tuple[list[str], Record | None, Record | None, Record | None]]:
@@ -134,6 +162,8 @@ def claim() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "gpu-kernels": kernels,
+    "gpu-added": added,
     "gpu-waits": waits,
     "gpu-choosing": choosing,
     "gpu-shapes": shapes,

@@ -104,7 +104,7 @@ def _timed(call: Callable[[Any], object], request: Any, device: torch.device) ->
 
 
 def kernels(run: Run) -> None:
-    """The greedy loops in plain torch, as a CUDA graph of it and as a Triton kernel: seconds, and whether they choose as the CPU."""
+    """The greedy loops in torch, as a CUDA graph and as a Triton kernel: seconds, and whether they choose as on the CPU."""
     device = torch.device(run.device)
     cells = [(24, 1), (24, 8), (53, 1), (53, 8)] if not run.dry else [(6, 2)]  # a side of 53 is 2,809 patches
     for side, images in cells:

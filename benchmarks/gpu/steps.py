@@ -91,11 +91,11 @@ STEPS = (
     Step("kernels", 60, _work("kernels", "added")),
     Step("tests", 70, _work("tests")),
     Step("waits", 40, _work("waits")),
-    Step("choosing", 60, _work("choosing")),
     Step("added", 60, _work("added", "added")),
-    Step("shapes", 140, _work("shapes")),
+    Step("choosing", 60, _work("choosing")),
+    Step("shapes", 190, _work("shapes")),
+    Step("claim", 130, _work("claim")),
     Step("compiled", 170, _work("compiled")),
-    Step("claim", 70, _work("claim")),
 )
 """In this order: where ``kernels`` fails, the others choose in plain torch."""
 

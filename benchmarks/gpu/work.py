@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.blocks import ROOT
 from benchmarks.gpu.steps import Run
-from benchmarks.gpu.work_list import METHODS, SHAPE_RUNS
+from benchmarks.gpu.work_list import CLAIM_RUNS, METHODS, SHAPE_RUNS
 
 
 def tests(run: Run) -> None:
@@ -250,13 +250,8 @@ def _passes(run: Run, model: Any, call: Callable[[], object]) -> dict[str, Any]:
 
 
 def claim(run: Run) -> None:
-    """The paper's claim, at batch 1 and at the batch from which the formula has 30 % less memory; then for 13B."""
-    from benchmarks.capacity import first_batch
-
-    names = ("small",) if run.dry else ("llava-1.5-7b", "llava-1.5-13b")
-    for name in names:
-        batch = None if run.dry else first_batch(name, 121, 5)
-        for rows in (1, batch or 1, 64) if not run.dry else (2,):
-            what: dict[str, Any] = {"random": name, "batch_sizes": (rows,), "new_tokens": (2 if run.dry else 5,)}
-            if run.fits(20, settings=_named(what)):
-                _bench(run, **what, methods=("trim",), budgets=("21" if run.dry else "121",))
+    """The paper's claim: 67 % less time and 30 % less memory, at the batches where they can be."""
+    for name, rows, new, seconds in CLAIM_RUNS if not run.dry else (("small", 2, 2, 0),):
+        what: dict[str, Any] = {"random": name, "batch_sizes": (rows,), "new_tokens": (new,)}
+        if run.fits(seconds, settings=_named(what)):
+            _bench(run, **what, methods=("trim",), budgets=("21" if run.dry else "121",), repeats=2 if rows > 8 else 5)
