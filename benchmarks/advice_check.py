@@ -2,7 +2,7 @@
 
 Every ratio of a reduced request to a full one in ``results/bench_*.json`` is predicted from its settings, the constants of the
 processor (``trimkit.advice.devices``, measured apart from these files) and the tower's layers that are in the file. Nothing is
-fitted. Writes ``benchmarks/results/advice_check.json``.
+fitted. A GPU's ratios are predicted from what ``trimkit advise --device here`` measured on it. Writes ``benchmarks/results/advice_check.json``.
 """
 
 from __future__ import annotations
@@ -90,15 +90,30 @@ def _thinned(sizes: Sizes, arm: Record, work: Work) -> list[LayerCall]:
     return with_whole(min(range(arm["tower_layers"] + 1), key=off))
 
 
-def times_of(result: Record, arm: Record, full: Record, layers: int | None) -> Times:
+def gpu_device(record: Record) -> Device:
+    """The GPU of ``gpu.json``, by what ``trimkit advise --device here`` measured on it.
+
+    Raises:
+        LookupError: the step ``here`` did not run.
+    """
+    parts = record["steps"].get("here", {}).get("parts", [])
+    found = next((part["device"] for part in parts if part.get("device")), None)
+    if found is None:
+        raise LookupError("gpu.json has no figures of its device: run python -m benchmarks.gpu, step here")
+    return Device(**{**found, "rates": {name: Rate(**each) for name, each in found["rates"].items()}})
+
+
+def times_of(result: Record, arm: Record, full: Record, layers: int | None, device: Device | None = None) -> Times:
     """Predicted, with the layers that were built or with all."""
     about = result["provenance"]
-    sizes = sizes_of_shape(shape_of(about["config"]["random"]))
+    shape = shape_of(about["config"]["random"])
+    sizes = sizes_of_shape(shape)
     sizes = of_layers(sizes, layers or about["shape"]["language"][0])
     method = None if arm["method"] == "none" else get_method(arm["method"])
     work = work_of(sizes, arm, full, about["config"]["text_tokens"])
     kept = 0 if method is None else round(arm["image_tokens"]) * arm["batch_size"]
-    return predict(sizes, work, calls_of("llava", method), device_of(about), about["dtype"], kept=kept)
+    calls = calls_of(shape.kind, method)
+    return predict(sizes, work, calls, device or device_of(about), about["dtype"], kept=kept)
 
 
 def _value(times: Times, name: str, new_tokens: int) -> float:
@@ -111,7 +126,7 @@ def _value(times: Times, name: str, new_tokens: int) -> float:
     return times.stages["decode"] / (new_tokens - 1)
 
 
-def compared(name: str, record: Record) -> Iterator[Record]:
+def compared(name: str, record: Record, device: Device | None = None) -> Iterator[Record]:
     """One entry for every measured ratio of a file."""
     for number, result in enumerate(record["results"]):
         for entry in result["ratios"]:
@@ -123,7 +138,7 @@ def compared(name: str, record: Record) -> Iterator[Record]:
             if entry.get("extrapolated"):
                 depths.append((result["provenance"]["shape"]["of_layers"], entry["extrapolated"]))
             for layers, measured in depths:
-                both = [times_of(result, arm, full, layers) for arm in (own, full)]
+                both = [times_of(result, arm, full, layers, device) for arm in (own, full)]
                 for what in TIMES:
                     if measured.get(what) is None:
                         continue
@@ -161,7 +176,17 @@ def everything() -> list[Record]:
         if not rows:
             raise LookupError(f"{path.name} has no ratios: say why in NOT_COMPARED")
         found += rows
-    return found
+    return found + on_gpu()
+
+
+def on_gpu() -> list[Record]:
+    """Every ratio of ``gpu.json``; none where no GPU has been measured."""
+    path = RESULTS / "gpu.json"
+    if not path.is_file():
+        return []
+    record = json.loads(path.read_text(encoding="utf-8"))
+    parts = [part for step in ("shapes", "claim") for part in record["steps"][step]["parts"] if "bench" in part]
+    return list(compared("gpu", {"results": [part["bench"] for part in parts]}, gpu_device(record)))
 
 
 def summary(rows: list[Record]) -> Record:

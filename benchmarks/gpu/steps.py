@@ -93,6 +93,7 @@ STEPS = (
     Step("waits", 40, _work("waits")),
     Step("added", 60, _work("added", "added")),
     Step("choosing", 60, _work("choosing")),
+    Step("here", 40, _work("here", "here")),
     Step("shapes", 190, _work("shapes")),
     Step("claim", 130, _work("claim")),
     Step("compiled", 170, _work("compiled")),
