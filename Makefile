@@ -16,7 +16,7 @@ GPU_PYTHON ?= python3
 WHEELS ?=
 WHEELS_FOR ?= 3.12
 
-.PHONY: help install gpu gpu-dry gpu-wheels demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-lmms test-vllm test-ray test-serve eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
+.PHONY: help install gpu gpu-dry gpu-wheels demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-kernels test-lmms test-vllm test-ray test-serve eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -86,6 +86,17 @@ test-onnx: $(ONNX_STAMP)  ## export to ONNX and vision_engine=, with ONNX Runtim
 
 bench-onnx: $(ONNX_STAMP)  ## ONNX Runtime and OpenVINO beside torch on this CPU; writes benchmarks/results/bench_engines.json
 	$(ONNX)/bin/python -m benchmarks.bench_engines
+
+KERNELS := .venv-kernels
+KERNELS_STAMP := $(KERNELS)/.installed
+
+$(KERNELS_STAMP): pyproject.toml constraints.txt tests/kernels/requirements.txt
+	test -x $(KERNELS)/bin/python || $(PYTHON) -m venv $(KERNELS)
+	$(KERNELS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/kernels/requirements.txt -e .
+	touch $@
+
+test-kernels: $(KERNELS_STAMP)  ## the GPU kernels in Triton's interpreter on the CPU, in a .venv-kernels of its own
+	TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest tests/kernels
 
 RAY := .venv-ray
 RAY_STAMP := $(RAY)/.installed
@@ -205,4 +216,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove every .venv
-	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(VLLM) $(RAY) $(SERVE) $(NEWEST) $(OLDEST)
+	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(KERNELS) $(VLLM) $(RAY) $(SERVE) $(NEWEST) $(OLDEST)

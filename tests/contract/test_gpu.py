@@ -14,6 +14,7 @@ from trimkit.bench.host_waits import no_waits
 from trimkit.core import greedy
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.methods import get_method, method_classes
+from trimkit.methods._choosing import cosines
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -77,13 +78,40 @@ def test_the_kernel_chooses_as_plain_torch(tokens: int, images: int, monkeypatch
     batch = _images(images, "cuda", tokens)
     assert batch.relevance is not None
     worth, counts, totals = batch.relevance.sigmoid(), [tokens // 5, 7, tokens // 3][:images], [tokens] * images
-    loops = (greedy.relevant_and_new, greedy.largest_volume)
+    similar, broken = cosines(batch.features), torch.zeros_like(worth, dtype=torch.bool)
+    loops = {
+        "relevant_and_new": lambda: greedy.relevant_and_new(worth, batch.features, counts, totals),
+        "largest_volume": lambda: greedy.largest_volume(worth, batch.features, counts, totals),
+        "most_different": lambda: greedy.most_different(1.0 - similar, counts, totals, broken),
+        "cover": lambda: greedy.cover(worth, similar, counts, totals),
+        "marginal_relevance": lambda: greedy.marginal_relevance(worth, similar, tokens // 5, 0.5),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # that it cannot be used is a warning
-        fused = [loop(worth, batch.features, counts, totals) for loop in loops]
+        fused = {name: loop() for name, loop in loops.items()}
     monkeypatch.setattr(greedy, "KERNELS_ON", set())
-    for loop, found in zip(loops, fused, strict=True):
-        assert torch.equal(found, loop(worth, batch.features, counts, totals)), loop.__name__
+    for name, loop in loops.items():
+        assert torch.equal(fused[name], loop()), name
+
+
+def test_the_kernels_know_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    features, worth = torch.randn(3, 576, WIDTH).cuda(), torch.rand(3, 576).cuda()
+    totals, counts = [576, 200, 433], [121, 7, 300]
+    for row, total in enumerate(totals):
+        features[row, total:], worth[row, total:] = 0.0, 0.0
+    features[0, 5], features[1, 0] = torch.nan, torch.inf
+    similar, broken = cosines(features), ~features.isfinite().all(dim=2)
+    distances = (1.0 - similar).masked_fill(broken.unsqueeze(1), -1.0)
+    distances.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    loops = {
+        "most_different": lambda: greedy.most_different(distances, counts, totals, broken),
+        "cover": lambda: greedy.cover(worth, similar, counts, totals),
+    }
+    fused = {name: loop() for name, loop in loops.items()}
+    monkeypatch.setattr(greedy, "KERNELS_ON", set())
+    for name, loop in loops.items():
+        assert torch.equal(fused[name], loop()), name
 
 
 @pytest.mark.parametrize("name", ["trim", "focus", "cdpruner", "scope", "random", "uniform", "dart-tower", "mmr"])

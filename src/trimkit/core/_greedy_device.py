@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from trimkit.core._greedy_host import LEAST_NOVELTY
-from trimkit.core._greedy_start import LEAST_VOLUME, start
+from trimkit.core._greedy_start import LEAST_VOLUME, separation, start
 
-__all__ = ["cover", "largest_volume", "most_different", "relevant_and_new"]
+__all__ = ["cover", "largest_volume", "marginal_relevance", "most_different", "relevant_and_new"]
 
 
 class _Kernel:
@@ -94,13 +94,10 @@ def largest_volume(quality: Tensor, features: Tensor, count: int, wide: torch.dt
 def most_different(distances: Tensor, count: int, broken: Tensor, real: Tensor | None) -> Tensor:
     """``[B, count]`` int64; see ``greedy.most_different``. ``real`` is false on padding."""
     images, tokens = broken.shape
-    ignored = broken if real is None else broken | ~real
-    own = torch.eye(tokens, dtype=torch.bool, device=distances.device)
-    nearest = distances.masked_fill(ignored.unsqueeze(1) | own, torch.inf).amin(dim=2).masked_fill(ignored, -1.0)
+    nearest = separation(distances, broken, real)
     rows = distances.reshape(images * tokens, tokens)
     first = torch.arange(images, device=distances.device).unsqueeze(1) * tokens
     if real is not None:
-        nearest = nearest.masked_fill(~real, -torch.inf)
         rows = distances.masked_fill(~real.unsqueeze(1), -torch.inf).view(images * tokens, tokens)
     picked = []
     for turn in range(count):
@@ -129,3 +126,20 @@ def cover(saliency: Tensor, similarity: Tensor, count: int, wide: torch.dtype) -
         seen = rows.index_select(0, (chosen + first).flatten()).unsqueeze(2)
         covered = torch.maximum(covered, seen)
     return torch.cat(picked, dim=1)
+
+
+def marginal_relevance(importance: Tensor, similarity: Tensor, count: int, balance: float) -> Tensor:
+    """``[B, count]`` int64; see ``greedy.marginal_relevance``. All is in the dtype of the arithmetic."""
+    images, tokens = importance.shape
+    worth, value = balance * importance, importance
+    rows = ((1.0 - balance) * similarity).view(images * tokens, tokens)
+    nearest = torch.full_like(worth, -torch.inf)
+    first = torch.arange(images, device=importance.device).unsqueeze(1) * tokens
+    picked = []
+    for _ in range(count):
+        chosen = value.argmax(dim=1, keepdim=True)
+        picked.append(chosen)
+        worth = worth.scatter(1, chosen, -torch.inf)
+        nearest = torch.maximum(nearest, rows.index_select(0, (chosen + first).flatten()))
+        value = worth - nearest
+    return torch.cat(picked, dim=1) if picked else importance.new_empty((images, 0), dtype=torch.int64)

@@ -17,9 +17,8 @@ from torch import Tensor
 from trimkit.core._greedy_host import LEAST_NOVELTY
 from trimkit.core._greedy_start import LEAST_VOLUME, start
 
-__all__ = ["MOST_TOKENS", "largest_volume", "relevant_and_new"]
+__all__ = ["best", "largest_volume", "processors", "relevant_and_new"]
 
-MOST_TOKENS = 4096
 _ALONE = 1024  # tokens that one program takes; of more, each of several takes _SHARE
 _SHARE = 256
 _TOKENS_A_WARP = 64
@@ -39,7 +38,7 @@ def _better(gain, place, left, other_gain, other_place, other_left):
 
 
 @triton.jit
-def _best(gains, places, variance, post, arrived, goal, part, PARTS: tl.constexpr, WIDTH: tl.constexpr):
+def best(gains, places, variance, post, arrived, goal, part, PARTS: tl.constexpr, WIDTH: tl.constexpr):
     """The best token of all programs: its gain, its place, and its variance."""
     gain, place, left = tl.reduce((gains, places, variance), 0, _better)
     if PARTS > 1:
@@ -99,10 +98,10 @@ def _grow(
             enough = tl.where(turn < relevant, -1e300, LEAST)
         post = posts_at + (image * count + turn) * 6 * PARTS  # see _POSTED
         goal += PARTS
-        gain, chosen, left = _best(gains, places, variance, post, arrived, goal, part, PARTS, WIDTH)
+        gain, chosen, left = best(gains, places, variance, post, arrived, goal, part, PARTS, WIDTH)
         if gain <= enough:  # all programs see the same gain
             goal += PARTS
-            gain, chosen, left = _best(worth, places, variance, post + 3 * PARTS, arrived, goal, part, PARTS, WIDTH)
+            gain, chosen, left = best(worth, places, variance, post + 3 * PARTS, arrived, goal, part, PARTS, WIDTH)
         if part == 0:
             tl.store(picked_at + image * count + turn, chosen.to(tl.int64))
         worth = tl.where(places == chosen, -1.0, worth)
@@ -147,7 +146,7 @@ def _launch(
     block = triton.next_power_of_2(tokens) if tokens <= _ALONE else _SHARE
     parts = triton.cdiv(tokens, block)
     picked = torch.empty(images, count, dtype=torch.int64, device=worth.device)
-    some = images if parts == 1 else max(_processors(worth.device) // parts, 1)
+    some = images if parts == 1 else max(processors(worth.device) // parts, 1)
     for at in (slice(first, first + some) for first in range(0, images, some)):
         given = (worth[at], variance[at].squeeze(2), rows[at], floor[at].flatten(), relevant[at], picked[at])
         _run(given, count, block, parts, volume)
@@ -175,5 +174,6 @@ def _run(given: tuple[Tensor, ...], count: int, block: int, parts: int, volume: 
     )
 
 
-def _processors(device: torch.device) -> int:
+def processors(device: torch.device) -> int:
+    """How many programs run at a time for certain: one on each."""
     return int(torch.cuda.get_device_properties(device).multi_processor_count)

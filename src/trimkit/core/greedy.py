@@ -1,12 +1,12 @@
-"""Greedy choices for all images of a call at once: the loops of Focus, CDPruner, SCOPE and DivPrune.
+"""Greedy choices for all images of a call at once: the loops of Focus, CDPruner, SCOPE, DivPrune and MMR.
 
-There are two forms of every loop, and of some a third, which make the same choices:
+There are three forms of every loop, which make the same choices:
 
-* on the CPU, image by image in numpy (``_greedy_host``), where a step costs microseconds and only the rows of the Gram matrix
-  that a choice needs are computed. No image's rounding depends on the others of its batch.
+* on the CPU, but for MMR, image by image in numpy (``_greedy_host``), where a step costs microseconds and only the rows of the
+  Gram matrix that a choice needs are computed. No image's rounding depends on the others of its batch.
 * elsewhere, all images in step (``_greedy_device``): about twenty calls a step, whatever the batch, none of which waits for
-  the device. A chosen index is used where it is, by ``gather``, ``index_select`` and ``scatter``. On NVIDIA GPUs with Triton,
-  the loops of Focus and CDPruner are one kernel instead (``_greedy_triton``).
+  the device. A chosen index is used where it is, by ``gather``, ``index_select`` and ``scatter``.
+* on NVIDIA GPUs with Triton, as one kernel: Focus and CDPruner in ``_greedy_triton``, the others in ``_greedy_pairs_triton``.
 
 Arithmetic is in float64 where the device has it, so that rounding turns no choice; distances and similarities that are given
 keep the rounding they have.
@@ -21,7 +21,6 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -31,9 +30,20 @@ from trimkit.core import _greedy_device as on_device
 from trimkit.core import _greedy_host as on_host
 from trimkit.core.transfer import one_by_one, upload
 
-__all__ = ["KERNELS_ON", "cover", "gram", "kept", "largest_volume", "most_different", "relevant_and_new", "wide_dtype"]
+__all__ = [
+    "KERNELS_ON",
+    "cover",
+    "gram",
+    "kept",
+    "largest_volume",
+    "marginal_relevance",
+    "most_different",
+    "relevant_and_new",
+    "wide_dtype",
+]
 
 _ELEMENTS = 1 << 28  # of Gram matrices held at a time on a device: 2 GiB in float64
+_MOST_TOKENS = 4096  # that a kernel is for
 
 KERNELS_ON = {"cuda"}
 """Types of devices whose loops may be kernels; empty where plain torch is wanted, to compare with."""
@@ -102,8 +112,10 @@ def relevant_and_new(
     def plain(at: slice) -> Tensor:
         return on_device.relevant_and_new(worth[at], features[at], most, relevant[at], redundancy, wide)
 
-    def fused(kernel: ModuleType, at: slice) -> Tensor:
-        return kernel.relevant_and_new(worth[at], features[at], most, relevant[at], wide)  # type: ignore[no-any-return]
+    def fused(at: slice) -> Tensor:
+        from trimkit.core import _greedy_triton as kernel
+
+        return kernel.relevant_and_new(worth[at], features[at], most, relevant[at], wide)
 
     return _cut(_fastest(worth, plain, fused if redundancy == 1.0 else None), counts, worth.shape[1])
 
@@ -131,8 +143,10 @@ def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Co
     def plain(at: slice) -> Tensor:
         return on_device.largest_volume(quality[at], features[at], most, wide)
 
-    def fused(kernel: ModuleType, at: slice) -> Tensor:
-        return kernel.largest_volume(quality[at], features[at], most, wide)  # type: ignore[no-any-return]
+    def fused(at: slice) -> Tensor:
+        from trimkit.core import _greedy_triton as kernel
+
+        return kernel.largest_volume(quality[at], features[at], most, wide)
 
     return _cut(_fastest(quality, plain, fused), counts, quality.shape[1])
 
@@ -155,7 +169,17 @@ def most_different(distances: Tensor, counts: Counts, totals: Counts, broken: Te
             counts,
             totals,
         )
-    return _cut(on_device.most_different(distances, max(counts), broken, _real(broken, totals)), counts, tokens)
+    real, most = _real(broken, totals), max(counts)
+
+    def plain(at: slice) -> Tensor:
+        return on_device.most_different(distances[at], most, broken[at], None if real is None else real[at])
+
+    def fused(at: slice) -> Tensor:
+        from trimkit.core import _greedy_pairs_triton as kernel
+
+        return kernel.most_different(distances[at], most, broken[at], None if real is None else real[at])
+
+    return _cut(_fastest(broken, plain, fused), counts, tokens)
 
 
 def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) -> Tensor:
@@ -176,20 +200,51 @@ def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) 
             counts,
             totals,
         )
-    saliency = _below_padding(saliency, totals)
-    picked = on_device.cover(saliency, similarity, max(counts), wide_dtype(saliency.device))
-    return _cut(picked, counts, saliency.shape[1])
+    saliency, wide = _below_padding(saliency, totals), wide_dtype(saliency.device)
+    most = max(counts)
+
+    def plain(at: slice) -> Tensor:
+        return on_device.cover(saliency[at], similarity[at], most, wide)
+
+    def fused(at: slice) -> Tensor:
+        from trimkit.core import _greedy_pairs_triton as kernel
+
+        return kernel.cover(saliency[at], similarity[at], most, wide)
+
+    return _cut(_fastest(saliency, plain, fused), counts, saliency.shape[1])
 
 
-def _fastest(
-    values: Tensor, plain: Callable[[slice], Tensor], fused: Callable[[ModuleType, slice], Tensor] | None
-) -> Tensor:
+def marginal_relevance(importance: Tensor, similarity: Tensor, count: int, balance: float) -> Tensor:
+    """The largest ``balance * importance - (1 - balance) * largest similarity to a chosen token`` (MMR).
+
+    First comes the most important token.
+
+    Args:
+        importance: ``[B, N]``.
+        similarity: ``[B, N, N]``.
+        count: how many to choose of each image, at most N. There is no padding.
+        balance: weight of the importance, 0 to 1.
+    """
+    wide = wide_dtype(importance.device)
+    importance = importance.to(wide)
+
+    def plain(at: slice) -> Tensor:
+        return on_device.marginal_relevance(importance[at], similarity[at].to(wide), count, balance)
+
+    def fused(at: slice) -> Tensor:
+        from trimkit.core import _greedy_pairs_triton as kernel
+
+        return kernel.marginal_relevance(importance[at], similarity[at].to(wide), count, balance)
+
+    return _fastest(importance, plain, fused)
+
+
+def _fastest(values: Tensor, plain: Callable[[slice], Tensor], fused: Callable[[slice], Tensor] | None) -> Tensor:
     """The choices of all images: by a kernel where there is one that runs here, else in plain torch."""
     parts = _parts(values)
-    kernel = None if fused is None else _kernel(values)
-    if fused is not None and kernel is not None:
+    if fused is not None and _kernels_run(values):
         try:
-            return torch.cat([fused(kernel, at) for at in parts])
+            return torch.cat([fused(at) for at in parts])
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # Triton's compiler needs things that a machine may lack, such as a C compiler
@@ -199,14 +254,11 @@ def _fastest(
     return torch.cat([plain(at) for at in parts])
 
 
-def _kernel(values: Tensor) -> ModuleType | None:
-    """The loops as kernels; None where these tokens cannot have them."""
-    device = values.device.type
-    if device not in KERNELS_ON or torch.version.hip is not None or importlib.util.find_spec("triton") is None:
-        return None
-    from trimkit.core import _greedy_triton
-
-    return _greedy_triton if values.shape[1] <= _greedy_triton.MOST_TOKENS else None
+def _kernels_run(values: Tensor) -> bool:
+    device, tokens = values.device.type, values.shape[1]
+    if device not in KERNELS_ON or torch.version.hip is not None or not 0 < tokens <= _MOST_TOKENS:
+        return False
+    return importlib.util.find_spec("triton") is not None
 
 
 def _each(choose: Callable[[int, int], on_host.Indices], values: Tensor, counts: Counts, totals: Counts) -> Tensor:

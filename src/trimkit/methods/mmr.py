@@ -10,11 +10,12 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.greedy import marginal_relevance
 from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
-from trimkit.methods._choosing import ChoosingMethod, cosines, signal, wide_dtype
+from trimkit.methods._choosing import ChoosingMethod, cosines, signal
 
-__all__ = ["MMR", "marginal_relevance"]
+__all__ = ["MMR"]
 
 
 class MMR(ChoosingMethod):
@@ -76,30 +77,5 @@ class MMR(ChoosingMethod):
         return True
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return marginal_relevance(scores, cosines(signal(self, image, "projected")[0]), count, self.balance)
-
-
-def marginal_relevance(importance: Tensor, similarity: Tensor, count: int, balance: float) -> Tensor:
-    """Greedy maximal marginal relevance.
-
-    Args:
-        importance: ``[N]``.
-        similarity: ``[N, N]``.
-        count: how many to choose, at most N.
-        balance: weight of the importance, 0 to 1.
-
-    Returns:
-        ``[count]`` int64 in the order of choice; equal values go to the lower index.
-    """
-    wide = wide_dtype(importance.device)
-    worth, similarity = balance * importance.to(wide), (1.0 - balance) * similarity.to(wide)
-    picked = []
-    nearest = torch.full_like(worth, -torch.inf)
-    value = importance.to(wide)
-    for _ in range(count):
-        best = value.argmax(dim=0, keepdim=True)  # used where it is, so that the host need not wait for it
-        picked.append(best)
-        worth = worth.scatter(0, best, -torch.inf)
-        nearest = torch.maximum(nearest, similarity.index_select(0, best)[0])
-        value = worth - nearest
-    return torch.cat(picked)
+        similar = cosines(signal(self, image, "projected"))
+        return marginal_relevance(scores[None], similar, count, self.balance)[0]
