@@ -22,7 +22,7 @@ from trimkit.advice.devices import DEVICES, Device, Rate
 from trimkit.advice.predict import Times, predict
 from trimkit.bench.formula import LayerCall, Sizes, Work, of_layers, sizes_of_shape
 from trimkit.bench.plan import AT_ONCE, planned
-from trimkit.bench.shapes import shape_of
+from trimkit.bench.shapes import SHAPES, shape_of
 from trimkit.methods import get_method
 
 TOLERANCE, WIN = 0.20, 0.95
@@ -93,14 +93,21 @@ def _thinned(sizes: Sizes, arm: Record, work: Work) -> list[LayerCall]:
 def gpu_device(record: Record) -> Device:
     """The GPU of ``gpu.json``, by what ``trimkit advise --device here`` measured on it.
 
-    Raises:
-        LookupError: the step ``here`` did not run.
+    Where that step did not run, it is the published H100 with the launch cost of the stock model's decoding steps in the same
+    file: at batch 1 they wait for nothing else.
     """
     parts = record["steps"].get("here", {}).get("parts", [])
     found = next((part["device"] for part in parts if part.get("device")), None)
-    if found is None:
-        raise LookupError("gpu.json has no figures of its device: run python -m benchmarks.gpu, step here")
-    return Device(**{**found, "rates": {name: Rate(**each) for name, each in found["rates"].items()}})
+    if found is not None:
+        return Device(**{**found, "rates": {name: Rate(**each) for name, each in found["rates"].items()}})
+    arms = [arm for part in _benches(record) for arm in part["bench"]["arms"]]
+    step = next(a["decode_per_token_s"]["median"] for a in arms if a["method"] == "none" and a["batch_size"] == 1)
+    calls = calls_of("llava", None)
+    return replace(DEVICES["h100"], launch_s=step / (SHAPES["llava-1.5-7b"].layers * calls.layer + calls.around + calls.step))
+
+
+def _benches(record: Record) -> list[Record]:
+    return [part for step in ("shapes", "claim") for part in record["steps"][step]["parts"] if "bench" in part]
 
 
 def times_of(result: Record, arm: Record, full: Record, layers: int | None, device: Device | None = None) -> Times:
@@ -185,8 +192,7 @@ def on_gpu() -> list[Record]:
     if not path.is_file():
         return []
     record = json.loads(path.read_text(encoding="utf-8"))
-    parts = [part for step in ("shapes", "claim") for part in record["steps"][step]["parts"] if "bench" in part]
-    return list(compared("gpu", {"results": [part["bench"] for part in parts]}, gpu_device(record)))
+    return list(compared("gpu", {"results": [part["bench"] for part in _benches(record)]}, gpu_device(record)))
 
 
 def summary(rows: list[Record]) -> Record:

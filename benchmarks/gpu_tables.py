@@ -70,7 +70,7 @@ def kernels() -> str:
         for form in ("torch", "graph", "kernel"):
             part = _found(parts, loop=loop, tokens=tokens, images=images, form=form)
             took = NOT_RUN if part is None else f"{1000 * part['median_s']:.2f} ms"
-            other = 0 if part is None else images - part["images_as_on_cpu"]
+            other = 0 if part is None or form == "graph" else images - part["images_as_on_cpu"]
             cells.append(took if not other else f"{took}, {other} of {images} chosen otherwise than on the CPU")
         rows.append([f"`{loop}`", str(tokens), str(images), *cells])
     return _text("kernels", ["loop", "image tokens", "images", "in torch", "CUDA graph of it", "Triton kernel"], rows)

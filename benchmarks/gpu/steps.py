@@ -89,13 +89,13 @@ class Step:
 
 STEPS = (
     Step("kernels", 60, _work("kernels", "added")),
-    Step("tests", 70, _work("tests")),
+    Step("tests", 60, _work("tests")),
     Step("waits", 40, _work("waits")),
     Step("added", 60, _work("added", "added")),
-    Step("choosing", 60, _work("choosing")),
     Step("here", 40, _work("here", "here")),
-    Step("shapes", 190, _work("shapes")),
+    Step("shapes", 85, _work("shapes")),
     Step("claim", 130, _work("claim")),
+    Step("choosing", 60, _work("choosing")),
     Step("compiled", 170, _work("compiled")),
 )
 """In this order: where ``kernels`` fails, the others choose in plain torch."""
