@@ -2,7 +2,8 @@
 
 Every ratio of a reduced request to a full one in ``results/bench_*.json`` is predicted from its settings, the constants of the
 processor (``trimkit.advice.devices``, measured apart from these files) and the tower's layers that are in the file. Nothing is
-fitted. A GPU's ratios are predicted from what ``trimkit advise --device here`` measured on it. Writes ``benchmarks/results/advice_check.json``.
+fitted. A GPU's ratios are predicted from what ``trimkit advise --device here`` measured on it. Writes
+``benchmarks/results/advice_check.json``.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def gpu_device(record: Record) -> Device:
     arms = [arm for part in _benches(record) for arm in part["bench"]["arms"]]
     step = next(a["decode_per_token_s"]["median"] for a in arms if a["method"] == "none" and a["batch_size"] == 1)
     calls = calls_of("llava", None)
-    return replace(DEVICES["h100"], launch_s=step / (SHAPES["llava-1.5-7b"].layers * calls.layer + calls.around + calls.step))
+    return replace(
+        DEVICES["h100"], launch_s=step / (SHAPES["llava-1.5-7b"].layers * calls.layer + calls.around + calls.step)
+    )
 
 
 def _benches(record: Record) -> list[Record]:

@@ -85,7 +85,9 @@ def added() -> str:
         if own is not None and hand is not None and "added_s" in own:
             cells = [f"{1000 * each['median']:.1f} ms" for each in (hand["first_token_s"], own["first_token_s"])]
             spent = own["added_s"]
-            cells.append("{:.1f} ms ({:.1f} to {:.1f})".format(*(1000 * spent[name] for name in ("median", "q25", "q75"))))
+            cells.append(
+                "{:.1f} ms ({:.1f} to {:.1f})".format(*(1000 * spent[name] for name in ("median", "q25", "q75")))
+            )
         rows.append([f"`{method}`", str(batch), *cells])
     return _text("added", ["method", "batch", "first token, by hand", "first token", "added (quartiles)"], rows)
 

@@ -11,7 +11,7 @@ import torch
 import trimkit
 from tests import tiny
 from trimkit.bench.host_waits import no_waits
-from trimkit.core import greedy
+from trimkit.core import _greedy_kernels, greedy
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.methods import get_method, method_classes
 from trimkit.methods._choosing import cosines
@@ -86,10 +86,12 @@ def test_the_kernel_chooses_as_plain_torch(tokens: int, images: int, monkeypatch
         "cover": lambda: greedy.cover(worth, similar, counts, totals),
         "marginal_relevance": lambda: greedy.marginal_relevance(worth, similar, tokens // 5, 0.5),
     }
+    monkeypatch.setattr(_greedy_kernels, "KERNELS", set(loops))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # that it cannot be used is a warning
-        fused = {name: loop() for name, loop in loops.items()}
-    monkeypatch.setattr(greedy, "KERNELS_ON", set())
+        monkeypatch.setattr(_greedy_kernels, "KERNELS", set(loops))
+    fused = {name: loop() for name, loop in loops.items()}
+    monkeypatch.setattr(_greedy_kernels, "KERNELS_ON", set())
     for name, loop in loops.items():
         assert torch.equal(fused[name], loop()), name
 
@@ -108,8 +110,9 @@ def test_the_kernels_know_padding(monkeypatch: pytest.MonkeyPatch) -> None:
         "most_different": lambda: greedy.most_different(distances, counts, totals, broken),
         "cover": lambda: greedy.cover(worth, similar, counts, totals),
     }
+    monkeypatch.setattr(_greedy_kernels, "KERNELS", set(loops))
     fused = {name: loop() for name, loop in loops.items()}
-    monkeypatch.setattr(greedy, "KERNELS_ON", set())
+    monkeypatch.setattr(_greedy_kernels, "KERNELS_ON", set())
     for name, loop in loops.items():
         assert torch.equal(fused[name], loop()), name
 

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from trimkit.core._greedy_start import separation
-from trimkit.core._greedy_triton import best, processors
+from trimkit.core._greedy_triton import processors
 
 __all__ = ["cover", "marginal_relevance", "most_different"]
 
@@ -25,6 +25,38 @@ _TOKENS_A_WARP = 64
 _COLUMNS = 32  # that one of SCOPE's programs takes: a row of them is one read of 128 bytes in float32
 _TILE = 8192  # elements of SCOPE's matrix that a program reads at a time: 16 a thread
 _POSTED = 3  # numbers that a program tells the others in a step
+
+
+@triton.jit
+def _better(gain, place, left, other_gain, other_place, other_left):
+    """The larger gain; of equal ones, the lower place."""
+    other = (other_gain > gain) | ((other_gain == gain) & (other_place < place))
+    return (
+        tl.where(other, other_gain, gain),
+        tl.where(other, other_place, place),
+        tl.where(other, other_left, left),
+    )
+
+
+@triton.jit
+def best(gains, places, variance, post, arrived, goal, part, PARTS: tl.constexpr, WIDTH: tl.constexpr):
+    """The best token of all programs: its gain, its place, and its variance."""
+    gain, place, left = tl.reduce((gains, places, variance), 0, _better)
+    if PARTS > 1:
+        tl.store(post + part, gain)
+        tl.store(post + PARTS + part, place.to(tl.float64))
+        tl.store(post + 2 * PARTS + part, left)
+        tl.debug_barrier()
+        tl.atomic_add(arrived, 1, sem="release")
+        while tl.atomic_add(arrived, 0, sem="acquire") < goal:
+            pass
+        tl.debug_barrier()
+        every = tl.arange(0, WIDTH)
+        theirs = tl.load(post + every, mask=every < PARTS, other=-1e301)
+        their_places = tl.load(post + PARTS + every, mask=every < PARTS, other=2e9).to(tl.int32)
+        their_left = tl.load(post + 2 * PARTS + every, mask=every < PARTS, other=0.0)
+        gain, place, left = tl.reduce((theirs, their_places, their_left), 0, _better)
+    return gain, place, left
 
 
 @triton.jit(do_not_specialize=["tokens", "count"])

@@ -17,45 +17,54 @@ from torch import Tensor
 from trimkit.core._greedy_host import LEAST_NOVELTY
 from trimkit.core._greedy_start import LEAST_VOLUME, start
 
-__all__ = ["best", "largest_volume", "processors", "relevant_and_new"]
+__all__ = ["largest_volume", "processors", "relevant_and_new"]
 
 _ALONE = 1024  # tokens that one program takes; of more, each of several takes _SHARE
 _SHARE = 256
 _TOKENS_A_WARP = 64
 _ROWS = 16  # of the factor, read at a time
-_POSTED = 6  # numbers that a program tells the others in a step: three, and three more where no gain is enough
+_POSTED = 6  # numbers that each program tells the others in a step
 
 
 @triton.jit
-def _better(gain, place, left, other_gain, other_place, other_left):
-    """The larger gain; of equal ones, the lower place."""
-    other = (other_gain > gain) | ((other_gain == gain) & (other_place < place))
-    return (
-        tl.where(other, other_gain, gain),
-        tl.where(other, other_place, place),
-        tl.where(other, other_left, left),
-    )
+def _agreed(
+    best, at, left, spare, spare_at, spare_left, post, arrived, goal, part, PARTS: tl.constexpr, WIDTH: tl.constexpr
+):
+    """The best of all programs, and the best spare one: value, place, and variance of each."""
+    tl.store(post + part, best)
+    tl.store(post + PARTS + part, at.to(tl.float64))
+    tl.store(post + 2 * PARTS + part, left)
+    tl.store(post + 3 * PARTS + part, spare)
+    tl.store(post + 4 * PARTS + part, spare_at.to(tl.float64))
+    tl.store(post + 5 * PARTS + part, spare_left)
+    tl.debug_barrier()
+    tl.atomic_add(arrived, 1, sem="release")
+    while tl.atomic_add(arrived, 0, sem="acquire") < goal:
+        pass
+    tl.debug_barrier()
+    every = tl.arange(0, WIDTH)
+    some = every < PARTS
+    best, first = tl.max(tl.load(post + every, mask=some, other=-1e301), axis=0, return_indices=True)
+    at = tl.load(post + PARTS + first).to(tl.int32)
+    left = tl.load(post + 2 * PARTS + first)
+    spare, first = tl.max(tl.load(post + 3 * PARTS + every, mask=some, other=-1e301), axis=0, return_indices=True)
+    spare_at = tl.load(post + 4 * PARTS + first).to(tl.int32)
+    spare_left = tl.load(post + 5 * PARTS + first)
+    return best, at, left, spare, spare_at, spare_left
 
 
 @triton.jit
-def best(gains, places, variance, post, arrived, goal, part, PARTS: tl.constexpr, WIDTH: tl.constexpr):
-    """The best token of all programs: its gain, its place, and its variance."""
-    gain, place, left = tl.reduce((gains, places, variance), 0, _better)
-    if PARTS > 1:
-        tl.store(post + part, gain)
-        tl.store(post + PARTS + part, place.to(tl.float64))
-        tl.store(post + 2 * PARTS + part, left)
-        tl.debug_barrier()
-        tl.atomic_add(arrived, 1, sem="release")
-        while tl.atomic_add(arrived, 0, sem="acquire") < goal:
-            pass
-        tl.debug_barrier()
-        every = tl.arange(0, WIDTH)
-        theirs = tl.load(post + every, mask=every < PARTS, other=-1e301)
-        their_places = tl.load(post + PARTS + every, mask=every < PARTS, other=2e9).to(tl.int32)
-        their_left = tl.load(post + 2 * PARTS + every, mask=every < PARTS, other=0.0)
-        gain, place, left = tl.reduce((theirs, their_places, their_left), 0, _better)
-    return gain, place, left
+def _unexplained(row, factor_at, places, real, chosen, turn, tokens, ROWS: tl.constexpr):
+    """What the factor's rows so far leave of a row of the Gram matrix."""
+    for begin in range(0, turn, ROWS):
+        steps = begin + tl.arange(0, ROWS)
+        done = steps < turn
+        its = tl.load(factor_at + steps * tokens + chosen, mask=done, other=0.0)
+        earlier = tl.load(
+            factor_at + steps[:, None] * tokens + places[None, :], mask=done[:, None] & real[None, :], other=0.0
+        )
+        row -= tl.sum(earlier * its[:, None], axis=0)
+    return row
 
 
 @triton.jit(do_not_specialize=["tokens", "count"])
@@ -86,8 +95,6 @@ def _grow(
     variance = tl.load(variance_at + image * tokens + places, mask=real, other=-2.0)
     floor, relevant = tl.load(floor_at + image), tl.load(relevant_at + image)
     factor_at += image * count * tokens
-    arrived = arrived_at + image
-    goal = 0
     for turn in range(count):
         if VOLUME:
             gains = tl.where(variance > floor, variance, -1.0)
@@ -96,24 +103,24 @@ def _grow(
             new = tl.maximum(variance, LEAST)
             gains = tl.where(turn < relevant, worth * new, new)
             enough = tl.where(turn < relevant, -1e300, LEAST)
-        post = posts_at + (image * count + turn) * 6 * PARTS  # see _POSTED
-        goal += PARTS
-        gain, chosen, left = best(gains, places, variance, post, arrived, goal, part, PARTS, WIDTH)
-        if gain <= enough:  # all programs see the same gain
-            goal += PARTS
-            gain, chosen, left = best(worth, places, variance, post + 3 * PARTS, arrived, goal, part, PARTS, WIDTH)
+        best, at = tl.max(gains, axis=0, return_indices=True)
+        spare, spare_at = tl.max(worth, axis=0, return_indices=True)
+        at, spare_at = part * BLOCK + at, part * BLOCK + spare_at
+        left = tl.sum(tl.where(places == at, variance, 0.0), axis=0)
+        spare_left = tl.sum(tl.where(places == spare_at, variance, 0.0), axis=0)
+        if PARTS > 1:
+            post = posts_at + (image * count + turn) * 6 * PARTS  # see _POSTED
+            best, at, left, spare, spare_at, spare_left = _agreed(
+                *(best, at, left, spare, spare_at, spare_left),
+                *(post, arrived_at + image, PARTS * (turn + 1), part, PARTS, WIDTH),
+            )
+        chosen = tl.where(best > enough, at, spare_at)
+        left = tl.where(best > enough, left, spare_left)
         if part == 0:
             tl.store(picked_at + image * count + turn, chosen.to(tl.int64))
         worth = tl.where(places == chosen, -1.0, worth)
         row = tl.load(rows_at + (image * tokens + chosen) * tokens + places, mask=real, other=0.0)
-        for begin in range(0, turn, ROWS):
-            steps = begin + tl.arange(0, ROWS)
-            done = steps < turn
-            its = tl.load(factor_at + steps * tokens + chosen, mask=done, other=0.0)
-            earlier = tl.load(
-                factor_at + steps[:, None] * tokens + places[None, :], mask=done[:, None] & real[None, :], other=0.0
-            )
-            row -= tl.sum(earlier * its[:, None], axis=0)
+        row = _unexplained(row, factor_at, places, real, chosen, turn, tokens, ROWS)
         row *= tl.where(left > floor, 1.0 / tl.sqrt(tl.maximum(left, 1e-300)), 0.0)
         tl.store(factor_at + turn * tokens + places, row, mask=real)
         variance -= row * row
@@ -169,7 +176,7 @@ def _run(given: tuple[Tensor, ...], count: int, block: int, parts: int, volume: 
         ROWS=_ROWS,
         VOLUME=volume,
         LEAST=LEAST_NOVELTY,
-        num_warps=max(min(block // _TOKENS_A_WARP, 16), 1) if parts == 1 else _SHARE // 32,
+        num_warps=max(min(block // _TOKENS_A_WARP, 16), 1) if parts == 1 else 8,
         **together,
     )
 

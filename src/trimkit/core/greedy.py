@@ -7,6 +7,7 @@ There are three forms of every loop, which make the same choices:
 * elsewhere, all images in step (``_greedy_device``): about twenty calls a step, whatever the batch, none of which waits for
   the device. A chosen index is used where it is, by ``gather``, ``index_select`` and ``scatter``.
 * on NVIDIA GPUs with Triton, as one kernel: Focus and CDPruner in ``_greedy_triton``, the others in ``_greedy_pairs_triton``.
+  Which are used is in ``_greedy_kernels``.
 
 Arithmetic is in float64 where the device has it, so that rounding turns no choice; distances and similarities that are given
 keep the rounding they have.
@@ -18,8 +19,6 @@ order of choice, then N as often as its count is less than K. Of equal tokens th
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,9 +27,11 @@ from torch import Tensor
 
 from trimkit.core import _greedy_device as on_device
 from trimkit.core import _greedy_host as on_host
+from trimkit.core._greedy_kernels import KERNELS, KERNELS_ON, fastest
 from trimkit.core.transfer import one_by_one, upload
 
 __all__ = [
+    "KERNELS",
     "KERNELS_ON",
     "cover",
     "gram",
@@ -43,10 +44,6 @@ __all__ = [
 ]
 
 _ELEMENTS = 1 << 28  # of Gram matrices held at a time on a device: 2 GiB in float64
-_MOST_TOKENS = 4096  # that a kernel is for
-
-KERNELS_ON = {"cuda"}
-"""Types of devices whose loops may be kernels; empty where plain torch is wanted, to compare with."""
 
 Counts = Sequence[int]
 
@@ -117,7 +114,11 @@ def relevant_and_new(
 
         return kernel.relevant_and_new(worth[at], features[at], most, relevant[at], wide)
 
-    return _cut(_fastest(worth, plain, fused if redundancy == 1.0 else None), counts, worth.shape[1])
+    return _cut(
+        fastest("relevant_and_new", _parts(worth), worth, plain, fused if redundancy == 1.0 else None),
+        counts,
+        worth.shape[1],
+    )
 
 
 def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Counts) -> Tensor:
@@ -148,7 +149,7 @@ def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Co
 
         return kernel.largest_volume(quality[at], features[at], most, wide)
 
-    return _cut(_fastest(quality, plain, fused), counts, quality.shape[1])
+    return _cut(fastest("largest_volume", _parts(quality), quality, plain, fused), counts, quality.shape[1])
 
 
 def most_different(distances: Tensor, counts: Counts, totals: Counts, broken: Tensor) -> Tensor:
@@ -179,7 +180,7 @@ def most_different(distances: Tensor, counts: Counts, totals: Counts, broken: Te
 
         return kernel.most_different(distances[at], most, broken[at], None if real is None else real[at])
 
-    return _cut(_fastest(broken, plain, fused), counts, tokens)
+    return _cut(fastest("most_different", _parts(broken), broken, plain, fused), counts, tokens)
 
 
 def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) -> Tensor:
@@ -211,7 +212,7 @@ def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) 
 
         return kernel.cover(saliency[at], similarity[at], most, wide)
 
-    return _cut(_fastest(saliency, plain, fused), counts, saliency.shape[1])
+    return _cut(fastest("cover", _parts(saliency), saliency, plain, fused), counts, saliency.shape[1])
 
 
 def marginal_relevance(importance: Tensor, similarity: Tensor, count: int, balance: float) -> Tensor:
@@ -236,29 +237,7 @@ def marginal_relevance(importance: Tensor, similarity: Tensor, count: int, balan
 
         return kernel.marginal_relevance(importance[at], similarity[at].to(wide), count, balance)
 
-    return _fastest(importance, plain, fused)
-
-
-def _fastest(values: Tensor, plain: Callable[[slice], Tensor], fused: Callable[[slice], Tensor] | None) -> Tensor:
-    """The choices of all images: by a kernel where there is one that runs here, else in plain torch."""
-    parts = _parts(values)
-    if fused is not None and _kernels_run(values):
-        try:
-            return torch.cat([fused(at) for at in parts])
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:  # Triton's compiler needs things that a machine may lack, such as a C compiler
-            KERNELS_ON.discard(values.device.type)
-            why = f"{type(error).__name__}: {error}".splitlines()[0]
-            warnings.warn(f"the GPU kernel cannot be used here, plain torch chooses instead: {why}", stacklevel=2)
-    return torch.cat([plain(at) for at in parts])
-
-
-def _kernels_run(values: Tensor) -> bool:
-    device, tokens = values.device.type, values.shape[1]
-    if device not in KERNELS_ON or torch.version.hip is not None or not 0 < tokens <= _MOST_TOKENS:
-        return False
-    return importlib.util.find_spec("triton") is not None
+    return fastest("marginal_relevance", _parts(importance), importance, plain, fused)
 
 
 def _each(choose: Callable[[int, int], on_host.Indices], values: Tensor, counts: Counts, totals: Counts) -> Tensor:

@@ -1,0 +1,58 @@
+"""Whether a greedy loop runs as a Triton kernel, or in plain torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["KERNELS", "KERNELS_ON", "fastest"]
+
+_MOST_TOKENS = 4096  # that a kernel is for
+
+KERNELS_ON = {"cuda"}
+"""Types of devices whose loops may be kernels; empty where plain torch is wanted, to compare with."""
+
+KERNELS = {"relevant_and_new", "largest_volume"}
+"""Loops that are kernels there: those that a GPU has run, with the choices of the CPU (``benchmarks/results/gpu.json``).
+
+``most_different``, ``cover`` and ``marginal_relevance`` have one, too. So far it ran in Triton's interpreter alone; add its
+name to try it.
+"""
+
+
+def fastest(
+    loop: str,
+    parts: Sequence[slice],
+    values: Tensor,
+    plain: Callable[[slice], Tensor],
+    fused: Callable[[slice], Tensor] | None,
+) -> Tensor:
+    """The choices of all images: by a kernel where there is one that runs here, else in plain torch.
+
+    Args:
+        loop: its name.
+        parts: images that are chosen from at a time.
+        values: ``[B, N]`` on the device.
+        plain, fused: ``[b, K]`` of some images; ``fused`` by a kernel, None where there is none.
+    """
+    if fused is not None and loop in KERNELS and _kernels_run(values):
+        try:
+            return torch.cat([fused(at) for at in parts])
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # Triton's compiler needs things that a machine may lack, such as a C compiler
+            KERNELS_ON.discard(values.device.type)
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            warnings.warn(f"the GPU kernel cannot be used here, plain torch chooses instead: {why}", stacklevel=2)
+    return torch.cat([plain(at) for at in parts])
+
+
+def _kernels_run(values: Tensor) -> bool:
+    device, tokens = values.device.type, values.shape[1]
+    if device not in KERNELS_ON or torch.version.hip is not None or not 0 < tokens <= _MOST_TOKENS:
+        return False
+    return importlib.util.find_spec("triton") is not None
