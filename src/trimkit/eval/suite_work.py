@@ -102,11 +102,11 @@ class _Asker:
         """What the job's arms reply to its questions."""
         import torch
 
-        from trimkit.demo.items import sample_item
         from trimkit.demo.questions import grade
+        from trimkit.demo.typed_items import sample_typed_item
 
         plan = self._plan
-        items = [sample_item(plan.seed, index) for index in job.indices]
+        items = [sample_typed_item(plan.seed, index, plan.types) for index in job.indices]
         pictures = [
             apply_shift(picture, plan.shift, index) for index, (picture, _) in zip(job.indices, items, strict=True)
         ]
