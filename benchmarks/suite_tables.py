@@ -6,9 +6,9 @@ from benchmarks import suite_plot
 from benchmarks.blocks import ROOT
 from benchmarks.cells import interval, percent, points, table
 from benchmarks.records import Record, made_of
-from benchmarks.suite_filtered import filtered, footnotes, learnt_note, literal
+from benchmarks.suite_filtered import filtered, footnotes, learnt_note, literal, padding
 
-__all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "filtered", "grid", "pairs", "shifts"]
+__all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "filtered", "grid", "padding", "pairs", "shifts"]
 
 
 def curves(record: Record) -> str:
@@ -204,6 +204,7 @@ TABLES = {
     "suite-ten-types-by-type": made_of("suite_ten_types", by_type),
     "suite-ten-types-pairs": made_of("suite_ten_types", pairs),
     "suite-ten-types-filtered": made_of("suite_ten_types", filtered),
+    "padding": made_of("padding", padding),
     "robustness": made_of("robustness", shifts),
     "vague": made_of("vague", shifts),
     "ablation": made_of("ablation", effects),

@@ -130,6 +130,19 @@ def test_the_filtered_score_by_budget() -> None:
     ]
 
 
+def test_padding_that_can_be_chosen_beside_padding_that_cannot() -> None:
+    runs = []
+    for how, right in (("keep", 10), ("skip", 18)):
+        arms = [arm("none", "default", 0.9, 576.0), arm("random", "32", right / 20, 32.0)]
+        for each in arms:
+            each["hits"] = ("1" * right).ljust(20, "0")
+        runs.append(a_run(padding=how, arms=arms))
+    text = suite_tables.padding({"results": runs})
+    assert "| method@budget | can be chosen | never chosen | difference |" in text
+    assert "| `random@32` | 50.0 % | 90.0 % | **+40.0** (" in text
+    assert "| `none` | 90.0 % | 90.0 % |  |" in text
+
+
 def test_types_shifts_and_effects() -> None:
     record = {"results": [a_run(shift="blur"), a_run(shift="noise")]}
     assert "| `trim@32` | 32 | 85.0 % (83.0 to 87.0) | 85.0 % | 85.0 % |" in suite_tables.by_type(record)

@@ -54,7 +54,7 @@ def command(
     shift: Annotated[
         str,
         typer.Option(
-            "--shift", help="Alter the pictures: none, greyscale, thermal, overhead, low-contrast, blur or noise."
+            "--shift", help="Alter the pictures: none, greyscale, thermal, overhead, wide, low-contrast, blur or noise."
         ),
     ] = "none",
     query: Annotated[
@@ -73,6 +73,10 @@ def command(
     ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Processes that share the work, one thread each.")] = 1,
     positions: evaluation.PositionsOption = "auto",
+    padding: Annotated[
+        str,
+        typer.Option("--padding", help="'skip' never chooses a patch that sees only the padding of a square."),
+    ] = "keep",
     model: common.ModelOption = "demo",
     scorer: common.ScorerOption = None,
     batch_size: evaluation.BatchOption = 16,
@@ -95,7 +99,7 @@ def command(
         raise ConfigError("--grid names all options itself: leave --config out")
     arms = _grid_arms(grids) if grids else _arms(method, budget, config, model)
     where = (batch_size, shift, positions, device, dtype, query, scorer)
-    plan = suite.Plan(model, seed, n, tuple(arms), *where, parse_types(types))  # type: ignore[arg-type]
+    plan = suite.Plan(model, seed, n, tuple(arms), *where, parse_types(types), padding)  # type: ignore[arg-type]
     plan.check()
     if ours != _OURS and all(arm.method.name != ours for arm in arms):
         raise ConfigError(f"--ours {ours!r} is none of the methods that are run: add it to --method")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from trimkit.core.choices import Positions
+from trimkit.core.choices import Padding, Positions, check_choice
 from trimkit.errors import ConfigError
 from trimkit.eval.identity import method_identity
 from trimkit.eval.question_types import BASIC, check_types
@@ -64,6 +64,7 @@ class Plan:
         query: what methods that read the text are given instead of each question, which the model is asked all the same; None
             for the question itself.
         scorer: as ``trimkit.reduce`` takes it: a directory or hub id, None for the model's own.
+        padding: as ``trimkit.reduce`` takes it.
         types: of question; they take turns. See ``trimkit.demo.typed_items``.
     """
 
@@ -79,6 +80,7 @@ class Plan:
     query: str | None = None
     scorer: str | None = None
     types: tuple[str, ...] = BASIC
+    padding: Padding = "keep"
 
     def check(self) -> None:
         """Refuse what cannot be asked.
@@ -88,6 +90,7 @@ class Plan:
         """
         check_arguments(self.seed, self.n, self.batch_size, self.positions)
         check_types(self.types)
+        check_choice("padding", self.padding, Padding)
         check_shift(self.shift)
         if self.query is not None and not self.query.strip():
             raise ConfigError("query '' says nothing: give what patches are to be compared with, or leave it out")
@@ -109,4 +112,5 @@ class Plan:
         # What was journalled without one stays valid.
         scorer = {} if self.scorer is None else {"scorer": self.scorer}
         types = {} if self.types == BASIC else {"types": list(self.types)}
-        return {**named, **scorer, **types, "weights": weights, "versions": versions()}
+        padding = {} if self.padding == "keep" else {"padding": self.padding}
+        return {**named, **scorer, **types, **padding, "weights": weights, "versions": versions()}

@@ -52,7 +52,10 @@ def summarise(
     found: dict[str, Any] = {
         "n": plan.n,
         "n_by_type": {kind: outcomes.types.count(kind) for kind in kinds},
-        **{name: getattr(plan, name) for name in ("seed", "shift", "query", "batch_size", "positions", "model")},
+        **{
+            name: getattr(plan, name)
+            for name in ("seed", "shift", "query", "batch_size", "positions", "padding", "model")
+        },
         "resamples": resamples,
         "image_tokens_full": whole(outcomes.mean(plan.arms[0], "full")),
         "arms": [_arm(outcomes, arm, boot, kinds, hits) for arm in plan.arms],

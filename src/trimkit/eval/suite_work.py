@@ -94,7 +94,12 @@ class _Asker:
         self._plan = plan
         self._model, self._processor = load_model(plan.model, device=plan.device, dtype=plan.dtype)
         scorer, cache = self._scorer(), FeatureCache(plan.batch_size)
-        shared: dict[str, Any] = {"scorer": scorer, "positions": plan.positions, "cache_images": cache}
+        shared: dict[str, Any] = {
+            "scorer": scorer,
+            "positions": plan.positions,
+            "padding": plan.padding,
+            "cache_images": cache,
+        }
         self._attached = [reduce(self._model, self._processor, method=arm.method, **shared) for arm in plan.arms]
         self._encode = shared_encoder(self._model, [arm.method for arm in plan.arms], cache)
 
