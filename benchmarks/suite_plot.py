@@ -6,6 +6,8 @@ import math
 from html import escape
 from typing import Any
 
+from benchmarks.suite_filtered import literal
+
 __all__ = ["svg"]
 
 Record = dict[str, Any]
@@ -44,7 +46,7 @@ def _lines(run: Record) -> dict[str, list[tuple[float, float]]]:
     """For every method its points (tokens kept, accuracy) at fixed budgets, fewest tokens first."""
     found: dict[str, list[tuple[float, float]]] = {}
     for arm in run["arms"]:
-        if arm["method"] != "none" and str(arm["budget"]).isdigit():
+        if arm["method"] not in {"none", *literal(run)} and str(arm["budget"]).isdigit():
             found.setdefault(arm["method"], []).append((arm["image_tokens_kept_mean"], arm["accuracy"]))
     return {name: sorted(points) for name, points in found.items()}
 

@@ -6,8 +6,9 @@ from benchmarks import suite_plot
 from benchmarks.blocks import ROOT
 from benchmarks.cells import interval, percent, points, table
 from benchmarks.records import Record, made_of
+from benchmarks.suite_filtered import filtered, footnotes, learnt_note, literal, padding
 
-__all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "grid", "pairs", "shifts"]
+__all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "filtered", "grid", "padding", "pairs", "shifts"]
 
 
 def curves(record: Record) -> str:
@@ -17,7 +18,8 @@ def curves(record: Record) -> str:
     full = arms[("none", "default")]
     budgets = budgets_of(run)
     names = sorted(
-        {method for method, budget in arms if budget in budgets}, key=lambda name: (-_least(arms, name, budgets), name)
+        {method for method, budget in arms if budget in budgets} - literal(run),
+        key=lambda name: (-_least(arms, name, budgets), name),
     )
     rows = [
         [
@@ -36,7 +38,7 @@ def curves(record: Record) -> str:
         f"Accuracy, and in brackets the share of the full model's; {run['n']} questions, seed {run['seed']}, "
         f"{run['image_tokens_full']} tokens a picture."
     )
-    return f"{table(header, rows)}\n\n{note}"
+    return f"{table(header, rows)}\n\n{_joined(note, learnt_note(run), footnotes(run))}"
 
 
 def by_type(record: Record) -> str:
@@ -57,7 +59,7 @@ def pairs(record: Record) -> str:
     run = record["results"][0]
     budgets = budgets_of(run)
     found = {(entry["other"].partition("@")[0], str(entry["budget"])): entry for entry in run["comparisons"]}
-    names = list(dict.fromkeys(name for name, _ in found))
+    names = [name for name in dict.fromkeys(name for name, _ in found) if name not in literal(run)]
     rows = [
         [f"`{name}`", *[points(found[(name, budget)]) if (name, budget) in found else "" for budget in budgets]]
         for name in names
@@ -187,13 +189,22 @@ def _name(name: str, run: Record) -> str:
 
 
 def _questions(run: Record) -> str:
-    return f"{run['n']} questions, seed {run['seed']}."
+    return _joined(f"{run['n']} questions, seed {run['seed']}.", learnt_note(run))
+
+
+def _joined(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
 
 
 TABLES = {
     "suite": made_of("suite", curves),
     "suite-types": made_of("suite", by_type),
     "suite-pairs": made_of("suite", pairs),
+    "suite-ten-types": made_of("suite_ten_types", curves),
+    "suite-ten-types-by-type": made_of("suite_ten_types", by_type),
+    "suite-ten-types-pairs": made_of("suite_ten_types", pairs),
+    "suite-ten-types-filtered": made_of("suite_ten_types", filtered),
+    "padding": made_of("padding", padding),
     "robustness": made_of("robustness", shifts),
     "vague": made_of("vague", shifts),
     "ablation": made_of("ablation", effects),
@@ -202,5 +213,8 @@ TABLES = {
     "ablation-focus-arms": made_of("ablation_focus", grid),
 }
 
-PLOTS = {"suite": (ROOT / "docs" / "images" / "suite.svg", suite_plot.svg)}
+PLOTS = {
+    "suite": (ROOT / "docs" / "images" / "suite.svg", suite_plot.svg),
+    "suite_ten_types": (ROOT / "docs" / "images" / "suite_ten_types.svg", suite_plot.svg),
+}
 """Name of the experiment: where its plot stands, and what draws its first result."""

@@ -56,11 +56,40 @@ def test_all_methods_and_budgets(cli: Cli, plans: list[Plan]) -> None:
     labels = [arm.label for arm in plans[0].arms]
     for name, _ in method_classes():
         assert name in labels
-        assert all((f"{name}@{budget}" in labels) == (name != "none") for budget in (144, 64, 32))
+        assert all((f"{name}@{budget}" in labels) == (name != "none") for budget in (144, 64, 32, 16, 8))
     assert labels[0] == "none"
     assert len(labels) == len(set(labels))
     assert "focus@32 minus random@32: +100.0 points (+100.0 to +100.0, significant)" in outcome.out
     assert "focus@32 minus focus" not in outcome.out
+
+
+def test_trim_released_comes_with_the_towers_sign_too(cli: Cli, plans: list[Plan]) -> None:
+    """Quirks kept; the literal run has the sign of OpenAI's CLIP."""
+    for words in ((), ("--method", "trim-released sign=auto,trim-released", "--budget", "64")):
+        assert cli("eval", "suite", "--n", "4", *words).code == 0
+    for plan in plans:
+        arms = {arm.label: arm.method for arm in plan.arms}
+        own, literal = arms["trim-released sign=auto@64"], arms["trim-released@64"]
+        assert (own.sign, literal.sign) == ("auto", -1)
+        assert own.model_dump(exclude={"sign"}) == literal.model_dump(exclude={"sign"})
+
+
+def test_types_take_turns(cli: Cli, plans: list[Plan]) -> None:
+    for types in ("basic", "hard", "all", "grounding, counting"):
+        assert cli("eval", "suite", "--n", "4", "--method", "focus", "--types", types).code == 0
+    assert [len(plan.types) for plan in plans] == [6, 4, 10, 2]
+    assert plans[3].types == ("grounding", "counting")
+
+
+def test_what_the_full_model_does_not_know_is_said(
+    cli: Cli, plans: list[Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trimkit.eval import suite_filter
+
+    words = ("eval", "suite", "--n", "4", "--method", "focus,resize", "--budget", "64")
+    assert "not learnt" not in cli(*words).out
+    monkeypatch.setattr(suite_filter, "LEARNT", 1.1)
+    assert "not learnt, below 85% with all tokens: existence, attribute" in cli(*words).out
 
 
 def test_a_grid(cli: Cli, plans: list[Plan]) -> None:
@@ -77,6 +106,10 @@ def test_a_grid(cli: Cli, plans: list[Plan]) -> None:
     [
         (("--shift", "sepia"), "shift 'sepia' is not known"),
         (("--n", "0"), "n 0 asks nothing"),
+        (("--types", "sums"), "question type 'sums' is not known"),
+        (("--types", "counting,counting"), "take turns"),
+        (("--method", "trim,,focus"), "a comma too many"),
+        (("--method", "trim sign"), "is not OPTION=VALUE"),
         (("--method", "trimm"), "did you mean 'trim'"),
         (("--budget", "none"), "budget 'none' is not a budget"),
         (("--grid", "trim"), "--grid 'trim' is not"),

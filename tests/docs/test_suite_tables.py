@@ -82,6 +82,67 @@ def test_pairs_are_bold_where_they_differ() -> None:
     )
 
 
+def with_both_signs() -> dict[str, Any]:
+    run = a_run(not_learnt=["multiple_choice"])
+    for name, accuracy in (("trim-released sign=auto", 0.8), ("trim-released", 0.3)):
+        run["arms"].append(arm(name, "32", accuracy, 33.0))
+        run["comparisons"].append(
+            {"budget": "32", "ours": "focus@32", "other": f"{name}@32", "by_type": {}, **difference(0.1, True)}
+        )
+    return run
+
+
+def test_the_literal_trim_released_is_a_footnote() -> None:
+    """On a tower of the other sign it says nothing about TRIM."""
+    record = {"results": [with_both_signs()]}
+    for text in (suite_tables.curves(record), suite_tables.pairs(record)):
+        assert "| `trim-released sign=auto` |" in text
+        assert "| `trim-released` |" not in text
+    assert "sign of OpenAI's CLIP, and this tower's is the other one: 30.0 % at 32." in suite_tables.curves(record)
+    assert ">trim-released<" not in suite_plot.svg(with_both_signs())
+    assert "| `trim-released` |" in suite_tables.curves(
+        {"results": [a_run(arms=with_both_signs()["arms"][:1] + with_both_signs()["arms"][-1:])]}
+    )
+
+
+def test_types_that_are_not_learnt_are_named() -> None:
+    for draw in (suite_tables.curves, suite_tables.by_type, suite_tables.pairs):
+        assert "Not learnt, below 85 % with all tokens: multiple choice." in draw({"results": [with_both_signs()]})
+        assert "Not learnt" not in draw({"results": [a_run()]})
+
+
+def test_the_filtered_score_by_budget() -> None:
+    scored = [
+        {"label": "focus@32", "accuracy": 0.9, "ci95": [0.8, 0.95], "accuracy_by_type": {}},
+        {"label": "resize@32", "accuracy": 0.0, "ci95": [0.0, 0.1], "accuracy_by_type": {}},
+    ]
+    none = [{**each, "label": each["label"].replace("32", "64"), "accuracy": None, "ci95": None} for each in scored]
+    left = [
+        {"budget": "64", "n": 0, "n_by_type": {}, "arms": none},
+        {"budget": "32", "n": 7, "n_by_type": {}, "arms": scored},
+    ]
+    rows = suite_tables.filtered({"results": [a_run(filtered=left)]}).splitlines()
+    assert rows[0] == "| method | 64 tokens | 32 tokens |"
+    assert rows[2:5] == [
+        "| questions left | 0 | 7 |",
+        "| `focus` |  | 90.0 % (80.0 to 95.0) |",
+        "| `resize` |  | 0.0 % (0.0 to 10.0) |",
+    ]
+
+
+def test_padding_that_can_be_chosen_beside_padding_that_cannot() -> None:
+    runs = []
+    for how, right in (("keep", 10), ("skip", 18)):
+        arms = [arm("none", "default", 0.9, 576.0), arm("random", "32", right / 20, 32.0)]
+        for each in arms:
+            each["hits"] = ("1" * right).ljust(20, "0")
+        runs.append(a_run(padding=how, arms=arms))
+    text = suite_tables.padding({"results": runs})
+    assert "| method@budget | can be chosen | never chosen | difference |" in text
+    assert "| `random@32` | 50.0 % | 90.0 % | **+40.0** (" in text
+    assert "| `none` | 90.0 % | 90.0 % |  |" in text
+
+
 def test_types_shifts_and_effects() -> None:
     record = {"results": [a_run(shift="blur"), a_run(shift="noise")]}
     assert "| `trim@32` | 32 | 85.0 % (83.0 to 87.0) | 85.0 % | 85.0 % |" in suite_tables.by_type(record)

@@ -119,7 +119,17 @@ def test_patches_are_chosen_by_the_query_and_the_question_is_asked(monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"n": 0}, {"seed": -1}, {"shift": "sepia"}, {"arms": ()}, {"positions": "left"}, {"query": " "}]
+    "changes",
+    [
+        {"n": 0},
+        {"seed": -1},
+        {"shift": "sepia"},
+        {"arms": ()},
+        {"positions": "left"},
+        {"query": " "},
+        {"types": ()},
+        {"types": ("sums",)},
+    ],
 )
 def test_a_plan_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -187,6 +197,55 @@ def test_two_grids_of_one_method_do_not_mix() -> None:
     effects = {entry["option"]: entry for entry in summarise(made_up(hits), grid=grid)["effects"]}
     assert effects["sign"]["alone"]["value"] == pytest.approx(-0.5)
     assert effects["budget"]["alone"]["value"] == pytest.approx(-0.25)
+
+
+def test_the_filtered_score_counts_what_a_smaller_picture_gets_wrong() -> None:
+    """Of twelve questions: eleven are right with all tokens, of which resizing gets the last five wrong."""
+    full, trim, _, chance = ARMS
+    small = Arm(get_method("resize", budget=32), "32")
+    result = summarise(
+        made_up({full: "111111111110", trim: "000000111011", small: "111111000001", chance: "1" * 6 + "0" * 6}),
+        ours="trim",
+    )
+    (found,) = result["filtered"]
+    assert (found["budget"], found["n"], found["n_by_type"]) == ("32", 5, {"existence": 3, "counting": 2})
+    scores = {arm["label"]: arm for arm in found["arms"]}
+    assert set(scores) == {"trim@32", "resize@32", "random@32"}
+    assert (scores["trim@32"]["accuracy"], scores["resize@32"]["accuracy"]) == (4 / 5, 0.0)
+    assert scores["trim@32"]["accuracy_by_type"] == {"existence": 1.0, "counting": 0.5}
+    assert scores["trim@32"]["ci95"][0] < 0.8 < scores["trim@32"]["ci95"][1]
+    assert result["not_learnt"] == ["counting"]
+
+
+def test_a_filter_that_leaves_nothing_scores_nothing() -> None:
+    full, trim, *_ = ARMS
+    small = Arm(get_method("resize", budget=32), "32")
+    (found,) = summarise(made_up({full: "1" * 12, trim: "0" * 12, small: "1" * 12}))["filtered"]
+    assert found["n"] == 0
+    assert all(arm["accuracy"] is None and arm["ci95"] is None for arm in found["arms"])
+    assert "filtered" not in summarise(made_up({full: "1" * 12, trim: "0" * 12}))
+
+
+def test_differences_by_type_are_adjusted_for_their_number() -> None:
+    full, trim, zipped, chance = ARMS
+    result = summarise(made_up({full: "1" * 12, trim: "1" * 12, zipped: "10" * 6, chance: "0" * 12}), ours="trim")
+    for entry in result["comparisons"]:
+        assert set(entry["by_type"]) == {"existence", "counting"}
+        assert all(each["p_holm"] >= each["p"] for each in entry["by_type"].values())
+
+
+def test_a_variant_is_an_arm_of_its_own() -> None:
+    own = Arm(get_method("trim-released", budget=64, sign="auto"), "64", "sign=auto")
+    literal = Arm(get_method("trim-released", budget=64), "64")
+    assert own.label == "trim-released sign=auto@64"
+    assert own.task != literal.task
+    assert Arm(own.method, "64").task == own.task
+
+
+def test_hard_questions_are_asked() -> None:
+    found = suite.run(plan(4, types=("grounding", "global"), arms=ARMS[:1], batch_size=4))
+    assert found.types == ("grounding", "global", "grounding", "global")
+    assert plan(types=("grounding",)).settings("") != plan().settings("")
 
 
 def test_the_same_settings_are_the_same_task() -> None:

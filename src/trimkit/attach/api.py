@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from trimkit.attach.attachment import Attachment
-from trimkit.core.choices import OnUnreduced, Positions, QueryFrom, TurnPolicy
+from trimkit.core.choices import OnUnreduced, Padding, Positions, QueryFrom, TurnPolicy
 from trimkit.core.confidence import Fallback
 from trimkit.engines import TowerEngine
 from trimkit.methods import Method
@@ -35,6 +35,7 @@ def reduce(
     tower_layer: int | None = None,
     pad_to_multiple_of: int = 1,
     buckets: Sequence[int] = (),
+    padding: Padding = "keep",
     on_unreduced: OnUnreduced = "error",
     vision_engine: str | TowerEngine | None = None,
     fallback: str | Mapping[str, Any] | Fallback | None = None,
@@ -74,6 +75,8 @@ def reduce(
             handful of lengths.
         buckets: lengths that prompts with pictures are padded (masked) to: the smallest that the shortened prompt fits into; a
             longer one keeps its length. With ``Attachment.compiled`` each bucket is compiled once.
+        padding: ``skip`` never chooses a patch that sees only the padding of a square, which wide pictures are made into; the
+            budget then goes to the others. For pictures whose processor pads (LLaVA-1.5's own); off by default.
         on_unreduced: what happens to a call that brings images and cannot be reduced (packed sequences, a mask of its own, a
             video that is not covered ...): ``error`` refuses it, ``warn`` and ``stock`` run it with all of its image tokens,
             with a warning or without.
@@ -107,6 +110,7 @@ def reduce(
         tower_layer=tower_layer,
         pad_to_multiple_of=pad_to_multiple_of,
         buckets=tuple(buckets),
+        padding=padding,
         on_unreduced=on_unreduced,
         vision_engine=vision_engine,
         fallback=fallback,

@@ -1,12 +1,13 @@
-"""Choose sign, normalisation, temperature and budget for a user's own model, from pictures and questions without labels.
+"""Choose sign, normalisation, positions, temperature and budget for a user's own model, from pictures without labels.
 
-Four stages, each on the same pairs of picture and question, each by the divergence from what the model says with all its
+Five stages, each on the same pairs of picture and question, each by the divergence from what the model says with all its
 image tokens (``_measure``):
 
 1. sign x normalisation, at one fixed count, so that no candidate sees more than another; random patches beside them;
-2. temperature, which changes no ranking: it shows in how many patches the ``iqr`` rule keeps;
-3. the curve: divergence and agreement against the share kept, for fixed shares and for the rules that decide per picture;
-4. the budget: the fewest tokens whose answers agree often enough, else the curve's knee.
+2. positions of the tokens that are left: contiguous, or each its place in the full prompt;
+3. temperature, which changes no ranking: it shows in how many patches the ``iqr`` rule keeps;
+4. the curve: divergence and agreement against the share kept, for fixed shares and for the rules that decide per picture;
+5. the budget: the fewest tokens whose answers agree often enough, else the curve's knee.
 
 What the pictures do not decide stays as the encoder's profile has it, and is said.
 """
@@ -21,10 +22,12 @@ import numpy as np
 
 from trimkit.calibration._choose import Comparison, choose_budget, compare
 from trimkit.calibration._measure import Arm, Probe
+from trimkit.calibration._positions import choose_positions
 from trimkit.calibration._report import arm_to_plain, notes_on
 from trimkit.calibration._sources import Questions, make_pairs
 from trimkit.config import Config, Reduction
 from trimkit.core.budget import Budget
+from trimkit.core.choices import Positions
 from trimkit.core.types import EncoderProfile
 from trimkit.errors import ConfigError
 from trimkit.io.provenance import hardware, versions
@@ -52,7 +55,7 @@ class Calibration:
         chosen: the way of reducing that the config holds.
         target_reached: whether its answers agree as often as was asked for; else, or without a target, it is the knee's.
         config: for ``trimkit.config.save_config``; every command takes the file.
-        decisions: by name (``sign``, ``normalize``, ``relevance_against_random``) what was compared.
+        decisions: by name (``sign``, ``normalize``, ``positions``, ``relevance_against_random``) what was compared.
         candidates, temperatures, curve: all that was measured, in the stages' order.
         notes: what the pictures do not decide, as sentences.
         skipped: ``(name, reason)`` of pairs that the model cannot be asked.
@@ -141,32 +144,36 @@ def calibrate(
 def count_passes(method: Method) -> int:
     """Passes over all pairs that ``calibrate`` makes at most, the full model's included."""
     if not method.uses_text:
-        return 1 + len(_SHARES)
-    return 1 + 5 + len(_DEVIATIONS) + 1 + len(_SHARES) + len(_MASSES)
+        return 1 + 1 + len(_SHARES)
+    return 1 + 5 + 1 + len(_DEVIATIONS) + 1 + len(_SHARES) + len(_MASSES)
 
 
 def _search(
     probe: Probe, base: Method, own: EncoderProfile | None, agreement: float | None, settings: dict[str, Any]
 ) -> Calibration:
-    """The four stages. ``own``: the encoder's profile, None for a method that reads no text."""
+    """The five stages. ``own``: the encoder's profile, None for a method that reads no text."""
     decisions: dict[str, Comparison] = {}
     candidates: list[Arm] = []
     temperatures: list[Arm] = []
     if own is None:
-        measured: list[Arm] = []
+        best, positions = choose_positions(probe, probe.measure(get_method(base, budget=_SHARE)), settings["seed"])
+        measured = [best]
     else:
         best, candidates, decisions = choose_profile(probe, base, own, settings["seed"])
+        best, positions = choose_positions(probe, best, settings["seed"])
         temperatures = _temperatures(probe, base, own, best)
         tempered, _ = choose_budget(temperatures, agreement)
         base = get_method(base, profile=tempered.method.profile)
         measured = [arm for arm in (tempered, best) if arm.method.profile == base.profile]
+    if positions is not None:
+        decisions["positions"] = positions
     curve = _curve(probe, base, measured)
     chosen, reached = choose_budget(curve, agreement)
     notes = notes_on(decisions, own, base.profile, agreement, reached, settings)
     return Calibration(
         chosen=chosen,
         target_reached=reached,
-        config=_config(chosen, notes, settings),
+        config=_config(chosen, probe.positions, notes, settings),
         decisions=decisions,
         candidates=tuple(candidates),
         temperatures=tuple(temperatures),
@@ -177,9 +184,11 @@ def _search(
     )
 
 
-def _config(chosen: Arm, notes: Sequence[str], settings: Mapping[str, Any]) -> Config:
+def _config(chosen: Arm, positions: Positions, notes: Sequence[str], settings: Mapping[str, Any]) -> Config:
     """The options that were given or chosen, and in short what they were chosen from."""
-    reduction = Reduction(method=chosen.method.name, **chosen.method.model_dump(mode="json", exclude_unset=True))
+    options = chosen.method.model_dump(mode="json", exclude_unset=True)
+    numbered = None if positions == "auto" else positions
+    reduction = Reduction(method=chosen.method.name, positions=numbered, **options)
     found = arm_to_plain(chosen, settings["seed"])
     told = {
         **{key: value for key, value in settings.items() if key != "hardware"},
@@ -213,7 +222,7 @@ def choose_profile(
 
 
 def _temperatures(probe: Probe, base: Method, own: EncoderProfile, best: Arm) -> list[Arm]:
-    """Stage 2: the ``iqr`` rule at temperatures that give the softmax's logits one spread after the other."""
+    """Stage 3: the ``iqr`` rule at temperatures that give the softmax's logits one spread after the other."""
     profile = best.method.profile or own
     unit = float(np.median(best.spread))
     wanted = [float(f"{unit / deviation:.3g}") for deviation in _DEVIATIONS] if unit > 0 else []
@@ -226,7 +235,7 @@ def _temperatures(probe: Probe, base: Method, own: EncoderProfile, best: Arm) ->
 
 
 def _curve(probe: Probe, base: Method, measured: Sequence[Arm]) -> list[Arm]:
-    """Stage 3: every budget that is not ``measured`` yet, and those that are, from few tokens to many."""
+    """Stage 4: every budget that is not ``measured`` yet, and those that are, from few tokens to many."""
     budgets = [Budget("ratio", share) for share in _SHARES]
     if base.uses_text:
         budgets += [Budget("top-p", mass) for mass in _MASSES]

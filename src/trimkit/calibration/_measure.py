@@ -23,6 +23,7 @@ from trimkit.core.choices import Positions
 from trimkit.core.types import Report
 from trimkit.errors import InputError
 from trimkit.methods import Method
+from trimkit.models import family_of
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
 
@@ -112,6 +113,8 @@ class Probe:
         self.length, self._size = max_new_tokens, batch_size
         self.ends = model.generation_config.eos_token_id
         self.advance = advance or (lambda steps: None)
+        self.positions: Positions = "auto"
+        """How the tokens that are left are numbered, in ``measure``."""
         self._cache = FeatureCache(len({pair.picture for pair in pairs}))
         self.skipped: list[tuple[str, str]] = []
         self.pairs = [pair for pair in pairs if self._can_be_asked(pair)]
@@ -127,6 +130,10 @@ class Probe:
         present = np.unique(owners)
         means = [np.array([column[owners == each].mean() for each in present]) for column in columns]
         return Arm(method, *means)
+
+    def can_number(self, method: Method) -> bool:
+        """Whether tokens that are left can be numbered one after another, and as they were."""
+        return not (family_of(self._model).own_positions or method.prunes_llm)
 
     def _can_be_asked(self, pair: Pair) -> bool:
         try:
@@ -161,6 +168,7 @@ class Probe:
             answers.inputs,
             questions,
             answers.tokens.shape[1],
+            self.positions,
             prefix_allowed_tokens_fn=lambda row, ids: [steps[row][len(ids) - start]],
         )
         logq = torch.stack([step.float().log_softmax(-1).cpu() for step in out.logits], dim=1)

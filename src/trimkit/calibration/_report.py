@@ -40,7 +40,9 @@ def notes_on(
 ) -> tuple[str, ...]:
     """What the pictures do not decide, and what else the user should know of; ``own`` is the profile before."""
     notes = []
-    if settings["questions"] == "generic" and decisions:
+    if "positions" in decisions:
+        notes.append(_of_positions(decisions["positions"]))
+    if settings["questions"] == "generic" and "sign" in decisions:
         notes.append("no questions were given: general ones tell less about relevance than your own would")
     if settings["pictures"] < MINIMUM_PICTURES:
         notes.append(f"fewer than {MINIMUM_PICTURES} pictures decide nothing: give more")
@@ -55,3 +57,12 @@ def notes_on(
     if agreement is not None and not reached:
         notes.append(f"no budget tried keeps {agreement:.0%} of the answers: the curve's knee was taken")
     return tuple(notes)
+
+
+def _of_positions(found: Comparison) -> str:
+    """What ``positions`` became, and whether the pictures decide it."""
+    if not found.decided:
+        return "the pictures do not decide the positions: they stay contiguous"
+    if found.difference < 0:
+        return "original positions stay nearer to the full model: the config keeps them"
+    return "contiguous positions stay nearer to the full model"

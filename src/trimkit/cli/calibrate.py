@@ -89,7 +89,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Save what too few pictures gave, too.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Choose sign, temperature and budget for your model.
+    """Choose sign, positions, temperature and budget for your model.
 
     Needs your pictures, better with your questions, and no labels: what is chosen stays nearest to what the model says with
     all its image tokens. Every other command with a --method takes the config with --config.

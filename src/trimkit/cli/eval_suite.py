@@ -16,17 +16,24 @@ from trimkit.errors import ConfigError
 NAME = "eval suite"
 
 _OURS = "focus"
+_OWN_SIGN = {"trim-released": ["sign=auto"]}
+"""What tells nothing of a method on a tower of the other sign, and the setting that takes the tower's."""
 
 
 def command(
     seed: evaluation.SeedOption = 1,
     n: Annotated[int, typer.Option("--n", help="How many questions, one a scene.")] = 2004,
     method: Annotated[
-        str, typer.Option("--method", help="Reduction methods with commas between; 'all' for every one there is.")
+        str,
+        typer.Option(
+            "--method",
+            help="Reduction methods with commas between, each with options of its own behind it ('trim-released sign=auto'); "
+            "'all' for every one there is.",
+        ),
     ] = "all",
     budget: Annotated[
         str, typer.Option("--budget", help="Budgets with commas between; 'default' is each method's own.")
-    ] = "144,64,32,default",
+    ] = "144,64,32,16,8,default",
     config: common.ConfigOption = None,
     grid: Annotated[
         list[str] | None,
@@ -36,10 +43,18 @@ def command(
             help="Instead of --method and --budget: every combination of these, the reference values first; repeatable.",
         ),
     ] = None,
+    types: Annotated[
+        str,
+        typer.Option(
+            "--types",
+            help="Question types, which take turns: 'basic', 'hard' (dense reading, two things, global, grounding), 'all', or "
+            "names with commas between.",
+        ),
+    ] = "basic",
     shift: Annotated[
         str,
         typer.Option(
-            "--shift", help="Alter the pictures: none, greyscale, thermal, overhead, low-contrast, blur or noise."
+            "--shift", help="Alter the pictures: none, greyscale, thermal, overhead, wide, low-contrast, blur or noise."
         ),
     ] = "none",
     query: Annotated[
@@ -58,6 +73,10 @@ def command(
     ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Processes that share the work, one thread each.")] = 1,
     positions: evaluation.PositionsOption = "auto",
+    padding: Annotated[
+        str,
+        typer.Option("--padding", help="'skip' never chooses a patch that sees only the padding of a square."),
+    ] = "keep",
     model: common.ModelOption = "demo",
     scorer: common.ScorerOption = None,
     batch_size: evaluation.BatchOption = 16,
@@ -73,13 +92,14 @@ def command(
     """
     from trimkit.eval import suite, suite_results
     from trimkit.eval.journal import check_journal
+    from trimkit.eval.question_types import parse_types
 
     grids = [_parse_grid(text) for text in grid or ()]
     if grids and config is not None:
         raise ConfigError("--grid names all options itself: leave --config out")
     arms = _grid_arms(grids) if grids else _arms(method, budget, config, model)
     where = (batch_size, shift, positions, device, dtype, query, scorer)
-    plan = suite.Plan(model, seed, n, tuple(arms), *where)  # type: ignore[arg-type]
+    plan = suite.Plan(model, seed, n, tuple(arms), *where, parse_types(types), padding)  # type: ignore[arg-type]
     plan.check()
     if ours != _OURS and all(arm.method.name != ours for arm in arms):
         raise ConfigError(f"--ours {ours!r} is none of the methods that are run: add it to --method")
@@ -100,16 +120,30 @@ def command(
 def _arms(methods: str, budgets: str, config: str | None, model: str) -> list[Any]:
     """The full model first, then every method with every budget; ``default`` is the config's, where there is one."""
     from trimkit.eval.suite import Arm
+
+    found = [Arm(common.pick_method("none", None, None))]
+    for name, *settings in _named(methods):
+        for budget in () if name == "none" else [part.strip() for part in budgets.split(",")]:
+            own = None if budget == "default" else budget
+            found.append(Arm(common.pick_method(name, own, settings, config, model), budget, " ".join(settings)))
+    return found
+
+
+def _named(methods: str) -> list[list[str]]:
+    """Each method with its settings. All: ``trim-released`` comes with the encoder's sign before it comes as it is.
+
+    Raises:
+        ConfigError: an empty name.
+    """
     from trimkit.methods import method_classes
 
-    names = (
-        [name for name, _ in method_classes()] if methods == "all" else [part.strip() for part in methods.split(",")]
-    )
-    found = [Arm(common.pick_method("none", None, None))]
-    for name in names:
-        for budget in () if name == "none" else [part.strip() for part in budgets.split(",")]:
-            own = budget == "default"
-            found.append(Arm(common.pick_method(name, None if own else budget, None, config, model), budget))
+    if methods == "all":
+        names = [name for name, _ in method_classes()]
+        own = {name: [name, *_OWN_SIGN[name]] for name in names if name in _OWN_SIGN}
+        return [each for name in names for each in ([own[name], [name]] if name in own else [[name]])]
+    found = [part.split() for part in methods.split(",")]
+    if not all(found):
+        raise ConfigError(f"--method {methods!r} has a comma too many: give names with one comma between")
     return found
 
 
@@ -158,6 +192,13 @@ def _print(result: dict[str, Any]) -> None:
         of_full = "" if share is None else f"{share:.1%}"
         kept = arm["image_tokens_kept_mean"]
         print(f"  {arm['label']:<28} {kept:7.1f} {arm['accuracy']:7.1%} {of_full:>8}  {cells}")
+    if result.get("not_learnt"):
+        print(f"  not learnt, below 85% with all tokens: {', '.join(result['not_learnt'])}")
+    for each in result.get("filtered", ()):
+        scores = [f"{arm['label']} {arm['accuracy']:.1%}" for arm in each["arms"] if arm["accuracy"] is not None]
+        print(
+            f"  {each['n']} questions that need more than a smaller picture of {each['budget']} tokens: {', '.join(scores)}"
+        )
     for entry in result.get("comparisons", ()):
         print(f"  {entry['ours']} minus {entry['other']}: {_points(entry)}")
     for entry in result.get("effects", ()):

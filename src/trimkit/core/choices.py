@@ -6,13 +6,16 @@ from typing import Any, Literal, get_args
 
 from trimkit.errors import ConfigError
 
-__all__ = ["OnUnreduced", "Positions", "QueryFrom", "TurnPolicy", "check_choice"]
+__all__ = ["OnUnreduced", "Padding", "Positions", "QueryFrom", "TurnPolicy", "check_choice"]
 
 TurnPolicy = Literal["refresh", "first", "union"]
 """Which questions of a conversation choose the tokens of an earlier image: the last, the first, or any so far."""
 
 Positions = Literal["auto", "contiguous", "original"]
 """How the tokens that are left are numbered."""
+
+Padding = Literal["keep", "skip"]
+"""Whether tokens that see only the padding of a square can be chosen."""
 
 QueryFrom = Literal["question", "conversation-with-answers"]
 """What is read from a prompt where no query is given."""

@@ -4,6 +4,8 @@
     thermal       brightness as a heat camera's false colours: dark violet to white, and no edge finer than two pixels
     overhead      the scene seen from farther off: at 62 % of its size, in the middle of a blurred copy of itself, so that
                   every object covers about two fifths of the patches that it did
+    wide          the same in a picture of 336 x 208, made square by bands of CLIP's mean color above and below, as LLaVA-1.5's
+                  processor does it: a third of the patches see nothing else
     low-contrast  a narrow band of grey values, as X-ray and ultrasound pictures have: a quarter of the contrast, little colour
     blur          a Gaussian of 2 pixels
     noise         normal noise with a deviation of 40 of 255, a value a pixel and channel
@@ -25,6 +27,7 @@ __all__ = ["SHIFTS", "apply_shift", "check_shift"]
 
 _FAR = 0.62  # side of the overhead picture's scene
 _NOISE = 40.0
+_PADDED = (122, 116, 104)  # CLIP's mean pixel, which is 0 behind the processor
 _HEAT = ((12, 8, 40), (110, 20, 120), (216, 60, 60), (252, 170, 40), (255, 255, 235))
 
 
@@ -77,6 +80,15 @@ def _overhead(image: Image.Image, seed: int) -> Image.Image:
     return around
 
 
+def _wide(image: Image.Image, seed: int) -> Image.Image:
+    width, height = image.size
+    band = (height - round(height * _FAR)) // 2
+    strip = _overhead(image, seed).crop((0, band, width, height - band))
+    square = Image.new("RGB", image.size, _PADDED)
+    square.paste(strip, (0, band))
+    return square
+
+
 def _low_contrast(image: Image.Image, seed: int) -> Image.Image:
     grey = ImageOps.grayscale(image).convert("RGB")
     pale = np.asarray(Image.blend(grey, image, 0.35), dtype=np.float64)
@@ -98,6 +110,7 @@ SHIFTS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
     "greyscale": _greyscale,
     "thermal": _thermal,
     "overhead": _overhead,
+    "wide": _wide,
     "low-contrast": _low_contrast,
     "blur": _blur,
     "noise": _noise,

@@ -61,8 +61,6 @@ def run(
         ConfigError: the plan, fewer than one worker, or a journal of other settings.
         InputError: a journal that cannot be used.
     """
-    from trimkit.demo.questions import TYPES
-
     plan.check()
     if workers < 1:
         raise ConfigError(f"workers {workers} work on nothing: give 1 or more")
@@ -80,7 +78,7 @@ def run(
                 if advance is not None:
                     advance(plan.of_them(job.indices))
             rows = {arm.task: {i: _held(book, arm, i) for i in range(plan.n)} for arm in plan.arms}
-    return Outcomes(plan, tuple(TYPES[index % len(TYPES)] for index in range(plan.n)), rows)
+    return Outcomes(plan, tuple(plan.types[index % len(plan.types)] for index in range(plan.n)), rows)
 
 
 def _held(book: Journal, arm: Arm, index: int) -> dict[str, Any]:

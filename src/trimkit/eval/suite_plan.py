@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from trimkit.core.choices import Positions
+from trimkit.core.choices import Padding, Positions, check_choice
 from trimkit.errors import ConfigError
 from trimkit.eval.identity import method_identity
+from trimkit.eval.question_types import BASIC, check_types
 from trimkit.eval.shifts import check_shift
 from trimkit.eval.tally import check_arguments
 from trimkit.io.provenance import versions
@@ -21,15 +22,24 @@ __all__ = ["Arm", "Plan"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One method with its options, and the budget as it was asked for (``default`` for the method's own)."""
+    """One method with its options, and the budget as it was asked for (``default`` for the method's own).
+
+    ``variant`` names options that differ from the method's defaults, as ``sign=auto``, so that both can be in one run.
+    """
 
     method: Method
     asked: str = "default"
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method's, with its variant: ``trim-released sign=auto``."""
+        return f"{self.method.name} {self.variant}".strip()
 
     @property
     def label(self) -> str:
-        """``trim@64``, ``trim``."""
-        return self.method.name if self.asked == "default" else f"{self.method.name}@{self.asked}"
+        """``trim@64``, ``trim``, ``trim-released sign=auto@64``."""
+        return self.name if self.asked == "default" else f"{self.name}@{self.asked}"
 
     @cached_property
     def task(self) -> str:
@@ -54,6 +64,8 @@ class Plan:
         query: what methods that read the text are given instead of each question, which the model is asked all the same; None
             for the question itself.
         scorer: as ``trimkit.reduce`` takes it: a directory or hub id, None for the model's own.
+        padding: as ``trimkit.reduce`` takes it.
+        types: of question; they take turns. See ``trimkit.demo.typed_items``.
     """
 
     model: str
@@ -67,14 +79,18 @@ class Plan:
     dtype: str = "auto"
     query: str | None = None
     scorer: str | None = None
+    types: tuple[str, ...] = BASIC
+    padding: Padding = "keep"
 
     def check(self) -> None:
         """Refuse what cannot be asked.
 
         Raises:
-            ConfigError: seed, n, batch size, shift, positions or query; no arm.
+            ConfigError: seed, n, batch size, shift, positions, query or types; no arm.
         """
         check_arguments(self.seed, self.n, self.batch_size, self.positions)
+        check_types(self.types)
+        check_choice("padding", self.padding, Padding)
         check_shift(self.shift)
         if self.query is not None and not self.query.strip():
             raise ConfigError("query '' says nothing: give what patches are to be compared with, or leave it out")
@@ -93,5 +109,8 @@ class Plan:
             name: getattr(self, name)
             for name in ("model", "seed", "batch_size", "shift", "positions", "device", "dtype", "query")
         }
-        scorer = {} if self.scorer is None else {"scorer": self.scorer}  # what was journalled without one stays valid
-        return {**named, **scorer, "weights": weights, "versions": versions()}
+        # What was journalled without one stays valid.
+        scorer = {} if self.scorer is None else {"scorer": self.scorer}
+        types = {} if self.types == BASIC else {"types": list(self.types)}
+        padding = {} if self.padding == "keep" else {"padding": self.padding}
+        return {**named, **scorer, **types, **padding, "weights": weights, "versions": versions()}

@@ -9,13 +9,14 @@ from typing import Any
 from trimkit.errors import ConfigError
 from trimkit.eval.statistics import PairedBootstrap, holm
 from trimkit.eval.suite import Arm, Outcomes
+from trimkit.eval.suite_filter import RESIZE, filtered, not_learnt
 from trimkit.eval.tally import whole
 from trimkit.io.provenance import versions
 from trimkit.methods import get_method
 
-__all__ = ["FULL", "RANDOM", "bootstraps", "compare", "main_effects", "summarise"]
+__all__ = ["FULL", "bootstraps", "compare", "main_effects", "summarise"]
 
-FULL, RANDOM = "none", "random"
+FULL = "none"
 ALL = "all"
 
 
@@ -38,8 +39,10 @@ def summarise(
         ``arms``, in the order of the plan: ``method``, ``budget``, ``label``, ``options``, ``image_tokens_kept_mean``,
         ``accuracy``, ``ci95``, ``accuracy_by_type``, ``ci95_by_type``, ``relative`` (share of the full model's, where that was
         an arm) and ``hits`` (``0`` and ``1``, a character a question, so that any two arms can be compared later).
-        ``comparisons``: ``ours`` minus every arm with the same budget, over all questions, and against ``random`` by type;
-        ``p_holm`` is ``p`` adjusted for the number of them.
+        ``comparisons``: ``ours`` minus every arm with the same budget, over all questions and by type; ``p_holm`` is ``p``
+        adjusted for the number of them, those over all questions and those by type each on their own.
+        ``not_learnt``: types that the full model does not know. ``filtered``: see ``trimkit.eval.suite_filter``; it is there
+        where ``resize`` was an arm.
         ``n``, ``n_by_type``, ``seed`` and what else was run.
     """
     plan = outcomes.plan
@@ -49,12 +52,16 @@ def summarise(
     found: dict[str, Any] = {
         "n": plan.n,
         "n_by_type": {kind: outcomes.types.count(kind) for kind in kinds},
-        **{name: getattr(plan, name) for name in ("seed", "shift", "query", "batch_size", "positions", "model")},
+        **{
+            name: getattr(plan, name)
+            for name in ("seed", "shift", "query", "batch_size", "positions", "padding", "model")
+        },
         "resamples": resamples,
         "image_tokens_full": whole(outcomes.mean(plan.arms[0], "full")),
         "arms": [_arm(outcomes, arm, boot, kinds, hits) for arm in plan.arms],
         "versions": versions(),
     }
+    found |= _beside_full(outcomes, hits, found["arms"])
     if ours is not None:
         found["ours"] = ours
         found["comparisons"] = compare(_pairs(list({arm.label: arm for arm in plan.arms}.values()), ours), boot)
@@ -75,15 +82,37 @@ def bootstraps(
 
 
 def compare(entries: Sequence[dict[str, Any]], boot: Mapping[str, PairedBootstrap]) -> list[dict[str, Any]]:
-    """Each entry with ``ours`` minus ``other``, by type where the other is random, and ``p`` adjusted for their number."""
-    found = []
+    """Each entry with ``ours`` minus ``other``, also by type, and ``p`` adjusted for their number."""
+    found: list[dict[str, Any]] = []
     for entry in entries:
         pair = entry["ours"], entry["other"]
         by_type = {kind: each.difference(*pair) for kind, each in boot.items() if kind != ALL}
-        random = entry["other"].partition("@")[0] == RANDOM
-        found.append({**entry, **boot[ALL].difference(*pair), **({"by_type": by_type} if random else {})})
-    adjusted = holm([entry["p"] for entry in found])
-    return [{**entry, "p_holm": p} for entry, p in zip(found, adjusted, strict=True)]
+        found.append({**entry, **boot[ALL].difference(*pair), "by_type": by_type})
+    _adjust(found)
+    _adjust([each for entry in found for each in entry["by_type"].values()])
+    return found
+
+
+def _adjust(differences: Sequence[dict[str, Any]]) -> None:
+    """Give each its ``p_holm``."""
+    for entry, p in zip(differences, holm([entry["p"] for entry in differences]), strict=True):
+        entry["p_holm"] = p
+
+
+def _beside_full(
+    outcomes: Outcomes, hits: Mapping[str, list[int]], arms: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What is said of the full model, where it was an arm."""
+    plan = outcomes.plan
+    full = next((arm for arm in arms if arm["label"] == FULL), None)
+    if full is None:
+        return {}
+    resized = {arm.asked: hits[arm.label] for arm in plan.arms if arm.name == RESIZE and arm.asked.isdigit()}
+    scored = {arm.label: (arm.asked, hits[arm.label]) for arm in plan.arms}
+    found: dict[str, Any] = {"not_learnt": not_learnt(full["accuracy_by_type"])}
+    if resized:
+        found["filtered"] = filtered(hits[FULL], resized, scored, outcomes.types)
+    return found
 
 
 def _arm(
@@ -95,7 +124,7 @@ def _arm(
 ) -> dict[str, Any]:
     label = arm.label
     entry = {
-        "method": arm.method.name,
+        "method": arm.name,
         "budget": arm.asked,
         "label": label,
         "options": arm.method.model_dump(mode="json"),

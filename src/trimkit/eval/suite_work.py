@@ -94,7 +94,12 @@ class _Asker:
         self._plan = plan
         self._model, self._processor = load_model(plan.model, device=plan.device, dtype=plan.dtype)
         scorer, cache = self._scorer(), FeatureCache(plan.batch_size)
-        shared: dict[str, Any] = {"scorer": scorer, "positions": plan.positions, "cache_images": cache}
+        shared: dict[str, Any] = {
+            "scorer": scorer,
+            "positions": plan.positions,
+            "padding": plan.padding,
+            "cache_images": cache,
+        }
         self._attached = [reduce(self._model, self._processor, method=arm.method, **shared) for arm in plan.arms]
         self._encode = shared_encoder(self._model, [arm.method for arm in plan.arms], cache)
 
@@ -102,11 +107,11 @@ class _Asker:
         """What the job's arms reply to its questions."""
         import torch
 
-        from trimkit.demo.items import sample_item
         from trimkit.demo.questions import grade
+        from trimkit.demo.typed_items import sample_typed_item
 
         plan = self._plan
-        items = [sample_item(plan.seed, index) for index in job.indices]
+        items = [sample_typed_item(plan.seed, index, plan.types) for index in job.indices]
         pictures = [
             apply_shift(picture, plan.shift, index) for index, (picture, _) in zip(job.indices, items, strict=True)
         ]

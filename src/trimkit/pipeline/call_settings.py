@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trimkit.core.choices import Positions, QueryFrom, TurnPolicy, check_choice
+from trimkit.core.choices import Padding, Positions, QueryFrom, TurnPolicy, check_choice
 from trimkit.core.signals import OF_TOWER, parse_signal
 from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.methods import Method
@@ -37,6 +37,7 @@ class CallSettings:
     pad_to_multiple_of: int = 1
     vision_engine: VisionEngine | None = None
     buckets: Sequence[int] = ()
+    padding: Padding = "keep"
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> CallSettings:
@@ -60,6 +61,9 @@ class CallSettings:
         if self.buckets and self.pad_to_multiple_of > 1:
             raise ConfigError("both buckets= and pad_to_multiple_of= say how long prompts become: give one of them")
         check_choice("positions", self.positions, Positions)
+        check_choice("padding", self.padding, Padding)
+        if self.padding == "skip" and self.tower_keep is not None:
+            raise ConfigError("tower_keep= and padding='skip' both say which patches can be chosen: give one of them")
         if self.vision_engine is not None and not isinstance(self.vision_engine, VisionEngine):
             raise ConfigError(
                 f"vision_engine={self.vision_engine!r} is taken by trimkit.attach and trimkit.reduce: attach the model, or "

@@ -30,6 +30,7 @@ from trimkit.pipeline.model_store import scorer_of
 from trimkit.pipeline.question_signals import QuestionSignals
 from trimkit.pipeline.report_pictures import ReportPictures
 from trimkit.pipeline.selecting import no_scorer, select_everything
+from trimkit.pipeline.square_padding import select_real
 from trimkit.pipeline.stage_clock import StageClock
 from trimkit.pipeline.text_free import select_asked
 from trimkit.pipeline.tower_pruning import only_alive, tower_pruning
@@ -63,6 +64,7 @@ class Chooser:
     ) -> None:
         self.method = method
         self.source = source
+        self._skips_padding = settings.padding == "skip"
         self.tower = tower_pruning(family, model, method, settings.tower_keep, settings.tower_layer)
         self._model = model
         self._family = family
@@ -178,10 +180,11 @@ class Chooser:
         """
         images, rows = [item.image for item in items], [item.row for item in items]
         if self.method.stage == "llm":
-            return select_everything(images)
+            return [only_alive(image, each) for image, each in zip(images, select_everything(images), strict=True)]
+        choose = select_real if self._skips_padding and self.method.tower_plan is None else select_asked
         profile = self.method.profile or (scorer.profile if scorer is not None else EncoderProfile())
         found = []
         for asked in query_rounds(queries):
             told = self._signals.onto(images, asked, scorer)
-            found.append(select_asked(told, asked, self.method, scorer, profile, rows))
+            found.append(choose(told, asked, self.method, scorer, profile, rows))
         return [only_alive(image, union(each)) for image, each in zip(images, zip(*found, strict=True), strict=True)]

@@ -37,6 +37,7 @@ from trimkit.pipeline.padding import padding_id, padding_side, plain_positions
 from trimkit.pipeline.reduced_inputs import ReducedInputs
 from trimkit.pipeline.reduction_checks import check_reduction, refuse_positions
 from trimkit.pipeline.selecting import reduced_images
+from trimkit.pipeline.square_padding import mark_padding
 from trimkit.pipeline.stage_clock import StageClock
 from trimkit.scorers import Scorer
 
@@ -196,7 +197,10 @@ class InputReducer:
         if (plan := self.method.tower_plan) is not None:
             refuse_unplanned(family, self._model, self.method)  # a video's family may be another one
             arguments |= {"tower_plan": plan}
-        return encode(family, self._model, arguments, self.cache, self.method.asked_signals, host, engine)
+        found, cached = encode(family, self._model, arguments, self.cache, self.method.asked_signals, host, engine)
+        if self._settings.padding == "skip":
+            found = mark_padding(family, self._model, arguments, found)
+        return found, cached
 
     @property
     def _hashes(self) -> bool:
