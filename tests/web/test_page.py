@@ -105,6 +105,7 @@ def test_conversation(page: Page, screenshots: Path) -> None:
 
 def test_what_it_costs(page: Page, screenshots: Path) -> None:
     page.open_tab("What does it cost me")
+    page.tab.wait_for_selector("#tk-cost table")
     before = page.tab.inner_text("#tk-cost")
     page.pick("#tk-cost-device", "NVIDIA L4")
     page.tab.wait_for_function("before => document.querySelector('#tk-cost').innerText !== before", arg=before)

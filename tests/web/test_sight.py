@@ -25,6 +25,8 @@ def test_axe(browser: Any, server: Server, screenshots: Path, width: int, scheme
     page.done("#tk-full")
     for number, title in enumerate(TABS):
         _open(page, title)
+        if title == TABS[-1]:
+            page.tab.wait_for_selector("#tk-cost table")
         page.tab.screenshot(path=screenshots / f"{number}-{width}-{scheme}.png", full_page=True)
         assert page.tab.evaluate("document.documentElement.scrollWidth") <= width
         found = Axe().run(page.tab).response

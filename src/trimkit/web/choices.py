@@ -112,7 +112,7 @@ def choose(loaded: Loaded, picture: Picture, question: str, method: Method) -> C
 
 def draw(report: Report) -> Drawn | None:
     """Kept patches and relevance over the picture as the model's encoder was given it; None without a picture."""
-    from trimkit.viz.scenes import scenes_of
+    from trimkit.viz.scenes import Scene, scenes_of
     from trimkit.viz.sheet import panels_of
 
     views = getattr(report.renderer, "views", None)
@@ -120,7 +120,7 @@ def draw(report: Report) -> Drawn | None:
         return None
     rows = []
     for image, parts in zip(report.images, views(), strict=True):
-        scenes = [*scenes_of(parts)] or [None]
+        scenes: list[Scene | None] = [*scenes_of(parts)] or [None]
         rows += [panels_of(image, scene, _SIDE if len(scenes) == 1 else _SIDE // 2) for scene in scenes]
     first = rows[0]
     return Drawn(

@@ -50,7 +50,7 @@ def serve_page(
     try:
         threading.Event().wait()
     finally:
-        page.close()
+        page.close(verbose=False)
 
 
 def _check_free(host: str, port: int) -> None:

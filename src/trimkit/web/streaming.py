@@ -29,7 +29,7 @@ class _Streamer(TextStreamer):
             self._tokens += 1
             if self._first is None:
                 self._first = time.perf_counter()
-        super().put(value)
+        super().put(value)  # type: ignore[no-untyped-call]
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self._text += text
