@@ -16,7 +16,7 @@ GPU_PYTHON ?= python3
 WHEELS ?=
 WHEELS_FOR ?= 3.12
 
-.PHONY: help install gpu gpu-dry gpu-wheels demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-kernels test-lmms test-vllm test-ray test-serve eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean
+.PHONY: help install gpu gpu-dry gpu-wheels demo test fuzz test-slow test-gpu test-newest test-oldest test-stock test-trl test-onnx test-kernels test-lmms test-vllm test-ray test-serve eval-lmms lint format types docs matrix architectures bench bench-onnx bench-train eval-demo train-demo clean distclean test-web
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -156,6 +156,17 @@ $(VLLM_STAMP): pyproject.toml tests/vllm/requirements.txt tests/vllm/torchvision
 test-vllm: $(VLLM_STAMP)  ## real vLLM servers against transformers + trimkit, in a .venv-vllm of its own; long, a gigabyte
 	$(VLLM)/bin/python -m pytest tests/vllm -m vllm
 
+WEB := .venv-web
+WEB_STAMP := $(WEB)/.installed
+
+$(WEB_STAMP): pyproject.toml constraints.txt tests/web/requirements.txt
+	test -x $(WEB)/bin/python || $(PYTHON) -m venv $(WEB)
+	$(WEB)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/web/requirements.txt -e ".[demo]"
+	touch $@
+
+test-web: $(WEB_STAMP)  ## the page of trimkit demo, clicked through in Chromium (CHROMIUM=path), in a .venv-web of its own; screenshots in out/web
+	$(WEB)/bin/python -m pytest tests/web -m slow
+
 SERVE := .venv-serve
 SERVE_STAMP := $(SERVE)/.installed
 
@@ -216,4 +227,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove every .venv
-	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(KERNELS) $(VLLM) $(RAY) $(SERVE) $(NEWEST) $(OLDEST)
+	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(KERNELS) $(VLLM) $(RAY) $(SERVE) $(NEWEST) $(OLDEST) $(WEB)
