@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from scipy.stats import binom, binomtest
 
 from trimkit.calibration import _promise
 from trimkit.calibration._bounds import fixed_sequence, needed, p_value, provable_rate, upper_bound
-from trimkit.calibration._outcomes import Outcomes, Way
+from trimkit.calibration._notes import Pair
+from trimkit.calibration._outcomes import Outcomes, Way, is_right
 from trimkit.calibration._promise import prove, split_pictures
+from trimkit.calibration._risk_report import notes_of
 from trimkit.calibration._rules import Rule, ladders
 from trimkit.calibration._rules import _means as rules_means
 from trimkit.errors import ConfigError, InputError
@@ -116,7 +119,7 @@ def broken_share(seed: int, risk: float, draws_made: int = 200, **options: Any) 
     return float(np.mean([realised(draws, risk, **options) > risk for _ in range(draws_made)]))
 
 
-@pytest.mark.parametrize(("risk", "informative"), [(0.02, 2.0), (0.05, 2.0), (0.05, 0.0)])
+@pytest.mark.parametrize(("risk", "informative"), [(0.01, 2.0), (0.02, 2.0), (0.05, 2.0), (0.05, 0.0)])
 def test_the_promise_is_kept_as_often_as_it_says(risk: float, informative: float) -> None:
     limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
     assert broken_share(1, risk, informative=informative) <= limit
@@ -210,3 +213,51 @@ def test_a_provable_rate_proves_as_often_as_it_says(n: int, risk: float) -> None
         draws = np.random.default_rng(0).binomial(n, rate, 4000)
         proved = [binom.cdf(ones, n, risk) <= 0.05 for ones in draws]
         assert np.mean(proved) == pytest.approx(0.8, abs=0.03)
+
+
+class FakeProbe:
+    """What the full model says to one batch, with labels."""
+
+    def __init__(self, answers: list[str], labels: list[str | None]) -> None:
+        self.pairs = [Pair(number, str(number), None, "What?", label) for number, label in enumerate(labels)]
+        self.batches = [self.pairs]
+        self._answers = answers
+
+    def said(self, number: int) -> Any:
+        return SimpleNamespace(tokens=None)
+
+    def texts(self, tokens: Any) -> list[str]:
+        return self._answers
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "words"),
+    [
+        (["Yes"] * 3, [None] * 3, "one and the same answer to every question"),
+        (["Yes", "No", "No"], ["Yes"] * 3, "all labels are one and the same"),
+        (["Yes", "No", "No"], ["No", "Yes", "Yes"], "no answer is right with all tokens"),
+        (["Yes", "No", "No"], ["Yes", "No", "Yes"], None),
+    ],
+)
+def test_what_pictures_cannot_tell_is_said(answers: list[str], labels: list[str | None], words: str | None) -> None:
+    changed = simulated(np.random.default_rng(0), 50)
+    probe: Any = FakeProbe(answers, labels)
+    found = notes_of(probe, changed, generic=False)
+    assert [words in note for note in found] == [True] if words else found == ()
+    assert any("general ones" in note for note in notes_of(probe, changed, generic=True))
+
+
+@pytest.mark.parametrize(
+    ("answer", "label", "right"),
+    [
+        ("Yes.", "yes", True),
+        ("two dogs", "Two", True),
+        ("twofold", "two", False),
+        ("", "two", False),
+        ("anything", "", False),
+        ("a red ball, I think", "a red ball", True),
+        ("not a red ball", "red ball", False),
+    ],
+)
+def test_an_answer_is_right_where_it_begins_with_its_label(answer: str, label: str, right: bool) -> None:
+    assert is_right(answer, label) is right
