@@ -176,6 +176,28 @@ def test_a_command_that_cannot_fall_back_says_so(cli: Cli, small: str, tmp_path:
     assert "reduces without the config's fallback" in outcome.err
 
 
+def test_the_suite_compares_an_arm_with_its_fallback(cli: Cli, small: str) -> None:
+    words = ("eval", "suite", "--n", "4", "--batch-size", "2", "--method", "uniform", "--budget", "4", "--model", small)
+    said = json.loads(cli(*words, "--fallback", "full", "--threshold", "2", "--json").out)
+    full, alone, again = said["arms"]
+    assert [each["label"] for each in said["arms"]] == ["none", "uniform@4", "uniform@4+fallback"]
+    assert [each["image_tokens_kept_mean"] for each in said["arms"]] == [16, 4, 20]
+    assert again["asked_again"] == 1.0
+    assert again["seconds_mean"] > 0
+    assert again["hits"] == full["hits"]
+    assert "asked_again" not in alone
+
+
+def test_a_server_watches_only_what_was_promised(cli: Cli, small: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"version": 1, "reduce": {"method": "uniform", "budget": 4}}')
+    line = ("serve", small, "--engine", "transformers", "--recheck", "0.01")
+    assert_one_line(cli(*line), "--recheck watches a promise")
+    assert_one_line(cli(*line, "--config", str(config)), "--recheck watches a promise")
+    assert_one_line(cli(*line, "--risk", "2"), "strictly between 0 and 1")
+    assert_one_line(cli(*line[:-1], "0", "--threshold", "0.5"), "--fallback full")
+
+
 def test_a_bad_fallback_in_a_config_is_one_line(cli: Cli, small: str, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"version": 1, "reduce": {"method": "uniform", "budget": 4, "fallback": {"tokens": 0}}}')

@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from trimkit.core.choices import Positions
+from trimkit.core.confidence import Fallback
 from trimkit.errors import ConfigError
 from trimkit.eval.identity import method_identity
+from trimkit.eval.journal import fingerprint
 from trimkit.eval.shifts import check_shift
 from trimkit.eval.tally import check_arguments
 from trimkit.io.provenance import versions
@@ -21,15 +23,17 @@ __all__ = ["Arm", "Plan"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One method with its options, and the budget as it was asked for (``default`` for the method's own)."""
+    """One method with its options, the budget as it was asked for (``default`` for the method's own), and when to ask again."""
 
     method: Method
     asked: str = "default"
+    fallback: Fallback | None = None
 
     @property
     def label(self) -> str:
-        """``trim@64``, ``trim``."""
-        return self.method.name if self.asked == "default" else f"{self.method.name}@{self.asked}"
+        """``trim@64``, ``trim``, ``trim@16+fallback``."""
+        named = self.method.name if self.asked == "default" else f"{self.method.name}@{self.asked}"
+        return named if self.fallback is None else f"{named}+fallback"
 
     @cached_property
     def task(self) -> str:
@@ -37,7 +41,8 @@ class Arm:
 
         The method's own code is part of it, so that answers of an earlier version of it are not taken for this one's.
         """
-        return method_identity(self.method)
+        again = "" if self.fallback is None else f"-{fingerprint(self.fallback.model_dump(mode='json'))}"
+        return method_identity(self.method) + again
 
 
 @dataclass(frozen=True)
