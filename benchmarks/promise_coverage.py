@@ -138,7 +138,8 @@ def shown(record: Record) -> str:
     head = ["losses", *(f"promised {risk * 100:g} %" for risk in config["risks"])]
     note = (
         f"Share of {config['draws']} draws of {config['pictures']} pictures in which the true risk is above the promised one; "
-        f"at most {percent(record['results'][0]['limit'])} (5 % and two standard errors) are to be."
+        f"at most {percent(record['results'][0]['limit'])} (5 % and two standard errors) are to be. "
+        "Without the bound it is a quarter as many draws."
     )
     return f"{table(head, rows)}\n\n{note}"
 
@@ -167,7 +168,8 @@ def main() -> None:
     for name, (draw, fresh) in kinds.items():
         for bug in (False, True):
             for risk in RISKS:
-                results.append(covered(name, draw, fresh, risk, given.draws, given.seed, bug=bug))
+                count = given.draws // 4 if bug else given.draws
+                results.append(covered(name, draw, fresh, risk, count, given.seed, bug=bug))
                 print(json.dumps(results[-1]), flush=True)
     record = {"experiment": "promise_coverage", "config": config, "provenance": provenance(), "results": results}
     given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
