@@ -242,5 +242,11 @@ def test_one_and_all_are_told_apart(budget: str, words: str, cli: Cli, small: st
 
 
 def test_words_of_budgets() -> None:
-    said: dict[Any, str] = {121: "121 tokens", 0.25: "0.25 of the tokens", "iqr": "iqr", "top-p:0.9": "top-p:0.9"}
+    said: dict[Any, str] = {
+        121: "121 tokens",
+        0.25: "0.25 of the tokens",
+        "iqr": "iqr",
+        "top-p:0.9": "top-p:0.9",
+        "auto:0.5": "auto:0.5",
+    }
     assert {given: trimkit.parse_budget(given).in_words() for given in said} == said

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoint import save_small
 from tests.cli.conftest import Cli
@@ -77,6 +83,79 @@ def test_what_cannot_be_promised_is_one_line(
     assert not target.exists()
 
 
+def killed_after(path: Path, count: int, line: list[str]) -> int:
+    """Run the command until so many questions are on the disk, then kill it; how many are there."""
+    code = "import torch, trimkit.cli; torch.set_num_threads(1); trimkit.cli.main()"
+    running = subprocess.Popen([sys.executable, "-c", code, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while lines_of(path) < count and running.poll() is None:
+        time.sleep(0.002)
+    running.kill()
+    running.communicate()
+    return lines_of(path)
+
+
+def lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def test_a_killed_calibration_goes_on_and_comes_out_the_same(
+    cli: Cli, small: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that is on the disk is asked again."""
+    given = ("--risk", "0.3", "--confidence", "0.9", "--json")
+    whole = json.loads(calibrate(cli, small, pictures, *given).out)
+    path = tmp_path / "book.jsonl"
+    line = ["calibrate", "--images", str(pictures), "--model", small, "--method", "uniform", *QUICK, *given]
+    done = killed_after(path, 40, [*line, "--resume", str(path)])
+    assert done >= 40
+    resumed = json.loads(calibrate(cli, small, pictures, *given, "--resume", str(path)).out)
+    timed = ("seconds", "settings")
+    assert {key: resumed[key] for key in resumed if key not in timed} == {
+        key: whole[key] for key in whole if key not in timed
+    }
+    assert lines_of(path) > done or done > 200
+    monkeypatch.setattr("trimkit.calibration._measure.Probe.generate", None)  # all is on the disk
+    again = json.loads(calibrate(cli, small, pictures, *given, "--resume", str(path)).out)
+    assert again["curve"] == whole["curve"]
+
+
+def test_a_book_of_another_way_of_asking_is_refused(cli: Cli, small: str, pictures: Path, tmp_path: Path) -> None:
+    path = str(tmp_path / "book.jsonl")
+    given = ("--risk", "0.3", "--confidence", "0.9", "--resume", path)
+    assert calibrate(cli, small, pictures, *given).code == 0
+    assert_one_line(calibrate(cli, small, pictures, *given, "--max-new-tokens", "3"), "max_new_tokens")
+    line = ("calibrate", "--images", str(pictures), "--model", small, "--method", "uniform", *QUICK)
+    assert_one_line(cli(*line, "--resume", path), "--resume goes with --risk")
+
+
+def test_right_answers_are_what_is_not_to_be_lost(cli: Cli, small: str, pictures: Path, tmp_path: Path) -> None:
+    names = sorted(each.name for each in pictures.iterdir())
+    given = ("--risk", "0.3", "--confidence", "0.9", "--measure", "task-metric", "--json")
+    assert_one_line(calibrate(cli, small, pictures, *given), "needs right answers")
+    rows = [{"image": name, "question": "What?", "answer": "seventeen"} for name in names]
+    labelled, partly = tmp_path / "labelled.jsonl", tmp_path / "partly.jsonl"
+    labelled.write_text("\n".join(map(json.dumps, rows)))
+    partly.write_text("\n".join(map(json.dumps, [*rows[:-1], {"image": names[-1], "question": "What?"}])))
+    said = json.loads(calibrate(cli, small, pictures, *given, "--questions", str(labelled)).out)
+    assert "answers that were right become wrong" in said["promise"]
+    assert any("no answer is right with all tokens" in note for note in said["notes"])
+    assert any("all labels are one and the same" in note for note in said["notes"])
+    assert_one_line(calibrate(cli, small, pictures, *given, "--questions", str(partly)), "has no label")
+
+
+def test_a_model_whose_scores_are_no_numbers_is_promised_nothing(
+    cli: Cli, small: str, pictures: Path, tmp_path: Path
+) -> None:
+    broken, target = tmp_path / "broken", tmp_path / "config.json"
+    shutil.copytree(small, broken)
+    weights = load_file(broken / "model.safetensors")
+    name = next(each for each in weights if "lm_head" in each or "embed_tokens" in each)
+    save_file({**weights, name: weights[name] * math.nan}, broken / "model.safetensors", {"format": "pt"})
+    given = ("--risk", "0.3", "--confidence", "0.9", "-o", str(target))
+    assert_one_line(calibrate(cli, str(broken), pictures, *given), "not finite")
+    assert not target.exists()
+
+
 def test_a_fallback_asks_again(cli: Cli, small: str) -> None:
     line = ("ask", "scene1", "What?", "--model", small, "--method", "uniform", "--budget", "4", "--max-new-tokens", "2")
     once = cli(*line, "--fallback", "full", "--threshold", "-1").out
@@ -95,6 +174,28 @@ def test_a_command_that_cannot_fall_back_says_so(cli: Cli, small: str, tmp_path:
     outcome = cli("eval", "scenes", "--n", "1", "--model", small, "--config", str(config))
     assert outcome.code == 0
     assert "reduces without the config's fallback" in outcome.err
+
+
+def test_the_suite_compares_an_arm_with_its_fallback(cli: Cli, small: str) -> None:
+    words = ("eval", "suite", "--n", "4", "--batch-size", "2", "--method", "uniform", "--budget", "4", "--model", small)
+    said = json.loads(cli(*words, "--fallback", "full", "--threshold", "2", "--json").out)
+    full, alone, again = said["arms"]
+    assert [each["label"] for each in said["arms"]] == ["none", "uniform@4", "uniform@4+fallback"]
+    assert [each["image_tokens_kept_mean"] for each in said["arms"]] == [16, 4, 20]
+    assert again["asked_again"] == 1.0
+    assert again["seconds_mean"] > 0
+    assert again["hits"] == full["hits"]
+    assert "asked_again" not in alone
+
+
+def test_a_server_watches_only_what_was_promised(cli: Cli, small: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"version": 1, "reduce": {"method": "uniform", "budget": 4}}')
+    line = ("serve", small, "--engine", "transformers", "--recheck", "0.01")
+    assert_one_line(cli(*line), "--recheck watches a promise")
+    assert_one_line(cli(*line, "--config", str(config)), "--recheck watches a promise")
+    assert_one_line(cli(*line, "--risk", "2"), "strictly between 0 and 1")
+    assert_one_line(cli(*line[:-1], "0", "--threshold", "0.5"), "--fallback full")
 
 
 def test_a_bad_fallback_in_a_config_is_one_line(cli: Cli, small: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from trimkit.pipeline.selecting import reduced_features
 
 LENGTHS = (36, 1, 20, 7)
 WIDTH = 8
-BUDGETS = ("iqr", "top-p:0.6", 0.2, 5)
+BUDGETS = ("iqr", "top-p:0.6", "auto:0.7", 0.2, 5)
 CLASSES = {name: cls for name, cls in method_classes() if cls.stage == "tower"}
 
 
@@ -51,7 +51,7 @@ def signals_of(images: list[torch.Tensor]) -> dict[str, tuple[torch.Tensor, ...]
 def build(name: str, **options: Any) -> Method:
     """The method; skips where it says that it does not take such a budget, or makes no aggregated token."""
     cls, budget, aggregate = CLASSES[name], str(options.get("budget", 1)), options.get("aggregate", "none")
-    if cls.fixed_budget and budget.startswith(("iqr", "top-p")):
+    if cls.fixed_budget and budget.startswith(("iqr", "top-p", "auto")):
         with pytest.raises(ConfigError, match="needs a fixed budget: give a fraction or a number"):
             get_method(name, **options)
         pytest.skip("refused: only a fixed budget can be met")

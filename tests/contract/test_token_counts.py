@@ -13,7 +13,7 @@ from trimkit.methods import get_method, method_class, method_classes
 
 TOTALS = (1, 2, 3, 7, 16, 49, 576)
 FIXED = (0.05, 0.2, 0.5, 1.0, 1, 2, 64, 1000)
-PER_IMAGE = ("iqr", "top-p:0.9")
+PER_IMAGE = ("iqr", "top-p:0.9", "auto")
 NAMES = [name for name, _ in method_classes()]
 
 

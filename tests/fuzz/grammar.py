@@ -76,7 +76,7 @@ _VALUES: dict[str, Words] = {
         [*["random", "none", "uniform", "divprune"] * 3, "trim", "random,none", "dart", "fastv", "focus"]
     ),
     "--config": _files(["config.json"] * 8 + [*CONFIGS]),
-    "--budget": _mostly(["3", "0.5", "1.0", "iqr", "top-p:0.9", "16", "9" * 20, "1e-300", "0.2,3"]),
+    "--budget": _mostly(["3", "0.5", "1.0", "iqr", "top-p:0.9", "auto", "auto:0.3", "16", "9" * 20, "1e-300", "0.2,3"]),
     "--set": st.one_of(
         st.sampled_from(["aggregate=none", "temperature=2", "seed=3", f"seed={DIGITS}", f"seed={DEEP}", "sign=-1", "x"])
     )

@@ -74,6 +74,24 @@ def test_a_config_is_what_it_says(small: str, tmp_path: Path) -> None:
     assert plain.arm == Trimkit(small, device="cpu", config=str(path)).arm
 
 
+def test_a_fallback_is_counted_and_told_apart(small: str, folder: Path, tmp_path: Path) -> None:
+    from trimkit.eval.lmms.plugin import Trimkit
+
+    path = save_config(
+        tmp_path / "config.json",
+        Config(reduce=Reduction.model_validate({"method": "random", "budget": 4, "fallback": {"threshold": 2.0}})),
+    )
+    args = f"pretrained={small},config={path}"
+    found = run.run(folder, list(data.TASKS), 8, args)
+    full = run.run(folder, list(data.TASKS), 8, f"pretrained={small},method=none")
+    assert found["answers"] == full["answers"]
+    assert "20.0 of 16.0 image tokens a row, 0 of 12 rows skipped" in found["log"]
+    arms = {
+        Trimkit(small, device="cpu", method="random", budget=4, fallback=each).arm for each in (None, "none", "full")
+    }
+    assert len(arms) == 2
+
+
 def test_answers_of_other_weights_are_not_taken(tmp_path: Path) -> None:
     """The checkpoint is trained on in the same directory."""
     from trimkit.eval.lmms.plugin import Trimkit

@@ -131,16 +131,18 @@ Make = Callable[..., Server]
 
 @pytest.fixture(scope="session")
 def make(demo: tuple[Any, Any]) -> Iterator[Make]:
-    """Makes servers: keywords of ``Limits``, and ``access`` and ``method``."""
+    """Makes servers: keywords of ``Limits``, and ``access``, ``method`` and ``extra`` of ``assemble``."""
     from trimkit.methods import get_method
     from trimkit.serving.server.process import assemble
     from trimkit.serving.server.settings import Access, Limits
 
     engines = []
 
-    def build(access: dict[str, Any] | None = None, method: Any = None, **limits: Any) -> Server:
+    def build(
+        access: dict[str, Any] | None = None, method: Any = None, extra: dict[str, Any] | None = None, **limits: Any
+    ) -> Server:
         chosen = method or get_method("trim")
-        app, engine = assemble(*demo, chosen, Limits(**limits), Access(MODEL, **(access or {})))
+        app, engine = assemble(*demo, chosen, Limits(**limits), Access(MODEL, **(access or {})), **(extra or {}))
         engine.start()
         engines.append(engine)
         return Server(app)

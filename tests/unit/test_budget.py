@@ -20,6 +20,9 @@ from trimkit import Budget, ConfigError, get_method, parse_budget
         (1, "count", 1),
         ("121", "count", 121),
         ("top-p:0.9", "top-p", 0.9),
+        ("auto", "auto", 0.5),
+        ("Auto:2", "auto", 2.0),
+        ("auto:0.25", "auto", 0.25),
     ],
 )
 def test_accepted(given: object, kind: str, value: float) -> None:
@@ -32,7 +35,7 @@ def test_accepted(given: object, kind: str, value: float) -> None:
 @pytest.mark.parametrize(
     "given",
     [-1, 0, "-1", "0", "0.0", 2.0, "2.0", float("nan"), "nan", "NaN", "inf", float("inf"), "", "lots", True, None, [], "1e3",
-     "top-p:2.0", "top-p:", "-0.5"],
+     "top-p:2.0", "top-p:", "-0.5", "auto:", "auto:0", "auto:-1", "auto:nan", "auto:inf", "auto:x"],
 )  # fmt: skip
 def test_refused_in_one_line_with_a_remedy(given: object) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -72,12 +72,13 @@ def test_nothing_reduced_is_no_divergence(probe: Probe) -> None:
 
 def test_full_answers_are_the_stock_model_s(random_llava: tuple[Any, Any], probe: Probe) -> None:
     model, _ = random_llava
-    for answers in probe.answers:
+    for number in range(len(probe.batches)):
+        answers, (inputs, _) = probe.answer(number), probe.inputs(number)
         out = model.generate(
-            **answers.inputs, max_new_tokens=3, do_sample=False, output_logits=True, return_dict_in_generate=True
+            **inputs, max_new_tokens=3, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
         stock = torch.stack(out.logits, dim=1).log_softmax(-1)
-        assert torch.equal(out.sequences[:, answers.inputs["input_ids"].shape[1] :], answers.tokens)
+        assert torch.equal(out.sequences[:, inputs["input_ids"].shape[1] :], answers.tokens)
         assert torch.allclose(stock, answers.logp, atol=1e-5)
 
 
@@ -87,11 +88,11 @@ def test_agreement_is_that_of_answers_really_generated(random_llava: tuple[Any, 
     model, processor = random_llava
     method = get_method("trim", budget=500)
     same = []
-    for answers in probe.answers:
-        texts = [pair.question for pair in answers.pairs]
+    for number in range(len(probe.batches)):
+        answers, (inputs, texts) = probe.answer(number), probe.inputs(number)
         with trimkit.reduce(model, processor, method=method, scorer=Salience(), query=texts):
-            out = model.generate(**answers.inputs, max_new_tokens=answers.tokens.shape[1], do_sample=False)
-        said = out[:, answers.inputs["input_ids"].shape[1] :]
+            out = model.generate(**inputs, max_new_tokens=answers.tokens.shape[1], do_sample=False)
+        said = out[:, inputs["input_ids"].shape[1] :]
         same += [bool(torch.equal(*rows)) for rows in zip(said, answers.tokens, strict=True)]
     found = probe.measure(method)
     assert found.agreement.tolist() == [float(each) for each in same]

@@ -101,7 +101,7 @@ def test_later_layers_hold_less(model: Any, one: Batch) -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("budget", [0.5, "iqr", "top-p:0.7"])
+@pytest.mark.parametrize("budget", [0.5, "iqr", "top-p:0.7", "auto"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_ragged_batch_is_its_rows(attention: str, budget: Any, side: str) -> None:
     model = deep_llava(attention=attention)

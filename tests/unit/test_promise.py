@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from trimkit.calibration import _promise
-from trimkit.calibration._bounds import fixed_sequence, needed, p_value, upper_bound
-from trimkit.calibration._outcomes import Outcomes, Way
+from trimkit.calibration._bounds import fixed_sequence, needed, p_value, provable_rate, upper_bound
+from trimkit.calibration._notes import Pair
+from trimkit.calibration._outcomes import Outcomes, Way, is_right
 from trimkit.calibration._promise import prove, split_pictures
+from trimkit.calibration._risk_report import notes_of
+from trimkit.calibration._rules import Rule, ladders
+from trimkit.calibration._rules import _means as rules_means
 from trimkit.errors import ConfigError, InputError
 from trimkit.methods import get_method
 
@@ -99,12 +104,14 @@ def realised(draws: Any, risk: float, n: int = 450, **options: Any) -> float:
     """The true risk of what is chosen from one draw of pictures: its mean loss on very many others."""
     pool = simulated(draws, n, **options)
     tuned, proving = split_pictures(n, risk, 0.95, int(draws.integers(1 << 30)))
-    promise = prove([each.of(tuned) for each in pool], [each.of(proving) for each in pool], risk, 0.95)
-    rule = promise.chosen.rule
-    if rule.way is None:
-        return 0.0
-    fresh = next(each for each in simulated(draws, 20_000, **options) if each.way == rule.way)
-    return float(rule.losses(fresh).mean())
+    promise = prove([each.of(tuned) for each in pool], of_way(pool, proving), risk, 0.95)
+    fresh = simulated(draws, 20_000, **options)
+    return float(promise.chosen.rule.read(of_way(fresh), fresh[0]).loss.mean())
+
+
+def of_way(pool: list[Outcomes], pictures: Any = None) -> Any:
+    """Gives the outcomes of a way, as if they were measured when they are asked for."""
+    return {each.way: each if pictures is None else each.of(pictures) for each in pool}.__getitem__
 
 
 def broken_share(seed: int, risk: float, draws_made: int = 200, **options: Any) -> float:
@@ -112,7 +119,7 @@ def broken_share(seed: int, risk: float, draws_made: int = 200, **options: Any) 
     return float(np.mean([realised(draws, risk, **options) > risk for _ in range(draws_made)]))
 
 
-@pytest.mark.parametrize(("risk", "informative"), [(0.02, 2.0), (0.05, 2.0), (0.05, 0.0)])
+@pytest.mark.parametrize(("risk", "informative"), [(0.01, 2.0), (0.02, 2.0), (0.05, 2.0), (0.05, 0.0)])
 def test_the_promise_is_kept_as_often_as_it_says(risk: float, informative: float) -> None:
     limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
     assert broken_share(1, risk, informative=informative) <= limit
@@ -128,7 +135,7 @@ def test_a_signal_that_knows_saves_tokens() -> None:
     draws = np.random.default_rng(3)
     pool = simulated(draws, 3000, informative=4.0)
     tuned, proving = split_pictures(3000, 0.02, 0.95, 0)
-    parts = [each.of(tuned) for each in pool], [each.of(proving) for each in pool]
+    parts = [each.of(tuned) for each in pool], of_way(pool, proving)
     promise = prove(*parts, 0.02, 0.95)
     alone = prove(*parts, 0.02, 0.95, fallback=False)
     assert promise.fixed is not None
@@ -141,8 +148,8 @@ def test_where_relevance_is_broken_it_costs_tokens_and_not_the_promise() -> None
     draws = np.random.default_rng(4)
     pool = simulated(draws, 900, rates=(0.9, 0.8, 0.7), informative=0.0)
     tuned, proving = split_pictures(900, 0.02, 0.95, 0)
-    promise = prove([each.of(tuned) for each in pool], [each.of(proving) for each in pool], 0.02, 0.95)
-    assert promise.chosen.rule.way is None
+    promise = prove([each.of(tuned) for each in pool], of_way(pool, proving), 0.02, 0.95)
+    assert not promise.chosen.rule.ways
     assert promise.chosen.tokens == 576.0
     assert "everything stays" in promise.sentence
 
@@ -162,6 +169,95 @@ def test_questions_of_one_picture_are_one_draw() -> None:
     ]
     tuned, proving = split_pictures(300, 0.05, 0.95, 0)
     single, copied = (
-        prove([each.of(tuned) for each in pool], [each.of(proving) for each in pool], 0.05, 0.95) for pool in (one, ten)
+        prove([each.of(tuned) for each in pool], of_way(pool, proving), 0.05, 0.95) for pool in (one, ten)
     )
     assert [step.p_value for step in single.steps] == pytest.approx([step.p_value for step in copied.steps])
+
+
+def test_a_second_rung_saves_tokens_where_the_first_is_unsure() -> None:
+    """What both rungs cost and lose is counted question by question."""
+    method = get_method("trim", budget=8)
+    few, more = (Way(get_method(method, budget=count)) for count in (8, 32))
+    n = np.arange(4, dtype=np.float64)
+    sure = {SIGNAL: np.array([0.9, 0.1, 0.1, 0.9])}, {SIGNAL: np.array([0.9, 0.9, 0.1, 0.9])}
+    pool = [
+        Outcomes(way, n, np.array(loss), np.full(4, float(kept)), np.full(4, 576.0), confidence)
+        for way, kept, loss, confidence in zip(
+            (few, more), (8, 32), ([0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]), sure, strict=True
+        )
+    ]
+    read = Rule((few, more), SIGNAL, 0.5).read(of_way(pool))
+    assert read.loss.tolist() == [0.0, 1.0, 0.0, 1.0]  # the last one is wrong and sure at once
+    assert read.tokens.tolist() == [8.0, 40.0, 616.0, 8.0]
+    assert read.again.tolist() == [0.0, 1.0, 1.0, 0.0]
+    alone = Rule((few,), SIGNAL, 0.5).read(of_way(pool))
+    assert alone.tokens.tolist() == [8.0, 584.0, 584.0, 8.0]
+    assert Rule().read(of_way(pool), pool[0]).tokens.tolist() == [576.0] * 4
+
+
+def test_all_thresholds_together_are_read_as_one_by_one() -> None:
+    draws = np.random.default_rng(8)
+    pool = simulated(draws, 200)
+    for rules in ladders(pool):
+        read = [rule.read(of_way(pool)) for rule in rules]
+        lost, tokens = rules_means([of_way(pool)(way) for way in rules[0].ways], rules)
+        assert lost == pytest.approx([each.loss.mean() for each in read])
+        assert tokens == pytest.approx([each.tokens.mean() for each in read])
+
+
+@pytest.mark.parametrize(("n", "risk"), [(149, 0.02), (1000, 0.02), (3000, 0.05), (148, 0.02)])
+def test_a_provable_rate_proves_as_often_as_it_says(n: int, risk: float) -> None:
+    rate = provable_rate(n, risk, 0.95)
+    assert (rate > 0) == (n >= needed(risk, 0.95))
+    if rate > 0:
+        draws = np.random.default_rng(0).binomial(n, rate, 4000)
+        proved = [binom.cdf(ones, n, risk) <= 0.05 for ones in draws]
+        assert np.mean(proved) == pytest.approx(0.8, abs=0.03)
+
+
+class FakeProbe:
+    """What the full model says to one batch, with labels."""
+
+    def __init__(self, answers: list[str], labels: list[str | None]) -> None:
+        self.pairs = [Pair(number, str(number), None, "What?", label) for number, label in enumerate(labels)]
+        self.batches = [self.pairs]
+        self._answers = answers
+
+    def said(self, number: int) -> Any:
+        return SimpleNamespace(tokens=None)
+
+    def texts(self, tokens: Any) -> list[str]:
+        return self._answers
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "words"),
+    [
+        (["Yes"] * 3, [None] * 3, "one and the same answer to every question"),
+        (["Yes", "No", "No"], ["Yes"] * 3, "all labels are one and the same"),
+        (["Yes", "No", "No"], ["No", "Yes", "Yes"], "no answer is right with all tokens"),
+        (["Yes", "No", "No"], ["Yes", "No", "Yes"], None),
+    ],
+)
+def test_what_pictures_cannot_tell_is_said(answers: list[str], labels: list[str | None], words: str | None) -> None:
+    changed = simulated(np.random.default_rng(0), 50)
+    probe: Any = FakeProbe(answers, labels)
+    found = notes_of(probe, changed, generic=False)
+    assert [words in note for note in found] == [True] if words else found == ()
+    assert any("general ones" in note for note in notes_of(probe, changed, generic=True))
+
+
+@pytest.mark.parametrize(
+    ("answer", "label", "right"),
+    [
+        ("Yes.", "yes", True),
+        ("two dogs", "Two", True),
+        ("twofold", "two", False),
+        ("", "two", False),
+        ("anything", "", False),
+        ("a red ball, I think", "a red ball", True),
+        ("not a red ball", "red ball", False),
+    ],
+)
+def test_an_answer_is_right_where_it_begins_with_its_label(answer: str, label: str, right: bool) -> None:
+    assert is_right(answer, label) is right

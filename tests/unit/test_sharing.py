@@ -42,7 +42,7 @@ def test_where_there_is_no_room_the_least_relevant_images_have_no_aggregated_tok
     assert [c.aggregated for c in chosen] == [True, False, False, True]
 
 
-@pytest.mark.parametrize("budget", [3, 4, 7, 0.3, 0.5, "iqr", "top-p:0.7"])
+@pytest.mark.parametrize("budget", [3, 4, 7, 0.3, 0.5, "iqr", "top-p:0.7", "auto"])
 @pytest.mark.parametrize("aggregate", ["none", "mean", "weighted"])
 def test_the_budget_holds_and_no_image_disappears(budget: Any, aggregate: str) -> None:
     images = _images(12, 5, 9)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from trimkit.calibration._calibrate import Calibration, calibrate, count_passes
 from trimkit.calibration._choose import MINIMUM_PICTURES
 from trimkit.calibration._drift import DriftMonitor
-from trimkit.calibration._promise import Promise, split_pictures
+from trimkit.calibration._outcomes import Outcomes, Way
+from trimkit.calibration._promise import Promise, prove, split_pictures
 from trimkit.calibration._risk import RiskCalibration, calibrate_risk, count_risk_passes
+from trimkit.calibration._rules import Rule
 from trimkit.calibration._sources import GENERIC_QUESTIONS, Sources, files_of, read_sources
 
 __all__ = [
@@ -14,14 +16,18 @@ __all__ = [
     "MINIMUM_PICTURES",
     "Calibration",
     "DriftMonitor",
+    "Outcomes",
     "Promise",
     "RiskCalibration",
+    "Rule",
     "Sources",
+    "Way",
     "calibrate",
     "calibrate_risk",
     "count_passes",
     "count_risk_passes",
     "files_of",
+    "prove",
     "read_sources",
     "split_pictures",
 ]

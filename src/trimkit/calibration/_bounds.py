@@ -14,7 +14,7 @@ from scipy.stats import beta, binom
 
 from trimkit.errors import ConfigError
 
-__all__ = ["check_promise", "fixed_sequence", "needed", "p_value", "upper_bound"]
+__all__ = ["check_promise", "fixed_sequence", "needed", "p_value", "provable_rate", "upper_bound"]
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -96,6 +96,14 @@ def upper_bound(losses: Values, confidence: float) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if p_value(losses, middle) <= 1.0 - confidence else (middle, high)
     return high
+
+
+def provable_rate(n: int, risk: float, confidence: float, power: float = 0.8) -> float:
+    """The true rate at which ``n`` losses of 0 and 1 prove the promise with a chance of ``power``; 0 where they are too few."""
+    most = int(binom.ppf(1.0 - confidence, n, risk))  # ones; the quantile itself may be one too many
+    if binom.cdf(most, n, risk) > 1.0 - confidence:
+        most -= 1
+    return float(beta.ppf(1.0 - power, most + 1, n - most)) if most >= 0 else 0.0
 
 
 def fixed_sequence(p_values: Sequence[float], level: float) -> int:

@@ -130,6 +130,7 @@ def calibrate(
     pairs = make_pairs(pictures, questions, per_picture)
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     probe = Probe(model, processor, pairs, scorer=found, advance=advance, **limits)
+    probe.ask_all()
     settings = {
         **{"method": base.name, "questions": "generic" if questions is None else "given", "agreement": agreement},
         **{"pictures": len({pair.picture for pair in probe.pairs}), "pairs": len(probe.pairs)},

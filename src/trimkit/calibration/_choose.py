@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm, t
 
 from trimkit.calibration._measure import Arm, Values
 
@@ -52,9 +53,7 @@ def interval(values: Values, seed: int) -> tuple[float, float]:
 
 def _expanded_tail(n: int) -> float:
     """The normal distribution's mass beyond the 97.5 % quantile of Student's t, itself scaled for the bootstrap's bias."""
-    z, v = 1.959964, n - 1
-    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)  # Abramowitz and Stegun 26.7.5
-    return 0.5 * math.erfc(t * math.sqrt(n / v) / math.sqrt(2.0))
+    return float(norm.sf(t.ppf(0.975, n - 1) * math.sqrt(n / (n - 1))))
 
 
 def compare(one: Arm, other: Arm, seed: int) -> Comparison:

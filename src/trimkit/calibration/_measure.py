@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from torch import Tensor
 from trimkit.ask import build_inputs
 from trimkit.attach import reduce
 from trimkit.attach.ladder import everything
+from trimkit.calibration._distances import js_divergence, kl_divergence
+from trimkit.calibration._notes import Book, Notes, Pair, task_of
 from trimkit.core.choices import Positions
 from trimkit.core.types import Report
 from trimkit.errors import InputError
@@ -27,19 +30,21 @@ from trimkit.models import family_of
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
 
-__all__ = ["Answers", "Arm", "Pair", "Probe", "Values", "js_divergence", "kl_divergence", "of_row", "until_end"]
+__all__ = [
+    "Answers",
+    "Arm",
+    "Pair",
+    "Probe",
+    "Said",
+    "Values",
+    "finite",
+    "js_divergence",
+    "kl_divergence",
+    "of_row",
+    "until_end",
+]
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One question about one picture; ``picture`` numbers the pictures from 0."""
-
-    picture: int
-    name: str
-    image: Any
-    question: str
 
 
 @dataclass(frozen=True)
@@ -73,18 +78,25 @@ class Arm:
 class Answers:
     """What the full model says to one batch: ``tokens`` and ``real`` ``[B, T]``, ``logp`` ``[B, T, V]`` on the CPU."""
 
-    pairs: Sequence[Pair]
-    inputs: Any
     tokens: Tensor
     real: Tensor
     logp: Tensor
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the full model says to one batch: ``tokens`` and ``real`` ``[B, T]``, ``broken`` ``[B]``: its scores are none."""
+
+    tokens: Tensor
+    real: Tensor
+    broken: Tensor
 
 
 class Probe:
     """Measures ways of reducing one model on the same pairs.
 
     Pictures are encoded once: all arms share a cache of features, the full model's answers included. The distributions of those
-    answers take 4 bytes of memory for each pair, position and entry of the vocabulary.
+    answers, where they are asked for, take 4 bytes of memory for each pair, position and entry of the vocabulary.
 
     Args:
         model, processor: as ``trimkit.loading.load_model`` gives them.
@@ -93,6 +105,7 @@ class Probe:
         max_new_tokens: length limit of an answer.
         batch_size: pairs a call.
         advance: called with the number of pairs done after each batch.
+        book: finished rows are taken from there, and go there.
 
     Raises:
         InputError: no pair is left.
@@ -108,6 +121,7 @@ class Probe:
         max_new_tokens: int = 8,
         batch_size: int = 8,
         advance: Callable[[int], None] | None = None,
+        book: Book | None = None,
     ) -> None:
         self._model, self._processor, self._scorer = model, processor, scorer
         self.length, self._size = max_new_tokens, batch_size
@@ -120,11 +134,57 @@ class Probe:
         self.pairs = [pair for pair in pairs if self._can_be_asked(pair)]
         if not self.pairs:
             raise InputError("there is no question that this model can be asked: give shorter ones")
-        self.answers = self._answer_all()
+        self.batches = [self.pairs[start : start + self._size] for start in range(0, len(self.pairs), self._size)]
+        self._notes = Notes(book)
+        self._inputs: dict[int, Any] = {}
+        self._answers: dict[int, Answers] = {}
+        self._said: dict[int, Said] = {}
+
+    def ask_all(self) -> None:
+        """Have the full model answer every batch now."""
+        for number, batch in enumerate(self.batches):
+            self.answer(number)
+            self.advance(len(batch))
+
+    def answer(self, number: int) -> Answers:
+        """What the full model says to one batch; asked once."""
+        if number not in self._answers:
+            self._answers[number] = self._answer(number)
+        return self._answers[number]
+
+    def noted(self, task: str, number: int, rows: Callable[[], list[list[float]]]) -> list[list[float]]:
+        """Numbers of every pair of a batch: those of the book, or what ``rows`` gives, which go there."""
+        return self._notes.rows(task, self.batches[number], rows)
+
+    def said(self, number: int) -> Said:
+        """What the full model says to one batch, without its distributions."""
+        if number not in self._said:
+            rows = [torch.tensor(row).long() for row in self.noted("full", number, partial(self._say, number))]
+            found = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # behind an end
+            self._said[number] = Said(found[:, 1:], until_end(found[:, 1:], self.ends), found[:, 0].bool())
+        return self._said[number]
+
+    def _say(self, number: int) -> list[list[float]]:
+        answers = self.answer(number)
+        broken = ~finite(answers.logp, answers.real)
+        return torch.cat([broken[:, None].long(), answers.tokens], dim=1).double().tolist()
+
+    def forget(self, number: int) -> None:
+        """Let the distributions of one batch go."""
+        self._answers.pop(number, None)
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        """Answers ``[B, T]`` in words."""
+        decode = getattr(self._processor, "tokenizer", self._processor).batch_decode
+        return [str(text) for text in decode(tokens, skip_special_tokens=True)]
 
     def measure(self, method: Method) -> Arm:
         """One way of reducing on all pairs."""
-        rows = [row for answers in self.answers for row in self._follow(method, answers)]
+        task = f"follow {task_of(method)}"
+        rows: list[list[float]] = []
+        for number in range(len(self.batches)):
+            rows += self.noted(task, number, partial(self._follow, method, number))
+            self.advance(len(self.batches[number]))
         columns = np.array(rows, dtype=np.float64).T
         owners = np.array([pair.picture for pair in self.pairs])
         present = np.unique(owners)
@@ -143,29 +203,32 @@ class Probe:
             return False
         return True
 
-    def _answer_all(self) -> list[Answers]:
-        whole = everything()
-        batches = [self.pairs[start : start + self._size] for start in range(0, len(self.pairs), self._size)]
-        return [self._answer(whole, batch) for batch in batches]
-
-    def _answer(self, whole: Method, pairs: Sequence[Pair]) -> Answers:
+    def inputs(self, number: int) -> tuple[Any, list[str]]:
+        """Model inputs of one batch, and its questions."""
+        pairs = self.batches[number]
         questions = [pair.question for pair in pairs]
-        images = [pair.image for pair in pairs]
-        inputs = build_inputs(self._model, self._processor, images, questions, max_new_tokens=self.length)
-        out, _ = self.generate(whole, inputs, questions, self.length)
+        if number not in self._inputs:
+            images = [pair.image for pair in pairs]
+            self._inputs[number] = build_inputs(
+                self._model, self._processor, images, questions, max_new_tokens=self.length
+            )
+        return self._inputs[number], questions
+
+    def _answer(self, number: int) -> Answers:
+        inputs, questions = self.inputs(number)
+        out, _ = self.generate(everything(), inputs, questions, self.length)
         tokens = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
         logp = torch.stack([step.float().log_softmax(-1).cpu() for step in out.logits], dim=1)
-        self.advance(len(pairs))
-        return Answers(pairs, inputs, tokens, until_end(tokens, self.ends), logp)
+        return Answers(tokens, until_end(tokens, self.ends), logp)
 
-    def _follow(self, method: Method, answers: Answers) -> list[list[float]]:
+    def _follow(self, method: Method, number: int) -> list[list[float]]:
         """Rows of what ``Arm`` holds, for one batch, along the full model's answers."""
-        start = answers.inputs["input_ids"].shape[1]
+        answers, (inputs, questions) = self.answer(number), self.inputs(number)
+        start = inputs["input_ids"].shape[1]
         steps = answers.tokens.tolist()
-        questions = [pair.question for pair in answers.pairs]
         out, report = self.generate(
             method,
-            answers.inputs,
+            inputs,
             questions,
             answers.tokens.shape[1],
             self.positions,
@@ -175,7 +238,6 @@ class Probe:
         real = answers.real
         same = (answers.logp.argmax(-1) == logq.argmax(-1)) | ~real
         js, kl = ((each(answers.logp, logq) * real).sum(1) / real.sum(1) for each in (js_divergence, kl_divergence))
-        self.advance(len(answers.pairs))
         columns = zip(js.tolist(), kl.tolist(), same.all(dim=1).tolist(), strict=True)
         return [[*values, *of_row(report, row)] for row, values in enumerate(columns)]
 
@@ -211,25 +273,9 @@ class Probe:
         return out, attachment.report
 
 
-def js_divergence(logp: Tensor, logq: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in nats, 0 to ln 2: the mean of both sides' KL divergence from their average.
-
-    Source: Lin, Divergence measures based on the Shannon entropy, 1991, https://doi.org/10.1109/18.61115.
-
-    Args:
-        logp, logq: ``[..., V]`` log-probabilities; -inf is probability 0.
-
-    Returns:
-        ``[...]``.
-    """
-    middle = torch.logaddexp(logp, logq) - math.log(2.0)
-    return ((kl_divergence(logp, middle) + kl_divergence(logq, middle)) / 2).clamp(min=0.0)
-
-
-def kl_divergence(logp: Tensor, logq: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of ``logq`` from ``logp`` in nats, over the last dimension; both are log-probabilities."""
-    terms = torch.where(logp == -torch.inf, torch.zeros_like(logp), logp.exp() * (logp - logq))
-    return terms.sum(dim=-1)
+def finite(logp: Tensor, real: Tensor) -> Tensor:
+    """``[B]`` bool: none of the scores of an answer's tokens is NaN (-inf is probability 0)."""
+    return ~(logp.isnan().any(dim=-1) & real[:, : logp.shape[1]]).any(dim=1)
 
 
 def until_end(tokens: Tensor, end: int | Sequence[int] | None) -> Tensor:

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trimkit.calibration._measure import Answers, Probe, Values, js_divergence, of_row, until_end
+from trimkit.calibration._measure import Answers, Probe, Said, Values, finite, js_divergence, of_row, until_end
+from trimkit.calibration._notes import task_of
 from trimkit.core.choices import Positions
 from trimkit.core.confidence import Measure, answer_confidence
 from trimkit.errors import ModelError
 from trimkit.methods import Method
 
-__all__ = ["LossMeasure", "Outcomes", "Signal", "Way", "looked_at", "measure_outcomes", "refuse_broken"]
+__all__ = [
+    "LossMeasure",
+    "Outcomes",
+    "Signal",
+    "Way",
+    "full_texts",
+    "is_right",
+    "looked_at",
+    "measure_outcomes",
+    "refuse_broken",
+]
 
-LossMeasure = Literal["answer", "divergence"]
-"""``answer``: 1 where the greedy answer is another one, else 0. ``divergence``: Jensen-Shannon, over ln 2."""
+LossMeasure = Literal["answer", "divergence", "task-metric"]
+"""``answer``: 1 where the greedy answer is another one, else 0. ``divergence``: Jensen-Shannon, over ln 2. ``task-metric``: 1
+where the answer was right with all tokens and is wrong with few; needs labels."""
 
 Signal = tuple[Measure, int]
 """A measure of confidence, and how many tokens of the answer it looks at."""
 
 _MOST_LOOKED_AT = 4
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -66,13 +81,22 @@ def looked_at(length: int) -> list[int]:
     return sorted({1, min(_MOST_LOOKED_AT, length), length})
 
 
-def refuse_broken(probe: Probe) -> None:
-    """Refuse a model that says nothing with all of its tokens.
+def refuse_broken(probe: Probe, *, forget: bool = False) -> None:
+    """Ask the full model everything, and refuse one that says nothing.
+
+    Args:
+        probe: of the model.
+        forget: whether its distributions are not needed any more.
 
     Raises:
         ModelError: scores that are not numbers.
     """
-    broken = sum(int((~_finite(each.logp, each.real)).sum()) for each in probe.answers)
+    broken = 0
+    for number, batch in enumerate(probe.batches):
+        broken += int(probe.said(number).broken.sum())
+        probe.advance(len(batch))
+        if forget:
+            probe.forget(number)
     if broken:
         raise ModelError(
             f"with all image tokens the model's scores are not finite for {broken} of {len(probe.pairs)} questions: nothing "
@@ -80,9 +104,18 @@ def refuse_broken(probe: Probe) -> None:
         )
 
 
+def full_texts(probe: Probe) -> list[str]:
+    """The full model's answers in words, pair by pair."""
+    return [text for number in range(len(probe.batches)) for text in probe.texts(probe.said(number).tokens)]
+
+
 def measure_outcomes(probe: Probe, way: Way, loss: LossMeasure = "answer") -> Outcomes:
     """All questions of ``probe``, answered greedily with reduced tokens."""
-    rows = [row for answers in probe.answers for row in _rows(probe, way, answers, loss)]
+    task = task_of(way.method, way.positions, loss)
+    rows: list[list[float]] = []
+    for number, batch in enumerate(probe.batches):
+        rows += probe.noted(task, number, partial(_rows, probe, way, number, loss))
+        probe.advance(len(batch))
     lost, kept, full, *sure = np.array(rows, dtype=np.float64).T
     picture = np.array([pair.picture for pair in probe.pairs], dtype=np.float64)
     return Outcomes(way, picture, lost, kept, full, dict(zip(_signals(probe), sure, strict=True)))
@@ -92,29 +125,49 @@ def _signals(probe: Probe) -> list[Signal]:
     return [(measure, tokens) for measure in get_args(Measure) for tokens in looked_at(probe.length)]
 
 
-def _rows(probe: Probe, way: Way, answers: Answers, loss: LossMeasure) -> list[list[float]]:
+def _rows(probe: Probe, way: Way, number: int, loss: LossMeasure) -> list[list[float]]:
     """Loss, tokens kept and before, and confidence by signal, of every question of a batch."""
-    questions = [pair.question for pair in answers.pairs]
-    out, report = probe.generate(way.method, answers.inputs, questions, probe.length, way.positions, output_scores=True)
-    tokens = out.sequences[:, answers.inputs["input_ids"].shape[1] :].cpu()
+    inputs, questions = probe.inputs(number)
+    out, report = probe.generate(way.method, inputs, questions, probe.length, way.positions, output_scores=True)
+    tokens = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
     scores = torch.stack([step.float().cpu() for step in out.logits], dim=1)
     real = until_end(tokens, probe.ends)
-    usable = _finite(scores.log_softmax(-1), real)
-    lost = _changed(answers, tokens, real) if loss == "answer" else _diverged(answers, scores)
-    lost = torch.where(usable, lost, 1.0)
+    usable = finite(scores.log_softmax(-1), real)
+    lost = torch.where(usable, _lost(probe, number, loss, tokens, scores), 1.0)
     seen = torch.stack(
         [step.float().cpu() for step in out.scores], dim=1
     )  # as processors leave them, where tokens are taken
     sure = [answer_confidence(seen[:, :count], real[:, :count], measure) for measure, count in _signals(probe)]
     sure = [torch.where(usable & ~each.isnan(), each, -math.inf) for each in sure]
-    probe.advance(len(answers.pairs))
     return [
         [float(lost[row]), *of_row(report, row)[:2], *(float(each[row]) for each in sure)]
-        for row in range(len(answers.pairs))
+        for row in range(len(questions))
     ]
 
 
-def _changed(answers: Answers, tokens: Tensor, real: Tensor) -> Tensor:
+def _lost(probe: Probe, number: int, loss: LossMeasure, tokens: Tensor, scores: Tensor) -> Tensor:
+    """``[B]`` loss of reduced answers ``tokens``, whose logits are ``scores``."""
+    if loss == "divergence":
+        return _diverged(probe.answer(number), scores)
+    said = probe.said(number)
+    real = until_end(tokens, probe.ends)
+    if loss == "answer":
+        return _changed(said, tokens, real)
+    labels = [pair.label or "" for pair in probe.batches[number]]
+    before, after = (
+        [is_right(text, label) for text, label in zip(probe.texts(each), labels, strict=True)]
+        for each in (said.tokens, tokens)
+    )
+    return torch.tensor([float(was and not still) for was, still in zip(before, after, strict=True)])
+
+
+def is_right(answer: str, label: str) -> bool:
+    """Whether an answer begins with the words of ``label``, whatever their case and the marks between them."""
+    said, wanted = (_WORD.findall(text.casefold()) for text in (answer, label))
+    return bool(wanted) and said[: len(wanted)] == wanted
+
+
+def _changed(answers: Said, tokens: Tensor, real: Tensor) -> Tensor:
     """``[B]`` 1 where an answer is not the full model's, token for token."""
     width = max(tokens.shape[1], answers.tokens.shape[1])
     pairs = ((tokens, real), (answers.tokens, answers.real))
@@ -130,8 +183,3 @@ def _diverged(answers: Answers, scores: Tensor) -> Tensor:
     compared = torch.nn.functional.pad(same[:, :-1], (1, 0), value=1).bool() & answers.real[:, :steps]
     each = js_divergence(theirs, ours) / math.log(2.0)
     return ((each * compared).sum(1) / compared.sum(1)).clamp(0.0, 1.0)
-
-
-def _finite(logp: Tensor, real: Tensor) -> Tensor:
-    """``[B]`` bool: none of the scores of an answer's tokens is NaN (-inf is probability 0)."""
-    return ~(logp.isnan().any(dim=-1) & real[:, : logp.shape[1]]).any(dim=1)

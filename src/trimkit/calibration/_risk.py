@@ -7,20 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimkit.calibration._calibrate import choose_profile, find_scorer
-from trimkit.calibration._measure import Probe, Values
+from trimkit.calibration._measure import Probe
+from trimkit.calibration._notes import Book, Pair
 from trimkit.calibration._outcomes import LossMeasure, Outcomes, Way, measure_outcomes, refuse_broken
-from trimkit.calibration._promise import Promise, Step, prove, split_pictures
-from trimkit.calibration._sources import Questions, make_pairs
-from trimkit.config import Config, Reduction
+from trimkit.calibration._promise import Promise, prove, split_pictures
+from trimkit.calibration._risk_report import config_of, notes_of, step_to_plain
+from trimkit.calibration._sources import Labels, Questions, make_pairs
+from trimkit.config import Config
+from trimkit.core.budget import Budget
 from trimkit.core.choices import Positions, check_choice
-from trimkit.errors import ConfigError
+from trimkit.errors import ConfigError, InputError
 from trimkit.io.provenance import hardware, versions
 from trimkit.methods import Method, get_method
 
-__all__ = ["BUDGETS", "RiskCalibration", "calibrate_risk", "count_risk_passes"]
+__all__ = ["BUDGETS", "DIALS", "RiskCalibration", "calibrate_risk", "count_risk_passes"]
 
 BUDGETS = (1 / 72, 1 / 36, 1 / 18, 1 / 9, 0.21, 0.4, 0.7)
 """Shares of the image tokens that are tried: 8, 16, 32, 64, 120, 230 and 403 of 576."""
+
+DIALS = (0.08, 0.16, 0.32, 0.64)
+"""Of the budget ``auto``, that are tried beside them."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ def calibrate_risk(
     batch_size: int = 8,
     seed: int = 0,
     scorer: Any = None,
+    labels: Labels | None = None,
+    book: Book | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> RiskCalibration:
     """Find how to reduce ``model`` so that a promise holds; no labels are needed.
@@ -86,11 +94,13 @@ def calibrate_risk(
             question of each picture proves most: those of one picture count together as one.
         risk: the promise: the expected loss is at most this, strictly between 0 and 1.
         confidence: over the draw of the pictures, strictly between 0 and 1.
-        measure: what a question loses, see ``LossMeasure``.
+        measure: what a question loses, see ``LossMeasure``; ``task-metric`` needs ``labels``.
         method: one or several; the one that takes fewest tokens is chosen.
         positions: one or several, as ``trimkit.reduce`` takes them.
         fallback: whether questions may be asked again with all tokens where the model is unsure.
         seed: draws which pictures choose and which prove.
+        labels: right answers by name of the picture and question.
+        book: where finished questions are taken from and go, for example a ``trimkit.eval.journal.Journal``.
         advance: called with the number of questions done; ``count_risk_passes`` passes over all of them make the whole at most.
 
     Raises:
@@ -101,30 +111,29 @@ def calibrate_risk(
     """
     check_choice("measure", measure, LossMeasure)
     methods = _methods(method)
-    pairs = make_pairs(pictures, questions, per_picture)
+    if measure == "task-metric" and not labels:
+        raise InputError("measure 'task-metric' needs right answers: give \"answer\" in every line of the questions")
+    pairs = make_pairs(pictures, questions, per_picture, labels if measure == "task-metric" else None)
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     found = find_scorer(next((each for each in methods if each.uses_text), methods[0]), model, scorer)
 
-    def probe_of(places: Values) -> Probe:
-        wanted = {numbers[int(place)] for place in places}
-        mine = [pair for pair in pairs if pair.picture in wanted]
-        return Probe(model, processor, mine, scorer=found, advance=advance, **limits)
-
-    numbers = sorted({pair.picture for pair in pairs})
-    choosing, proving = split_pictures(len(numbers), risk, confidence, seed)
-    first = probe_of(choosing)
+    options: dict[str, Any] = {**limits, "scorer": found, "advance": advance, "book": book}
+    choosing, proving = _parted(pairs, risk, confidence, seed)
+    first = Probe(model, processor, choosing, **options)
     refuse_broken(first)
-    ways = [
-        Way(get_method(each, budget=share), place)
-        for each in _with_profiles(first, methods, found, seed)
-        for place in positions
-        for share in BUDGETS
-    ]
+    profiled = _with_profiles(first, methods, found, seed)
+    ways = [Way(get_method(each, budget=size), at) for each in profiled for at in positions for size in _budgets(each)]
     tuned = [measure_outcomes(first, way, measure) for way in ways]
-    second = probe_of(proving)
-    refuse_broken(second)
-    proved = [measure_outcomes(second, way, measure) for way in ways]
-    promise = prove(tuned, proved, risk, confidence, fallback=fallback)
+    second = Probe(model, processor, proving, **options)
+    refuse_broken(second, forget=measure != "divergence")
+    proved: dict[Way, Outcomes] = {}
+
+    def prove_on(way: Way) -> Outcomes:
+        if way not in proved:
+            proved[way] = measure_outcomes(second, way, measure)
+        return proved[way]
+
+    promise = prove(tuned, prove_on, risk, confidence, fallback=fallback, measure=measure)
     settings = {
         **{"method": [each.name for each in methods], "positions": list(positions), "measure": measure},
         **{
@@ -135,41 +144,28 @@ def calibrate_risk(
         },
         **{"versions": versions(), "hardware": hardware(str(model.device))},
     }
-    notes = _notes(second, proved, questions is None)
+    notes = notes_of(second, list(proved.values()), generic=questions is None)
     skipped = (*first.skipped, *second.skipped)
-    return RiskCalibration(promise, _config(promise, notes, settings), notes, skipped, settings)
+    return RiskCalibration(promise, config_of(promise, notes, settings), notes, skipped, settings)
+
+
+def _parted(pairs: Sequence[Pair], risk: float, confidence: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """The questions about pictures that choose, and about those that prove."""
+    numbers = sorted({pair.picture for pair in pairs})
+    choosing = {numbers[int(place)] for place in split_pictures(len(numbers), risk, confidence, seed)[0]}
+    return [each for each in pairs if each.picture in choosing], [
+        each for each in pairs if each.picture not in choosing
+    ]
+
+
+def _budgets(method: Method) -> list[Budget]:
+    fixed = [Budget("ratio", share) for share in BUDGETS]
+    return fixed if method.fixed_budget else fixed + [Budget("auto", dial) for dial in DIALS]
 
 
 def count_risk_passes(methods: int = 1, positions: int = 1) -> int:
     """Passes over all questions that ``calibrate_risk`` makes at most."""
-    return 1 + len(BUDGETS) * methods * positions + 2 * methods
-
-
-def step_to_plain(step: Step) -> dict[str, Any]:
-    """One rule and what the pictures say of it, as JSON; an infinite threshold is ``all`` or ``none`` asked again."""
-    rule = step.rule
-    said: dict[str, Any] = (
-        {"method": "none", "budget": 1.0}
-        if rule.way is None
-        else {
-            "method": rule.way.method.name,
-            "budget": rule.way.method.budget.to_plain(),
-            "positions": rule.way.positions,
-        }
-    )
-    if rule.signal is not None:
-        finite = abs(rule.threshold) != float("inf")
-        limit: Any = rule.threshold if finite else "all" if rule.threshold > 0 else "none"
-        said |= {"measure": rule.signal[0], "tokens": rule.signal[1], "threshold": limit}
-    return {
-        **said,
-        "asked_again": step.again,
-        "image_tokens": step.tokens,
-        "observed": step.observed,
-        "bound": step.bound,
-        "p_value": step.p_value,
-        "proved": step.proved,
-    }
+    return 1 + (len(BUDGETS) + len(DIALS)) * methods * positions + 2 * methods
 
 
 def _methods(method: str | Method | Sequence[str | Method]) -> list[Method]:
@@ -191,35 +187,3 @@ def _with_profiles(probe: Probe, methods: Sequence[Method], found: Any, seed: in
         else each
         for each in methods
     ]
-
-
-def _notes(probe: Probe, proved: Sequence[Outcomes], generic: bool) -> tuple[str, ...]:
-    notes = []
-    if generic:
-        notes.append("no questions were given: the promise is about the general ones that were asked, not about yours")
-    said = {tuple(row) for each in probe.answers for row in each.tokens.masked_fill(~each.real, -1).tolist()}
-    if len(said) == 1:
-        notes.append("the model gave one and the same answer to every question: these questions tell nothing of others")
-    if not any(float(each.loss.sum()) for each in proved):
-        notes.append("no answer changed at any budget tried: harder questions would tell more")
-    return tuple(notes)
-
-
-def _config(promise: Promise, notes: Sequence[str], settings: Mapping[str, Any]) -> Config:
-    """What is to be done, and in short what it was proved with."""
-    rule = promise.chosen.rule
-    told = {key: value for key, value in settings.items() if key != "hardware"}
-    told |= {"promise": promise.sentence, "risk": promise.risk, "confidence": promise.confidence, "notes": list(notes)}
-    if rule.way is None:
-        return Config(reduce=Reduction(method="none"), calibration=told)
-    options = rule.way.method.model_dump(mode="json", exclude_unset=True)
-    again = rule.signal is not None and rule.threshold != float("-inf")
-    looked = dict(zip(("measure", "tokens"), rule.signal or (), strict=False))
-    fallback = {**looked, "threshold": rule.threshold} if again else None
-    reduction = Reduction(
-        method=rule.way.method.name,
-        fallback=fallback,
-        positions=None if rule.way.positions == "auto" else rule.way.positions,
-        **options,
-    )
-    return Config(reduce=reduction, calibration=told)

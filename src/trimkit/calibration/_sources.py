@@ -7,11 +7,11 @@ import io
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimkit.calibration._measure import Pair
+from trimkit.calibration._notes import Pair
 from trimkit.errors import InputError
 from trimkit.images import load_image
 from trimkit.io.files import user_path
@@ -35,6 +35,9 @@ _MOST_SKIPPED = 1000  # for every picture that can be read
 
 Questions = Sequence[str] | Mapping[str, Sequence[str]]
 
+Labels = Mapping[tuple[str, str], str]
+"""Right answers by picture and question; of every picture where its name is empty."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -44,11 +47,13 @@ class Sources:
         pictures: by name (the path below the directory), sorted.
         questions: for every picture, or by the picture's name; None: there was no file.
         skipped: ``(name, reason)`` of what could not be used.
+        labels: right answers that the file of questions gives.
     """
 
     pictures: dict[str, Any]
     questions: Questions | None
     skipped: tuple[tuple[str, str], ...]
+    labels: Labels = field(default_factory=dict)
 
 
 def read_sources(images: str | Path, questions: str | Path | None = None, *, limit: int = 64, seed: int = 0) -> Sources:
@@ -60,7 +65,8 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
     Args:
         images: a directory; pictures in directories below it count, hidden files do not.
         questions: ``.jsonl`` (``{"image": name, "question": text}`` a line; without ``image`` it is asked of every picture),
-            ``.csv`` (the same as columns), or text with one question a line for every picture.
+            ``.csv`` (the same as columns), or text with one question a line for every picture. The first two may have
+            ``answer``, which makes labels.
 
     Raises:
         InputError: no such directory or file, a line that cannot be read, or not one picture that can.
@@ -71,8 +77,9 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
     names, skipped = _names(folder, questions), []
     shared: list[str] = []
     own: dict[str, list[str]] = {}
+    labels: dict[tuple[str, str], str] = {}
     if questions is not None:
-        shared, own = _read_questions(user_path(questions))
+        shared, own, labels = _read_questions(user_path(questions))
         skipped = [(name, "named in the questions, but not in the directory") for name in sorted(set(own) - set(names))]
         names = [name for name in names if shared or name in own]
         if own and not names:
@@ -101,7 +108,7 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
     asked: Questions | None = shared or None
     if own:
         asked = {name: [*own.get(name, ()), *_from(shared, number)] for number, name in enumerate(pictures)}
-    return Sources(pictures, asked, tuple(sorted(skipped)))
+    return Sources(pictures, asked, tuple(sorted(skipped)), labels)
 
 
 def _from(shared: list[str], number: int) -> list[str]:
@@ -110,11 +117,13 @@ def _from(shared: list[str], number: int) -> list[str]:
     return shared[first:] + shared[:first]
 
 
-def make_pairs(pictures: Mapping[str, Any], questions: Questions | None, per_picture: int) -> list[Pair]:
+def make_pairs(
+    pictures: Mapping[str, Any], questions: Questions | None, per_picture: int, labels: Labels | None = None
+) -> list[Pair]:
     """At most ``per_picture`` questions of each picture. Questions for all pictures take turns, so that all are asked.
 
     Raises:
-        InputError: no picture has a question.
+        InputError: no picture has a question, or one has no label where there are some.
     """
     pairs = []
     for number, (name, image) in enumerate(pictures.items()):
@@ -124,7 +133,13 @@ def make_pairs(pictures: Mapping[str, Any], questions: Questions | None, per_pic
             shared = list(questions) if questions else list(GENERIC_QUESTIONS)
             count = min(per_picture, len(shared))
             mine = [shared[(number * count + turn) % len(shared)] for turn in range(count)]
-        pairs += [Pair(number, name, image, question) for question in mine]
+        for question in mine:
+            label = (labels or {}).get((name, question), (labels or {}).get(("", question)))
+            if labels is not None and label is None:
+                raise InputError(
+                    f'{name}, "{question[:80]}" has no label: give "answer" in every line of the questions'
+                )
+            pairs.append(Pair(number, name, image, question, label))
     if not pairs:
         raise InputError("there is no question about any picture: check the names in the questions")
     return pairs
@@ -149,12 +164,13 @@ def _names(folder: Path, questions: str | Path | None) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in sorted(found) if path.is_file() and path.resolve() != own]
 
 
-def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """Questions for every picture, and those of pictures by name."""
+def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]], dict[tuple[str, str], str]]:
+    """Questions for every picture, those of pictures by name, and the labels."""
     text = read_text(path, what="questions", remedy="give a .jsonl, .csv or .txt file")
     read = {".jsonl": _json_rows, ".ndjson": _json_rows, ".csv": _csv_rows}.get(path.suffix.lower(), _plain_rows)
     shared: list[str] = []
     named: dict[str, list[str]] = {}
+    labels: dict[tuple[str, str], str] = {}
     for line, row in read(path, text):
         image, question = row.get("image"), row.get("question")
         if not (isinstance(question, str) and question.strip()):
@@ -169,10 +185,13 @@ def _read_questions(path: Path) -> tuple[list[str], dict[str, list[str]]]:
             raise InputError(
                 f"{path}, line {line}: image {image!r} is not a name: give the picture's path in the directory"
             )
-        (named.setdefault(Path(image).as_posix(), []) if image else shared).append(question.strip())
+        name, label = Path(image).as_posix() if image else "", row.get("answer")
+        (named.setdefault(name, []) if image else shared).append(question.strip())
+        if isinstance(label, str) and label.strip() and is_text(label):
+            labels[name, question.strip()] = label.strip()
     if not (shared or named):
         raise InputError(f"{path} holds no question: write one a line")
-    return shared, named
+    return shared, named, labels
 
 
 def _plain_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -74,7 +74,7 @@ BudgetOption = Annotated[
     str | None,
     typer.Option(
         "--budget",
-        help="Image tokens to keep: 'iqr', 'top-p:0.9', a fraction such as 0.2 (1.0 keeps all), or a number such as 121.",
+        help="Image tokens to keep: 'iqr', 'auto', 'top-p:0.9', a fraction such as 0.2 (1.0: all), or a number such as 121.",
         show_default="the method's own",
     ),
 ]

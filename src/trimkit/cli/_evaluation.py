@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ __all__ = [
     "journal",
     "measure",
     "print_shares",
+    "tell_left",
 ]
 
 SeedOption = Annotated[
@@ -43,6 +45,12 @@ ResumeOption = Annotated[
     ),
 ]
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Also write the JSON to this file.")]
+
+
+def tell_left(call: dict[str, Any]) -> None:
+    """Say what of a config this command leaves out."""
+    if call:
+        print(f"trimkit: this command reduces without the config's {' and '.join(call)}", file=sys.stderr)
 
 
 @contextlib.contextmanager

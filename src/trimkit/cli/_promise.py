@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,11 @@ from trimkit.io.text import one_line
 
 if TYPE_CHECKING:
     from trimkit.calibration import RiskCalibration
+    from trimkit.eval.journal import Journal
 
 __all__ = ["Wanted", "run"]
+
+_LINES = 12  # of the curve that are printed; --json has all
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,12 @@ class Wanted:
     max_images: int
     per_image: int
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """As ``calibrate_risk`` takes them."""
+        promise = {"risk": self.risk, "confidence": self.confidence, "measure": self.measure}
+        return {**promise, "fallback": self.fallback, "per_picture": self.per_image}
+
 
 def run(
     sources: tuple[str, str | None],
@@ -39,6 +49,7 @@ def run(
     loading: tuple[str, str, str],
     target: Path | None,
     *,
+    resume: str | None,
     as_json: bool,
 ) -> None:
     """Prove a promise, print it, and save the config that keeps it.
@@ -50,32 +61,23 @@ def run(
         limits: as ``calibrate_risk`` takes them.
         loading: model, device and dtype.
         target: where the config goes, or None.
+        resume: file of finished questions, or None.
         as_json: print JSON.
     """
-    from trimkit.calibration import calibrate_risk, count_risk_passes, read_sources, split_pictures
+    from trimkit.calibration import calibrate_risk, count_risk_passes, files_of, read_sources, split_pictures
     from trimkit.config import save_config
+    from trimkit.eval.journal import check_journal
 
+    check_journal(resume, [sources[1], *files_of(sources[0]), *common.model_files(loading[0])])
     read = read_sources(*sources, limit=wanted.max_images, seed=limits["seed"])
     split_pictures(len(read.pictures), wanted.risk, wanted.confidence, 0)  # too few: said before the model is loaded
     started = time.perf_counter()
     with common.quiet():
         loaded, processor = common.load(*loading)
         total = count_risk_passes(len(methods)) * len(read.pictures) * wanted.per_image
-        with progress("calibrate", total) as advance:
-            found = calibrate_risk(
-                loaded,
-                processor,
-                read.pictures,
-                read.questions,
-                risk=wanted.risk,
-                confidence=wanted.confidence,
-                measure=wanted.measure,  # type: ignore[arg-type]  # checked there
-                method=methods,
-                fallback=wanted.fallback,
-                per_picture=wanted.per_image,
-                advance=advance,
-                **limits,
-            )
+        with progress("calibrate", total) as advance, _journal(resume, loaded, loading, limits) as book:
+            more: dict[str, Any] = {**wanted.options, **limits, "labels": read.labels, "book": book, "advance": advance}
+            found = calibrate_risk(loaded, processor, read.pictures, read.questions, method=methods, **more)
     config = found.config.model_copy(update={"calibration": {"model": loading[0], **(found.config.calibration or {})}})
     if target is not None:
         save_config(target, config)
@@ -91,12 +93,32 @@ def run(
     print(f"saved     {target}" if target is not None else "saved     nothing: -o FILE saves a config")
 
 
+@contextlib.contextmanager
+def _journal(
+    path: str | None, model: Any, loading: tuple[str, str, str], limits: dict[str, Any]
+) -> Iterator[Journal | None]:
+    """Finished questions of this model, asked in this way; None where no file is given."""
+    if path is None:
+        yield None
+        return
+    from trimkit.cli import _evaluation as evaluation
+    from trimkit.eval.identity import weights_identity
+
+    model_name, device, dtype = loading
+    fixed = {name: limits[name] for name in ("max_new_tokens", "batch_size", "scorer")}
+    told = {"model": model_name, "weights": weights_identity(model), "device": device, "dtype": dtype, **fixed}
+    with evaluation.journal(path, calibration="risk", **told) as journal:
+        yield journal
+
+
 def _print(found: RiskCalibration) -> None:
     """The curve, and the promise below it."""
     said = found.to_plain()
     pictures = said["pictures"]
     print(f"{pictures['choosing']} pictures chose what is tried, {pictures['proving']} others prove it")
-    for step in said["curve"]:
+    curve = said["curve"]
+    proved = sum(step["proved"] for step in curve)
+    for step in [*curve[: proved + 1 : max((proved + 1) // _LINES, 1)], *curve[max(proved - 1, 0) : proved + 1]]:
         _print_step(step)
     if said["smallest_fixed_budget"] is not None:
         print("without asking again")
@@ -107,9 +129,11 @@ def _print(found: RiskCalibration) -> None:
 
 
 def _print_step(step: dict[str, Any]) -> None:
-    budget = step["budget"] if isinstance(step["budget"], str | int) else f"{step['budget']:.3g}"
+    budget = " > ".join(
+        f"{each:.3g}" if isinstance(each, float) else str(each) for each in (step["budget"], *step.get("ladder", ()))
+    )
     verdict = "proved" if step["proved"] else "not proved"
     print(
-        f"  {step['method']:<10} {budget:<8} asked again {step['asked_again']:6.1%}  {step['image_tokens']:6.1f} tokens  "
+        f"  {step['method']:<10} {budget:<15} asked again {step['asked_again']:6.1%}  {step['image_tokens']:6.1f} tokens  "
         f"changed {step['observed']:6.2%}, at most {step['bound']:6.2%}  {verdict}"
     )

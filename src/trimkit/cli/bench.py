@@ -49,7 +49,7 @@ def command(
         str | None,
         typer.Option(
             "--budget",
-            help="Image tokens to keep, or several with commas between: 121, 0.2, iqr, top-p:0.9.",
+            help="Image tokens to keep, or several with commas between: 121, 0.2, iqr, auto, top-p:0.9.",
             show_default="the method's own; 21 % of a random shape's",
         ),
     ] = None,

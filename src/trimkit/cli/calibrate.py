@@ -12,7 +12,7 @@ import typer
 from trimkit.cli import _common as common
 from trimkit.cli import _promise
 from trimkit.cli._progress import progress
-from trimkit.errors import InputError
+from trimkit.errors import ConfigError, InputError
 from trimkit.io.numbers import MAX_BATCH, MAX_QUESTIONS, MAX_SEED
 from trimkit.io.text import one_line
 
@@ -47,7 +47,12 @@ def command(
     ] = None,
     confidence: Annotated[float, typer.Option("--confidence", help="With --risk: of the promise.")] = 0.95,
     measure: Annotated[
-        str, typer.Option("--measure", help="With --risk: what is not to change, 'answer' or 'divergence'.")
+        str,
+        typer.Option(
+            "--measure",
+            help="With --risk: what is not to change, 'answer', 'divergence', or 'task-metric' (right answers, by \"answer\" "
+            "in the questions).",
+        ),
     ] = "answer",
     fallback: Annotated[
         bool,
@@ -86,6 +91,12 @@ def command(
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
     output: Annotated[str | None, typer.Option("--output", "-o", help="Save the config to this file.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume", help="With --risk: file of finished questions; an interrupted run goes on from there."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Save what too few pictures gave, too.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
@@ -99,14 +110,16 @@ def command(
     from trimkit.calibration import files_of
 
     given = (images, questions)
-    target = common.check_output(output, questions, *files_of(images), model=model)
+    target = common.check_output(output, questions, resume, *files_of(images), model=model)
     limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed, "scorer": scorer}
     where = (model, device, dtype)
     if risk is not None:
         wanted = _promise.Wanted(risk, confidence, measure, fallback, max_images or 600, per_image or 1)
         methods = common.pick_methods(method or "focus", None, settings, model=model)
-        _promise.run(given, methods, wanted, limits, where, target, as_json=as_json)
+        _promise.run(given, methods, wanted, limits, where, target, resume=resume, as_json=as_json)
         return
+    if resume is not None:
+        raise ConfigError("--resume goes with --risk: leave it out")
     chosen = common.pick_method(method, None, settings, model=model)
     how = {**limits, "method": chosen, "agreement": None if knee else agreement, "per_picture": per_image or 2}
     _calibrate(given, max_images or 64, how, where, target, force=force, as_json=as_json)

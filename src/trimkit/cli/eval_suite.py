@@ -35,6 +35,8 @@ def command(
         str, typer.Option("--budget", help="Budgets with commas between; 'default' is each method's own.")
     ] = "144,64,32,16,8,default",
     config: common.ConfigOption = None,
+    fallback: common.FallbackOption = None,
+    threshold: common.ThresholdOption = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -97,7 +99,11 @@ def command(
     grids = [_parse_grid(text) for text in grid or ()]
     if grids and config is not None:
         raise ConfigError("--grid names all options itself: leave --config out")
-    arms = _grid_arms(grids) if grids else _arms(method, budget, config, model)
+    if grids and fallback is not None:
+        raise ConfigError("--grid compares options of methods: leave --fallback out")
+    call = common.pick_call(config, None, fallback, threshold)
+    evaluation.tell_left({name: value for name, value in call.items() if name != "fallback"})
+    arms = _grid_arms(grids) if grids else _arms(method, budget, config, model, call)
     where = (batch_size, shift, positions, device, dtype, query, scorer)
     plan = suite.Plan(model, seed, n, tuple(arms), *where, parse_types(types), padding)  # type: ignore[arg-type]
     plan.check()
@@ -117,15 +123,23 @@ def command(
         _print(result)
 
 
-def _arms(methods: str, budgets: str, config: str | None, model: str) -> list[Any]:
-    """The full model first, then every method with every budget; ``default`` is the config's, where there is one."""
+def _arms(methods: str, budgets: str, config: str | None, model: str, call: dict[str, Any]) -> list[Any]:
+    """The full model first, then every method with every budget; ``default`` is the config's, where there is one.
+
+    With a fallback, every arm that can fall back is there once more, with it.
+    """
+    from trimkit.core.confidence import fallback_of
     from trimkit.eval.suite import Arm
 
+    again = fallback_of(call.get("fallback"))
     found = [Arm(common.pick_method("none", None, None))]
     for name, *settings in _named(methods):
         for budget in () if name == "none" else [part.strip() for part in budgets.split(",")]:
             own = None if budget == "default" else budget
-            found.append(Arm(common.pick_method(name, own, settings, config, model), budget, " ".join(settings)))
+            chosen = common.pick_method(name, own, settings, config, model, whole=True)
+            found.append(Arm(chosen, budget, " ".join(settings)))
+            if again is not None and not (chosen.keeps_all or chosen.prunes_llm):
+                found.append(Arm(chosen, budget, " ".join(settings), again))
     return found
 
 

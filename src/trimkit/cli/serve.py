@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trimkit.cli import _common as common
+from trimkit.cli import _evaluation as evaluation
 from trimkit.cli._serve_extra import needing_serve_extra
 from trimkit.errors import ConfigError, MissingDependencyError
 from trimkit.io.text import one_line
@@ -16,7 +17,8 @@ from trimkit.io.text import one_line
 NAME = "serve"
 
 _METHOD = ("method", "config", "budget", "settings")
-_OWN = ("max_queue", "max_tokens", "max_pixels", "max_body", "deadline", "grace", "remote_pictures", "device")
+_LIMITS = ("max_queue", "max_tokens", "max_pixels", "max_body", "deadline", "grace", "remote_pictures", "device")
+_OWN = (*_LIMITS, "fallback", "threshold", "recheck", "risk")
 
 
 def command(
@@ -50,6 +52,20 @@ def command(
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
     scorer: common.ScorerOption = None,
+    fallback: common.FallbackOption = None,
+    threshold: common.ThresholdOption = None,
+    recheck: Annotated[
+        float,
+        typer.Option(
+            "--recheck", min=0, max=1, help="Share of replies asked again with all tokens, to watch a promise."
+        ),
+    ] = 0.0,
+    risk: Annotated[
+        float | None,
+        typer.Option(
+            "--risk", help="With --recheck: the promised share of changed replies.", show_default="the config's"
+        ),
+    ] = None,
     remote_pictures: Annotated[
         bool, typer.Option("--remote-pictures", help="Fetch pictures from public http(s) addresses for clients.")
     ] = False,
@@ -78,15 +94,17 @@ def command(
     """
     from trimkit.serving.server import vllm_command
 
-    chosen = common.pick_method(method, budget, settings, config, model)
+    chosen = common.pick_method(method, budget, settings, config, model, whole=True)
     version = None if engine == "transformers" else vllm_command.vllm_version()
     if version is None and engine == "vllm":
         raise MissingDependencyError(
             "vLLM is not installed: pip install 'trimkit[vllm]', or give --engine transformers"
         )
     named = name or model
+    call = common.pick_call(config, model, fallback, threshold)
     if version is not None:
         _refuse_own(context)
+        evaluation.tell_left(call)
         options = vllm_command.VllmOptions(
             model=_directory(model),
             name=named,
@@ -109,8 +127,10 @@ def command(
     limits: dict[str, Any] = {"batch": max_batch, "queue": max_queue, "tokens": max_tokens, "pictures": max_pictures}
     limits |= {"pixels": max_pixels, "body_bytes": max_body * 2**20, "held_bytes": max(256, max_body) * 2**20}
     limits |= {"deadline": deadline, "grace": grace}
+    extra = {"scorer": scorer, "fallback": call.pop("fallback", None), "recheck": _watch(recheck, config, risk)}
+    evaluation.tell_left(call)
     access = {"api_key": api_key, "origins": tuple(origins or ()), "remote_pictures": remote_pictures}
-    _serve((model, device, dtype), (host, port), chosen, scorer, limits, {"model_name": named, **access})
+    _serve((model, device, dtype), (host, port), chosen, extra, limits, {"model_name": named, **access})
 
 
 def _start_vllm(model: str, version: str, options: Any, api_key: str | None) -> None:
@@ -125,23 +145,43 @@ def _serve(
     wanted: tuple[str, str, str],
     place: tuple[str, int],
     method: Any,
-    scorer: str | None,
+    extra: dict[str, Any],
     limits: dict[str, Any],
     access: dict[str, Any],
 ) -> None:
     with needing_serve_extra():
         from trimkit.serving.server import process
+    from trimkit.core.confidence import fallback_of
     from trimkit.serving.server.settings import Access, Limits
 
+    extra = {**extra, "fallback": fallback_of(extra["fallback"])}
     held, allowed = Limits(**limits), Access(**access)
     with process.listening(*place) as listener, common.quiet():
         model, processor = common.load(*wanted)
-        app, engine = process.assemble(model, processor, method, held, allowed, scorer)
+        app, engine = process.assemble(model, processor, method, held, allowed, **extra)
         host = f"[{place[0]}]" if ":" in place[0] else place[0]
         address = f"http://{host}:{listener.getsockname()[1]}/v1"
-        how = f"{method.name}, budget {method.budget.in_words()}"
+        how = f"{method.name}, budget {method.budget.in_words()}{', with a fallback' if extra['fallback'] else ''}"
         said = f"serving {one_line(allowed.model_name)} by transformers ({how}) at {address}"
         process.serve(app, engine, held, listener, lambda: print(said, file=sys.stderr, flush=True))
+
+
+def _watch(share: float, config: str | None, risk: float | None) -> Any:
+    """The share of replies that is asked again, and what watches the promise: the given one, else the config's.
+
+    Raises:
+        ConfigError: there is no promise.
+    """
+    if share == 0:
+        return None
+    from trimkit.calibration import DriftMonitor
+    from trimkit.config import read_config
+
+    said = (read_config(config).calibration or {}) if config is not None else {}
+    promised = said.get("risk") if risk is None else risk
+    if promised is None:
+        raise ConfigError("--recheck watches a promise: give --risk, or a --config that trimkit calibrate --risk wrote")
+    return share, DriftMonitor(promised, said.get("confidence", 0.95) if risk is None else 0.95)
 
 
 def _directory(model: str) -> str:

@@ -1,4 +1,4 @@
-"""How many image tokens may stay: ``iqr``, ``top-p:0.9``, a fraction with a decimal point, or a whole number."""
+"""How many image tokens may stay: ``iqr``, ``auto``, ``top-p:0.9``, a fraction with a decimal point, or a whole number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from trimkit.errors import ConfigError
 
 __all__ = ["Budget", "BudgetField", "parse_budget"]
 
-_REMEDY = "give 'iqr', 'top-p:0.9', a fraction such as 0.2 (1.0 keeps all), or a whole number of tokens such as 121"
+_REMEDY = (
+    "give 'iqr', 'auto', 'top-p:0.9', a fraction such as 0.2 (1.0 keeps all), or a whole number of tokens such as 121"
+)
+_DIAL = 0.5  # of ``auto`` without a number: about a ninth of the tokens
 
 
 @dataclass(frozen=True)
@@ -20,23 +23,28 @@ class Budget:
     """A parsed budget. A number counts every token the language model sees for an image, the aggregated one included.
 
     Attributes:
-        kind: ``iqr`` and ``top-p`` decide per image; ``ratio`` and ``count`` are fixed.
-        value: the mass, the fraction or the count; 0 for ``iqr``.
+        kind: ``iqr``, ``auto`` (see ``trimkit.core.auto_budget``) and ``top-p`` decide per image; ``ratio`` and ``count`` are
+            fixed.
+        value: the mass, the fraction, the count, or the dial of ``auto``; 0 for ``iqr``.
     """
 
-    kind: Literal["iqr", "top-p", "ratio", "count"]
+    kind: Literal["iqr", "auto", "top-p", "ratio", "count"]
     value: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what keeps nothing, or more than all.
 
         Raises:
-            ConfigError: a fraction or mass outside (0, 1], or a count below 1.
+            ConfigError: a fraction or mass outside (0, 1], a count below 1, or a dial that is not above 0.
         """
         if self.kind in ("ratio", "top-p") and not (math.isfinite(self.value) and 0.0 < self.value <= 1.0):
             raise ConfigError(f"budget {self.value!r} is outside (0, 1]: {_REMEDY}")
         if self.kind == "count" and self.value < 1:
             raise ConfigError(f"budget {self.value!r} keeps nothing: {_REMEDY}")
+        if self.kind == "auto" and not (math.isfinite(self.value) and self.value > 0.0):
+            raise ConfigError(
+                f"budget 'auto:{self.value!r}' has no dial above 0: give for example 'auto:0.5', or {_REMEDY[5:]}"
+            )
 
     @property
     def keeps_all(self) -> bool:
@@ -57,8 +65,8 @@ class Budget:
     def __str__(self) -> str:
         if self.kind == "iqr":
             return "iqr"
-        if self.kind == "top-p":
-            return f"top-p:{float(self.value)!r}"
+        if self.kind in ("top-p", "auto"):
+            return f"{self.kind}:{float(self.value)!r}"
         return str(int(self.value)) if self.kind == "count" else repr(float(self.value))
 
     def in_words(self) -> str:
@@ -100,10 +108,13 @@ def parse_budget(value: object) -> Budget:
 def _parse_text(text: str) -> Budget:
     if text.lower() == "iqr":
         return Budget("iqr")
-    kind: Literal["ratio", "top-p"] = "ratio"
+    if text.lower() == "auto":
+        return Budget("auto", _DIAL)
+    kind: Literal["ratio", "top-p", "auto"] = "ratio"
     number = text
-    if text.lower().startswith("top-p:"):
-        kind, number = "top-p", text[len("top-p:") :]
+    for each in ("top-p", "auto"):
+        if text.lower().startswith(f"{each}:"):
+            kind, number = each, text[len(each) + 1 :]
     try:
         if kind == "ratio" and number.lstrip("+-").isdigit():
             return Budget("count", int(number))

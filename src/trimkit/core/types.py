@@ -127,6 +127,7 @@ class TokenBatch:
         profile: how to read ``relevance``.
         grids: B token grids (or None).
         keys: B strings naming image and question, the same in a batch as alone.
+        queries: the B questions, or None where nothing has asked; only the budget ``auto`` reads them.
         cls_attention: ``[B, N]``, see ``ImageTokens``; only for a method whose ``signals`` name it.
         tower_keys: ``[B, N, K]``, the ``keys`` of ``ImageTokens``; likewise.
         attention: ``[B, N]`` float, what the last prompt token attends to at each token, mean over heads; only for a method of
@@ -148,6 +149,7 @@ class TokenBatch:
     layer: LayerRead | None = None
     signals: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict, compare=False)
     lengths: tuple[int, ...] | None = None
+    queries: tuple[str | None, ...] | None = None
 
     @property
     def totals(self) -> tuple[int, ...]:

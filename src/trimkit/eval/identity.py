@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from trimkit import methods
-from trimkit.core import budget, functional, sharing
+from trimkit.core import auto_budget, budget, functional, sharing
 from trimkit.eval.journal import fingerprint
 from trimkit.methods import Method
 from trimkit.pipeline import selecting
 
 __all__ = ["files_identity", "method_identity", "weights_identity"]
 
-_SHARED = tuple(Path(str(each.__file__)) for each in (budget, functional, selecting, sharing))
+_SHARED = tuple(Path(str(each.__file__)) for each in (auto_budget, budget, functional, selecting, sharing))
 """What methods are made with, beside the private modules of their own package."""
 
 

@@ -41,6 +41,12 @@ class Outcomes:
         answered = self.rows[arm.task]
         return float(sum(answered[index][what] for index in range(self.plan.n)) / self.plan.n)
 
+    def asked_again(self, arm: Arm) -> dict[str, float]:
+        """Of an arm with a fallback: the share of questions that were asked on more than one rung, and mean seconds of all."""
+        answered = [self.rows[arm.task][index] for index in range(self.plan.n)]
+        again = sum(row["rungs"] > 1 for row in answered) / self.plan.n
+        return {"asked_again": again, "seconds_mean": sum(row["seconds"] for row in answered) / self.plan.n}
+
 
 def run(
     plan: Plan,

@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from trimkit.core.choices import Padding, Positions, check_choice
+from trimkit.core.confidence import Fallback
 from trimkit.errors import ConfigError
 from trimkit.eval.identity import method_identity
+from trimkit.eval.journal import fingerprint
 from trimkit.eval.question_types import BASIC, check_types
 from trimkit.eval.shifts import check_shift
 from trimkit.eval.tally import check_arguments
@@ -22,7 +24,7 @@ __all__ = ["Arm", "Plan"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One method with its options, and the budget as it was asked for (``default`` for the method's own).
+    """One method with its options, the budget as it was asked for (``default`` for the method's own), and when to ask again.
 
     ``variant`` names options that differ from the method's defaults, as ``sign=auto``, so that both can be in one run.
     """
@@ -30,6 +32,7 @@ class Arm:
     method: Method
     asked: str = "default"
     variant: str = ""
+    fallback: Fallback | None = None
 
     @property
     def name(self) -> str:
@@ -38,8 +41,9 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """``trim@64``, ``trim``, ``trim-released sign=auto@64``."""
-        return self.name if self.asked == "default" else f"{self.name}@{self.asked}"
+        """``trim@64``, ``trim``, ``trim-released sign=auto@64``, ``trim@16+fallback``."""
+        named = self.name if self.asked == "default" else f"{self.name}@{self.asked}"
+        return named if self.fallback is None else f"{named}+fallback"
 
     @cached_property
     def task(self) -> str:
@@ -47,7 +51,8 @@ class Arm:
 
         The method's own code is part of it, so that answers of an earlier version of it are not taken for this one's.
         """
-        return method_identity(self.method)
+        again = "" if self.fallback is None else f"-{fingerprint(self.fallback.model_dump(mode='json'))}"
+        return method_identity(self.method) + again
 
 
 @dataclass(frozen=True)

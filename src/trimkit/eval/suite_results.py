@@ -38,7 +38,8 @@ def summarise(
     Returns:
         ``arms``, in the order of the plan: ``method``, ``budget``, ``label``, ``options``, ``image_tokens_kept_mean``,
         ``accuracy``, ``ci95``, ``accuracy_by_type``, ``ci95_by_type``, ``relative`` (share of the full model's, where that was
-        an arm) and ``hits`` (``0`` and ``1``, a character a question, so that any two arms can be compared later).
+        an arm), ``fallback``, ``asked_again`` (share of questions) and ``seconds_mean`` where an arm has one, and ``hits``
+        (``0`` and ``1``, a character a question, so that any two arms can be compared later).
         ``comparisons``: ``ours`` minus every arm with the same budget, over all questions and by type; ``p_holm`` is ``p``
         adjusted for the number of them, those over all questions and those by type each on their own.
         ``not_learnt``: types that the full model does not know. ``filtered``: see ``trimkit.eval.suite_filter``; it is there
@@ -137,6 +138,8 @@ def _arm(
     if any(other.label == FULL for other in outcomes.plan.arms):
         entry["relative"] = boot[ALL].ratio(label, FULL)
         entry["relative_by_type"] = {kind: boot[kind].ratio(label, FULL) for kind in kinds}
+    if arm.fallback is not None:
+        entry |= {"fallback": arm.fallback.model_dump(mode="json"), **outcomes.asked_again(arm)}
     return entry | {"hits": "".join(map(str, hits[label]))}
 
 

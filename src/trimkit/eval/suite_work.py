@@ -100,7 +100,10 @@ class _Asker:
             "padding": plan.padding,
             "cache_images": cache,
         }
-        self._attached = [reduce(self._model, self._processor, method=arm.method, **shared) for arm in plan.arms]
+        self._attached = [
+            reduce(self._model, self._processor, method=arm.method, fallback=arm.fallback, **shared)
+            for arm in plan.arms
+        ]
         self._encode = shared_encoder(self._model, [arm.method for arm in plan.arms], cache)
 
     def answer(self, job: Job) -> Rows:
@@ -138,11 +141,20 @@ class _Asker:
 
 def _rows(trim: Attachment, hits: Sequence[int], replies: Sequence[str]) -> list[dict[str, Any]]:
     """What is journalled of one arm's batch."""
-    kept, full = [0] * len(hits), [0] * len(hits)
+    full, seconds = [0] * len(hits), [0.0] * len(hits)
+    kept = [trim.report.tokens_of_row(row) for row in range(len(hits))]
     for image in trim.report.images:
-        kept[image.row] += image.tokens_after
         full[image.row] += image.tokens_before
+    rungs = [1] * len(hits)
+    for number, rung in enumerate(trim.report.rungs, start=1):
+        for row in rung.asked:
+            rungs[row] = number
+            seconds[row] += rung.seconds / len(rung.asked)
+    told = [
+        {"rungs": count, "seconds": took} if trim.report.rungs else {}
+        for count, took in zip(rungs, seconds, strict=True)
+    ]
     return [
-        {"hit": hit, "kept": after, "full": before, "reply": reply}
-        for hit, after, before, reply in zip(hits, kept, full, replies, strict=True)
+        {"hit": hit, "kept": after, "full": before, "reply": reply, **more}
+        for hit, after, before, reply, more in zip(hits, kept, full, replies, told, strict=True)
     ]

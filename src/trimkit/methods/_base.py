@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor
 
 from trimkit.core import functional as F
+from trimkit.core.auto_budget import auto_counts
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.tower_plan import TowerPlan
 from trimkit.core.transfer import rows_of
@@ -159,8 +160,7 @@ class Method(InLanguageModel):
             total: tokens of the image without reduction, 0 or more.
 
         Returns:
-            The number, at most ``total``; None where it is decided per image (``iqr``, ``top-p``), or where images of a
-            prompt or frames of a video share a budget (``share``).
+            The number, at most ``total``; None where it is decided per image, or images or frames share a budget (``share``).
         """
         if self.keeps_all:
             return total
@@ -213,6 +213,8 @@ class Method(InLanguageModel):
         floor, cap = self.min_tokens, self.max_tokens
         if self.budget.kind == "iqr":
             return F.iqr_select(scores, batch.padding, min_tokens=floor, max_tokens=cap)
+        if self.budget.kind == "auto":
+            return F.count_select(scores, auto_counts(scores, batch, self.budget.value, floor, cap), batch.padding)
         if self.budget.kind == "top-p":
             return F.top_p_select(scores, self.budget.value, batch.padding, min_tokens=floor, max_tokens=cap)
         return F.count_select(scores, on_device(self._patch_counts(batch.totals), batch.mask), batch.padding)

@@ -183,6 +183,7 @@ def make_batch(
         tower_keys=keys,
         signals=_signals(images, device),
         lengths=lengths,
+        queries=tuple(queries),
     )
 
 

@@ -18,10 +18,12 @@ from loguru import logger
 from PIL import ImageFile
 
 from trimkit.attach import reduce
-from trimkit.config import configured, exported_reduction
-from trimkit.errors import ConfigError, InputError, UnsupportedError
+from trimkit.config import call_options, configured, exported_reduction
+from trimkit.core.confidence import fallback_of
+from trimkit.errors import InputError, UnsupportedError
 from trimkit.eval.identity import method_identity, weights_identity
 from trimkit.eval.journal import Journal, fingerprint
+from trimkit.eval.lmms.arguments import cut_at, fallback_said, generation_of, positive
 from trimkit.eval.rows import Reply, Row, answer, batches
 from trimkit.images import load_image
 from trimkit.io.provenance import versions
@@ -29,10 +31,6 @@ from trimkit.loading import load_model
 from trimkit.methods import Method
 
 __all__ = ["Trimkit", "manifest", "run_settings"]
-
-_NEW_TOKENS = 1024  # where a task names no limit; what lmms-eval's own LLaVA takes
-_PASSED_ON = ("num_beams", "repetition_penalty", "length_penalty", "min_new_tokens")
-_SAMPLING = ("temperature", "top_p", "top_k")
 
 
 def manifest() -> ModelManifest:
@@ -46,6 +44,7 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     Args:
         pretrained: a hub id, a directory, or ``demo``; any family that ``trimkit models`` lists.
         method, positions, scorer, cache_images: as ``trimkit.reduce`` takes them.
+        fallback: ``full``, ``none``, or the fields of a ``trimkit.Fallback`` as JSON; image tokens of all rungs are counted.
         config: a file that ``trimkit calibrate`` wrote; what is given beside it wins, as ``method`` does. An exported
             checkpoint's own settings hold where there is none.
         batch_size: rows per ``generate`` call.
@@ -73,7 +72,8 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         batch_size: int | str = 1,
         device: str = "auto",
         dtype: str = "auto",
-        positions: Any = "auto",
+        positions: Any = None,
+        fallback: Any = None,
         scorer: Any = None,
         cache_images: int = 32,
         journal: str | Journal | None = None,
@@ -82,17 +82,22 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         **options: Any,
     ) -> None:
         super().__init__()
-        self.batch_size = _positive(batch_size)
-        chosen = configured(config, method, None if config else exported_reduction(pretrained), **options)
+        self.batch_size = positive(batch_size)
+        own = None if config else exported_reduction(pretrained)
+        chosen = configured(config, method, own, **options)
+        call = {"positions": "auto", **call_options(config, own)}
+        call |= {
+            name: value for name, value in (("positions", positions), ("fallback", fallback_said(fallback))) if value
+        }
         place = self._take_part(device)
         model, self._processor = loaded or load_model(pretrained, device=place, dtype=dtype)
-        self._trim = reduce(
-            model, self._processor, method=chosen, scorer=scorer, cache_images=cache_images, positions=positions
-        )
+        call["fallback"] = None if call.get("fallback") == "none" else fallback_of(call.get("fallback"))
+        self._trim = reduce(model, self._processor, method=chosen, scorer=scorer, cache_images=cache_images, **call)
         shown = scorer if scorer is None or isinstance(scorer, str) else type(scorer).__name__
         options = chosen.model_dump(mode="json")
         self.about = {"method": chosen.name, "budget": chosen.budget.to_plain(), "options": options}
-        self.arm = f"{method_identity(chosen)}-{fingerprint([positions, shown])}"
+        again = [] if call["fallback"] is None else [call["fallback"].model_dump(mode="json")]
+        self.arm = f"{method_identity(chosen)}-{fingerprint([call['positions'], shown, *again])}"
         self._journal = self._opened(journal, model, {"model": pretrained, "batch_size": self.batch_size})
         self.skipped: list[dict[str, str]] = []
         self.tokens: dict[str, list[int]] = {}
@@ -172,13 +177,13 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
     def _answer(self, requests: Sequence[Any]) -> list[Reply]:
         """A batch; rows without pictures are asked apart, since processors take all or none."""
         rows = [self._row(request) for request in requests]
-        generation, until = _generation(requests[0].args[1])
+        generation, until = generation_of(requests[0].args[1])
         replies: dict[int, Reply] = {}
         for pictured in (True, False):
             mine = [index for index, row in enumerate(rows) if bool(row.images) is pictured]
             answered = answer(self._trim, self._processor, [rows[index] for index in mine], **generation)
             replies.update(zip(mine, answered, strict=True))
-        return [_cut(replies[index], until) for index in range(len(rows))]
+        return [cut_at(replies[index], until) for index in range(len(rows))]
 
     def _held(self, request: Any, name: str) -> Reply | None:
         """What the journal has of a row."""
@@ -262,36 +267,6 @@ def _plain(generation: Mapping[str, Any]) -> dict[str, Any]:
     return {
         str(name): value if isinstance(value, int | float | list) else str(value) for name, value in generation.items()
     }
-
-
-def _generation(wanted: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A task's generation_kwargs as ``generate`` takes them, and the strings that end an answer."""
-    until = wanted.get("until") or []
-    found = {"max_new_tokens": int(wanted.get("max_new_tokens") or wanted.get("max_gen_toks") or _NEW_TOKENS)}
-    found |= {name: wanted[name] for name in _PASSED_ON if wanted.get(name) is not None}
-    warm = float(wanted.get("temperature") or 0) > 0
-    sample = warm and bool(wanted.get("do_sample", True))
-    if sample:
-        found |= {name: wanted[name] for name in _SAMPLING if wanted.get(name) is not None}
-    return {**found, "do_sample": sample}, [until] if isinstance(until, str) else [str(each) for each in until]
-
-
-def _cut(reply: Reply, until: Sequence[str]) -> Reply:
-    """The answer up to the first string that ends it."""
-    ends = [place for place in (reply.text.find(each) for each in until if each) if place >= 0]
-    if not ends:
-        return reply
-    return Reply(reply.text[: min(ends)].strip(), reply.tokens_full, reply.tokens_kept, reply.skipped)
-
-
-def _positive(batch_size: int | str) -> int:
-    try:
-        number = int(batch_size)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise ConfigError(f"batch_size {batch_size!r} is not a number of rows: give 1 or more")
-    return number
 
 
 def run_settings(model: Any) -> dict[str, Any]:

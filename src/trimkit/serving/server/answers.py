@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trimkit.core.types import ImageReport, Report
+from trimkit.core.types import ImageReport, Report, Rung
 from trimkit.serving.server.jobs import Finished, Started
 
 __all__ = ["Completion", "event", "report_object", "report_of"]
@@ -64,13 +64,15 @@ class Completion:
         return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self.usage(end)}
 
     def usage(self, end: Finished) -> dict[str, Any]:
-        """Tokens; ``prompt_tokens`` are those that were run, ``image_tokens`` among them."""
+        """Tokens; ``prompt_tokens`` are those that the reply was given, ``image_tokens`` among them, and ``image_tokens_tried``
+        those of all rungs.
+        """
         prompt, report = self._started.prompt_tokens, self._started.report
         details = {
             "cached_tokens": 0,
             "image_tokens": report.tokens_after if report else 0,
             "image_tokens_before": report.tokens_before if report else 0,
-        }
+        } | ({"image_tokens_tried": report.tokens_tried} if report and report.rungs else {})
         return {
             "prompt_tokens": prompt,
             "completion_tokens": end.tokens,
@@ -101,7 +103,7 @@ def report_object(started: Started, boxes: Sequence[Any]) -> dict[str, Any] | No
         "fallback": started.fallback,
         "seconds": {name: round(value, 6) for name, value in asdict(report.seconds).items()},
         "images": images,
-    }
+    } | ({"rungs": [_rung(rung) for rung in report.rungs]} if report.rungs else {})
 
 
 def report_of(trim: dict[str, Any]) -> Report:
@@ -131,6 +133,11 @@ def report_of(trim: dict[str, Any]) -> Report:
         for entry in trim["images"]
     )
     return Report(str(trim["method"]), images)
+
+
+def _rung(rung: Rung) -> dict[str, Any]:
+    said = {"budget": rung.budget, "image_tokens": rung.tokens, "stayed": bool(rung.answered)}
+    return {**said, "seconds": round(rung.seconds, 6)}
 
 
 def _image(image: ImageReport, box: Any) -> dict[str, Any]:

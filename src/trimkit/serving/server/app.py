@@ -18,6 +18,7 @@ from trimkit.serving.server.engine import Engine
 from trimkit.serving.server.errors import ApiError
 from trimkit.serving.server.keys import check_key
 from trimkit.serving.server.metrics import Metrics
+from trimkit.serving.server.recheck import Recheck
 from trimkit.serving.server.schema import ChatRequest
 from trimkit.serving.server.service import Service
 from trimkit.version import __version__
@@ -36,12 +37,12 @@ _DOCUMENTED = {
 }
 
 
-def build_app(service: Service, engine: Engine, metrics: Metrics) -> FastAPI:
+def build_app(service: Service, engine: Engine, metrics: Metrics, recheck: Recheck | None = None) -> FastAPI:
     """The ASGI application of one model; its engine runs as long as the application does.
 
     ``app.state.chat`` is the ``Chat`` behind it.
     """
-    chat = Chat(service, engine, metrics)
+    chat = Chat(service, engine, metrics, recheck)
     began = int(time.time())
 
     @asynccontextmanager

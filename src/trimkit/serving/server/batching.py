@@ -42,6 +42,10 @@ class Row:
         """The next token from logits ``[V]``."""
         return self._sampler.draw(logits, len(self.job.ids))
 
+    def scores(self, logits: Tensor) -> Tensor:
+        """``[V]`` what the next token is drawn from, before temperature and the like."""
+        return self._sampler.scores(logits, len(self.job.ids))
+
     def take(self, token: int) -> bool:
         """Add ``token`` to the reply and tell of it; False where that was the end, or nobody wants it any more."""
         job = self.job

@@ -19,6 +19,7 @@ from trimkit.serving.server.errors import ApiError, error_of
 from trimkit.serving.server.jobs import Delta, Event, Finished, Started
 from trimkit.serving.server.memory import forget_frames
 from trimkit.serving.server.metrics import Metrics
+from trimkit.serving.server.recheck import Recheck
 from trimkit.serving.server.replies import ClientGoneError, Reply, Waiting
 from trimkit.serving.server.service import Asked, Service
 
@@ -38,10 +39,11 @@ class Chat:
         service: makes jobs of requests.
         engine: runs them.
         metrics: counts.
+        recheck: asks some replies again, or None.
     """
 
-    def __init__(self, service: Service, engine: Engine, metrics: Metrics) -> None:
-        self._service, self._engine, self._metrics = service, engine, metrics
+    def __init__(self, service: Service, engine: Engine, metrics: Metrics, recheck: Recheck | None = None) -> None:
+        self._service, self._engine, self._metrics, self._recheck = service, engine, metrics, recheck
         self._limits = service.limits
         self._bodies = Bodies(service.limits)
         self._waiting = Waiting(service.limits.batch + service.limits.queue)
@@ -148,6 +150,8 @@ class Chat:
     def _finished(self, asked: Asked, end: Finished) -> None:
         self._metrics.generated_tokens.inc(end.tokens)
         self._metrics.duration.observe(time.monotonic() - asked.job.since)
+        if self._recheck is not None:
+            self._recheck.offer(asked.job)
 
     def _refuse_when_stopping(self, leave: Callable[[], None] | None = None) -> None:
         if self.draining:

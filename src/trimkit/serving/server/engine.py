@@ -15,11 +15,12 @@ import torch
 
 from trimkit.serving.server.batching import Group, Row
 from trimkit.serving.server.errors import ApiError, error_of
-from trimkit.serving.server.jobs import Failed, Job, Started
+from trimkit.serving.server.jobs import Failed, Job
 from trimkit.serving.server.memory import forget_frames
 from trimkit.serving.server.metrics import Metrics
-from trimkit.serving.server.prefill import Prefill
+from trimkit.serving.server.prefill import Prefill, ReducedPrompt
 from trimkit.serving.server.prompts import PromptBuilder
+from trimkit.serving.server.rungs import begin
 from trimkit.serving.server.settings import Limits
 
 __all__ = ["Engine"]
@@ -139,22 +140,25 @@ class Engine:
     def _start(self, job: Job) -> None:
         """Run the prompt of ``job``, and its first token; what fails here concerns this request alone."""
         try:
-            prompt = self._prefill.reduce(job)
-            tokens = self._prompts.check_room(len(prompt.ids), job.tokens, self._limits.tokens)
-            filled = self._prefill.run(prompt)
-            row = Row(job, self._tokenizer, self._ends, prompt.ids, tokens)
-            first = row.draw(filled.logits)
+            begun = begin(job, self._model, self._prefill, self._row_of)
         except Exception as error:
             self._failed(job, error)
             return
-        report = None if prompt.reduced is None else prompt.reduced.report
-        self._metrics.prompt_tokens.inc(len(prompt.ids))
-        if report is not None:
-            self._metrics.count_reduction(report)
-            self._metrics.fallbacks.inc(int(prompt.fallback))
-        job.emit(Started(len(prompt.ids), report, prompt.fallback))
-        if row.take(first):
-            self._join(row, len(prompt.ids), filled)
+        if job.counted:
+            self._metrics.count_prompt(begun.prompt_tokens, begun.report, failed=begun.prompt.fallback)
+        for event in (begun.started, *begun.events):
+            job.emit(event)
+        if begun.goes_on:
+            self._join(begun.row, begun.length, begun.filled)
+
+    def _row_of(self, job: Job, prompt: ReducedPrompt) -> Row:
+        """The row of a prompt.
+
+        Raises:
+            ApiError: there is no room for it.
+        """
+        tokens = self._prompts.check_room(len(prompt.ids), job.tokens, self._limits.tokens)
+        return Row(job, self._tokenizer, self._ends, prompt.ids, tokens)
 
     def _join(self, row: Row, length: int, filled: Any) -> None:
         if not (self._prefill.merges and self._groups):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimkit.core.choices import TurnPolicy
+from trimkit.core.confidence import Fallback
 from trimkit.core.types import Report
 from trimkit.methods import Method
 from trimkit.serving.server.errors import ApiError
@@ -62,7 +63,9 @@ class Job:
         turns: which question of a conversation chooses, where the request names none; see ``trimkit.reduce``.
         sampling, stops: how the reply is drawn and ended.
         tokens: the length limit that the request names, None for as many as fit.
+        fallback: when the prompt is run again with more image tokens; None for never.
         emit: called by the engine's thread with each event; the last one is ``Finished`` or ``Failed``.
+        counted: whether metrics tell of it.
         cancelled: set by whoever does not want the reply any more; nothing is emitted from then on.
         ids: tokens of the reply so far.
     """
@@ -76,6 +79,8 @@ class Job:
     stops: tuple[str, ...]
     tokens: int | None
     emit: Callable[[Event], None]
+    fallback: Fallback | None = None
+    counted: bool = True
     cancelled: bool = False
     ids: list[int] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)

@@ -54,6 +54,10 @@ class KVBatch:
         parts = [each.expand(axes, -1) for each in (self._positions, position.unsqueeze(1))]
         self._positions = torch.cat(parts, dim=1)
 
+    def only_row(self) -> tuple[Any, int, Tensor]:
+        """The cache of the one row there is, its columns, and ``[axes]`` of its next position: what ``join`` takes."""
+        return self._cache, int(self._mask.shape[1]), self._positions[:, 0]
+
     def keep(self, rows: Sequence[int]) -> None:
         """Leave only these rows, in this order, and none of the columns that all of them mask."""
         if len(rows) == len(self):

@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from trimkit.core.confidence import Fallback
 from trimkit.errors import ConfigError
 from trimkit.methods import Method
 from trimkit.serving.server.app import build_app
@@ -20,6 +21,7 @@ from trimkit.serving.server.chat import Chat
 from trimkit.serving.server.engine import Engine
 from trimkit.serving.server.memory import settle_memory
 from trimkit.serving.server.metrics import Metrics
+from trimkit.serving.server.recheck import Recheck, Watch
 from trimkit.serving.server.service import Service
 from trimkit.serving.server.settings import Access, Limits
 from trimkit.serving.server.warm_up import warm_up
@@ -32,18 +34,29 @@ _KEEP_ALIVE = 75
 
 
 def assemble(
-    model: Any, processor: Any, method: Method, limits: Limits, access: Access, scorer: Any = None
+    model: Any,
+    processor: Any,
+    method: Method,
+    limits: Limits,
+    access: Access,
+    scorer: Any = None,
+    fallback: Fallback | None = None,
+    recheck: tuple[float, Watch] | None = None,
 ) -> tuple[Any, Engine]:
     """The ASGI application of a loaded model, warmed up, and its engine; takes what ``Service`` takes.
+
+    Args:
+        recheck: the share of the replies that is asked for again with all image tokens, and what is told of them.
 
     Raises:
         TrimkitError: this model, or this method on it, cannot be served.
     """
-    service = Service(model, processor, method, limits, access, scorer)
+    service = Service(model, processor, method, limits, access, scorer, fallback)
     warm_up(model, service)
     metrics = Metrics()
     engine = Engine(model, processor, service.prefill, service.prompts, limits, metrics)
-    return build_app(service, engine, metrics), engine
+    again = None if recheck is None else Recheck(*recheck, engine.submit, metrics)
+    return build_app(service, engine, metrics, again), engine
 
 
 def serve(app: Any, engine: Engine, limits: Limits, listener: socket.socket, ready: Callable[[], None]) -> None:

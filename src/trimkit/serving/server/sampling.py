@@ -83,8 +83,8 @@ class Sampler:
         else:
             self._random.manual_seed(sampling.seed)
 
-    def draw(self, logits: Tensor, count: int) -> int:
-        """The next token.
+    def scores(self, logits: Tensor, count: int) -> Tensor:
+        """``[V]`` of the next token, on the CPU, before temperature and the like.
 
         Args:
             logits: ``[V]`` of the last position.
@@ -100,6 +100,19 @@ class Sampler:
             scores = self._penalty(self._ids.unsqueeze(0), scores)
         if self._ends and (self._sampling.ignore_eos or count < self._sampling.min_tokens):
             scores = scores.index_fill(1, torch.tensor(self._ends), -torch.inf)
+        return scores[0]
+
+    def draw(self, logits: Tensor, count: int) -> int:
+        """The next token.
+
+        Args:
+            logits: ``[V]`` of the last position.
+            count: tokens drawn before.
+
+        Raises:
+            FloatingPointError: the logits are no numbers.
+        """
+        scores = self.scores(logits, count).unsqueeze(0)
         if self._sampling.temperature == 0:
             token = int(scores.argmax())
         else:

@@ -105,7 +105,8 @@ class Message(BaseModel):
 class TrimRequest(BaseModel):
     """How one request is reduced: ``mm_processor_kwargs={"trim": {...}}``. Further keys are options of the method.
 
-    ``query`` and ``turns`` are as ``trimkit.reduce`` takes them; ``report`` asks for what was kept.
+    ``query``, ``turns`` and ``fallback`` are as ``trimkit.reduce`` takes them, ``"fallback": "none"`` for none where the server
+    has one; ``report`` asks for what was kept.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
@@ -114,6 +115,7 @@ class TrimRequest(BaseModel):
     budget: str | int | float | None = None
     query: str | None = Field(default=None, max_length=_LONGEST_QUERY)
     turns: Literal["refresh", "first", "union"] | None = None
+    fallback: Literal["full", "none"] | dict[str, Any] | None = None
     report: bool = False
 
     @property

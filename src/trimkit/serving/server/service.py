@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from trimkit.ask import seen_boxes
+from trimkit.core.confidence import Fallback, fallback_of
 from trimkit.core.types import Report
 from trimkit.errors import ConfigError, TrimkitError, UnsupportedError
 from trimkit.methods import Method, get_method
@@ -48,15 +49,23 @@ class Service:
         method: how requests are reduced that say nothing of it.
         limits, access: what is allowed.
         scorer: as ``trimkit.reduce`` takes it.
+        fallback: of requests that say nothing of it.
 
     Raises:
         ConfigError, UnsupportedError: this model, or this method on it, cannot be served.
     """
 
     def __init__(
-        self, model: Any, processor: Any, method: Method, limits: Limits, access: Access, scorer: Any = None
+        self,
+        model: Any,
+        processor: Any,
+        method: Method,
+        limits: Limits,
+        access: Access,
+        scorer: Any = None,
+        fallback: Fallback | None = None,
     ) -> None:
-        self.limits, self.access = limits, access
+        self.limits, self.access, self.fallback = limits, access, fallback
         self._model, self._processor, self.method = model, processor, method
         self._family = family_of(model)
         self._check(method)
@@ -87,6 +96,7 @@ class Service:
             stops=request.stops,
             tokens=request.wanted_tokens,
             emit=_nobody,
+            fallback=self._fallback_of(request.trim, method),
         )
         return Asked(request, job, [picture.size for picture in pictures] if request.trim.report else None)
 
@@ -128,6 +138,22 @@ class Service:
         except (TypeError, ValueError, OverflowError) as error:
             raise bad_request(f"the options cannot be read ({error})", "mm_processor_kwargs.trim") from None
         return method
+
+    def _fallback_of(self, trim: TrimRequest, method: Method) -> Fallback | None:
+        """What the request says, else the server's, which a method that keeps everything has no use for."""
+        if trim.fallback is None:
+            return None if method.keeps_all else self.fallback
+        try:
+            found = None if trim.fallback == "none" else fallback_of(trim.fallback)
+        except ConfigError as error:
+            raise bad_request(str(error), "mm_processor_kwargs.trim.fallback") from None
+        if found is not None and method.keeps_all:
+            message = f"method {method.name!r} keeps every token: leave the fallback out"
+            raise bad_request(message, "mm_processor_kwargs.trim.fallback")
+        if found is not None and found.tokens > self.limits.tokens:
+            message = f"the fallback looks at {found.tokens} tokens, over this server's limit of {self.limits.tokens}"
+            raise bad_request(message, "mm_processor_kwargs.trim.fallback")
+        return found
 
     def _check(self, method: Method) -> None:
         if method.prunes_llm:

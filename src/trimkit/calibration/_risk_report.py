@@ -1,0 +1,84 @@
+"""What ``calibrate --risk`` says of its result: steps as JSON, notes, and the config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trimkit.calibration._measure import Probe
+from trimkit.calibration._outcomes import Outcomes, full_texts, is_right
+from trimkit.calibration._promise import Promise, Step
+from trimkit.config import Config, Reduction
+
+__all__ = ["config_of", "notes_of", "step_to_plain"]
+
+
+def step_to_plain(step: Step) -> dict[str, Any]:
+    """One rule and what the pictures say of it, as JSON; an infinite threshold is ``all`` or ``none`` asked again."""
+    rule = step.rule
+    said: dict[str, Any] = {"method": "none", "budget": 1.0}
+    if rule.ways:
+        first, *more = rule.ways
+        said = {"method": first.method.name, "budget": first.method.budget.to_plain(), "positions": first.positions}
+        said |= {"ladder": [way.method.budget.to_plain() for way in more]} if more else {}
+    if rule.signal is not None:
+        finite = abs(rule.threshold) != float("inf")
+        limit: Any = rule.threshold if finite else "all" if rule.threshold > 0 else "none"
+        said |= {"measure": rule.signal[0], "tokens": rule.signal[1], "threshold": limit}
+    return {
+        **said,
+        "asked_again": step.again,
+        "image_tokens": step.tokens,
+        "observed": step.observed,
+        "bound": step.bound,
+        "p_value": step.p_value,
+        "proved": step.proved,
+    }
+
+
+def notes_of(probe: Probe, proved: Sequence[Outcomes], *, generic: bool) -> tuple[str, ...]:
+    """What is to be known beside the promise, as sentences.
+
+    Args:
+        probe: of the pictures that prove.
+        proved: what was measured on them.
+        generic: whether general questions were asked.
+    """
+    notes = []
+    if generic:
+        notes.append("no questions were given: the promise is about the general ones that were asked, not about yours")
+    said, labels = set(full_texts(probe)), {pair.label for pair in probe.pairs}
+    if len(said) == 1:
+        notes.append("the model gave one and the same answer to every question: these questions tell nothing of others")
+    if labels != {None}:
+        right = [is_right(text, pair.label or "") for text, pair in zip(full_texts(probe), probe.pairs, strict=True)]
+        if not any(right):
+            notes.append("no answer is right with all tokens: none can become wrong, so the promise says nothing")
+        if len(labels) == 1:
+            notes.append("all labels are one and the same: an answer that never changes is always right")
+    if not any(float(each.loss.sum()) for each in proved):
+        notes.append("no answer changed at any budget tried: harder questions would tell more")
+    return tuple(notes)
+
+
+def config_of(promise: Promise, notes: Sequence[str], settings: Mapping[str, Any]) -> Config:
+    """What is to be done, and in short what it was proved with."""
+    rule = promise.chosen.rule
+    told = {key: value for key, value in settings.items() if key != "hardware"}
+    told |= {"promise": promise.sentence, "risk": promise.risk, "confidence": promise.confidence, "notes": list(notes)}
+    if not rule.ways:
+        return Config(reduce=Reduction(method="none"), calibration=told)
+    first, *more = rule.ways
+    options = first.method.model_dump(mode="json", exclude_unset=True)
+    again = rule.signal is not None and rule.threshold != float("-inf")
+    looked = dict(zip(("measure", "tokens"), rule.signal or (), strict=False))
+    fallback: dict[str, Any] | None = {**looked, "threshold": rule.threshold} if again else None
+    if fallback is not None and more:
+        fallback["ladder"] = [way.method.budget.to_plain() for way in more]
+    reduction = Reduction(
+        method=first.method.name,
+        fallback=fallback,
+        positions=None if first.positions == "auto" else first.positions,
+        **options,
+    )
+    return Config(reduce=reduction, calibration=told)

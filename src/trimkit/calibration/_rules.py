@@ -1,0 +1,145 @@
+"""What may be done with a question, and what that costs and loses on measured ones: a budget, or a ladder of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trimkit.calibration._measure import Values
+from trimkit.calibration._outcomes import Outcomes, Signal, Way
+
+__all__ = ["Measured", "Reading", "Rule", "cheapest_ladder", "fixed_budgets", "ladders"]
+
+Measured = Callable[[Way], Outcomes]
+"""The outcomes of a way on one set of pictures; measured when they are asked for."""
+
+_SHARES = (1.0, *(round(0.8 * 0.9**step, 4) for step in range(48)), 0.0)  # asked again, from all to none
+_TARGETS = (
+    0.5,
+    1.0,
+    2.0,
+)  # of the loss that can be proved: a ladder has to be cheap around it, not at one lucky threshold
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A rule on questions. Every array is ``[questions]``.
+
+    Attributes:
+        loss: 0 to 1; 0 where all tokens were given in the end.
+        tokens: image tokens that the language model was given, all rungs.
+        again: 1 where the first answer did not stay.
+        picture: which picture each question is about.
+    """
+
+    loss: Values
+    tokens: Values
+    again: Values
+    picture: Values
+
+    @property
+    def by_picture(self) -> Values:
+        """``[pictures]`` mean loss of a picture's questions, which depend on each other."""
+        _, where = np.unique(self.picture, return_inverse=True)
+        means: Values = np.bincount(where, weights=self.loss) / np.bincount(where)
+        return means
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``ways`` one after the other, until the confidence ``signal`` is not below ``threshold``; then all tokens.
+
+    Without a signal there is one way, and its answer stays. Without a way every question gets all tokens.
+    """
+
+    ways: tuple[Way, ...] = ()
+    signal: Signal | None = None
+    threshold: float = -math.inf
+
+    def read(self, measured: Measured, everything: Outcomes | None = None) -> Reading:
+        """What it costs and loses.
+
+        Args:
+            measured: gives the outcomes of a way.
+            everything: outcomes of any way on the same questions; only for the rule without ways.
+
+        Raises:
+            ValueError: neither ways nor ``everything``.
+        """
+        rungs = [measured(way) for way in self.ways]
+        first = rungs[0] if rungs else everything
+        if first is None:
+            raise ValueError("a rule without ways is read on the outcomes of another")
+        left = np.ones_like(first.loss)
+        loss, tokens, again = np.zeros_like(left), np.zeros_like(left), np.zeros_like(left)
+        for number, rung in enumerate(rungs):
+            tokens = tokens + left * rung.kept
+            unsure = np.zeros_like(left)
+            if self.signal is not None:
+                unsure = (~(rung.confidence[self.signal] >= self.threshold)).astype(np.float64)
+            loss = loss + left * (1.0 - unsure) * rung.loss
+            left = left * unsure
+            again = left if number == 0 else again
+        return Reading(loss, tokens + left * first.full, again, first.picture)
+
+
+def fixed_budgets(tuning: Sequence[Outcomes], most: float) -> list[Rule]:
+    """Ways without a fallback, from many tokens to few: the first, and those that lose at most ``most`` on ``tuning``."""
+    ordered = sorted(tuning, key=lambda outcomes: -float(outcomes.kept.mean()))
+    return [Rule((each.way,)) for each in ordered if float(each.loss.mean()) <= most or each is ordered[0]]
+
+
+def ladders(tuning: Sequence[Outcomes]) -> Iterator[list[Rule]]:
+    """Sequences of thresholds, each from asking everything again to asking nothing: of every way, pair of ways and signal.
+
+    The second of a pair keeps at least twice as many tokens; both are of one method.
+    """
+    for first in tuning:
+        seconds = [each for each in tuning if _goes_on(first, each)]
+        for ways in ((first.way,), *((first.way, each.way) for each in seconds)):
+            for signal in first.confidence:
+                yield _sequence(first, ways, signal)
+
+
+def cheapest_ladder(tuning: Sequence[Outcomes], loss: float) -> list[Rule]:
+    """The sequence that takes fewest tokens where it loses about ``loss``; empty where there is none."""
+    by_way = {each.way: each for each in tuning}
+
+    def cost(rules: list[Rule]) -> float:
+        lost, tokens = _means([by_way[way] for way in rules[0].ways], rules)
+        return sum(float(tokens[lost <= loss * target].min()) for target in _TARGETS)  # all asked again: nothing lost
+
+    return min(ladders(tuning), key=cost, default=[])
+
+
+def _means(rungs: Sequence[Outcomes], rules: Sequence[Rule]) -> tuple[Values, Values]:
+    """``[rules]`` mean loss and tokens of one sequence: what ``Rule.read`` gives, for all thresholds together."""
+    signal, limits = rules[0].signal, np.array([rule.threshold for rule in rules])
+    left = np.ones((len(limits), len(rungs[0].loss)))
+    lost, tokens = np.zeros(len(limits)), np.zeros(len(limits))
+    for rung in rungs:
+        tokens += left @ rung.kept
+        stays = left if signal is None else left * (rung.confidence[signal] >= limits[:, None])
+        lost += stays @ rung.loss
+        left = left - stays
+    count = len(rungs[0].loss)
+    return lost / count, (tokens + left @ rungs[0].full) / count
+
+
+def _goes_on(first: Outcomes, second: Outcomes) -> bool:
+    same = first.way.positions == second.way.positions and first.way.method.name == second.way.method.name
+    fixed = first.way.method.model_copy(update={"budget": second.way.method.budget}) == second.way.method
+    return same and fixed and float(second.kept.mean()) >= 2.0 * float(first.kept.mean())
+
+
+def _sequence(first: Outcomes, ways: tuple[Way, ...], signal: Signal) -> list[Rule]:
+    sure = np.sort(first.confidence[signal])
+    rules = [Rule(ways, signal, math.inf)]
+    for share in _SHARES[1:-1]:
+        threshold = float(sure[min(int(share * len(sure)), len(sure) - 1)])
+        if threshold < rules[-1].threshold:
+            rules.append(Rule(ways, signal, threshold))
+    return [*rules, Rule(ways, signal, -math.inf)]
