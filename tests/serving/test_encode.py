@@ -340,6 +340,7 @@ HELLO = user(words("hello"))
         chat({"role": "assistant", "content": [picture(0)]}),
         chat(HELLO, trim="121"),
         chat(HELLO, trim={"method": "nobody"}),
+        chat(HELLO, trim={"turns": "first"}),
         chat(HELLO, trim={"method": 3}),
         chat(HELLO, trim={"budget": 0}),
         chat(HELLO, trim={"budget": "many"}),

@@ -10,8 +10,8 @@ import torch
 
 from trimkit.pipeline.query_reader import QueryReader
 from trimkit.serving.server.errors import bad_request
+from trimkit.serving.server.messages import Message
 from trimkit.serving.server.prompts import PromptBuilder
-from trimkit.serving.server.schema import Message
 
 __all__ = ["PromptRenderer", "TextAround"]
 
