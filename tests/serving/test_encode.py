@@ -27,7 +27,7 @@ from trimkit.models import family_of
 from trimkit.serving.encode.app import create_app
 from trimkit.serving.encode.checks import check_positions, placeholder_frame
 from trimkit.serving.encode.encoder import PictureEncoder
-from trimkit.serving.server.answers import report_of
+from trimkit.serving.report_json import report_of
 from trimkit.serving.server.settings import Limits
 
 PATHS = [sample.path for sample in sample_images().values()][:3]

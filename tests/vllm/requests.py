@@ -85,6 +85,13 @@ class Reference:
             out = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **more)
         return [int(token) for token in out[0, inputs["input_ids"].shape[1] :]]
 
+    def report(self, case: Case) -> Any:
+        """What an attached model keeps."""
+        inputs = self.processor(images=case.pictures, text=self._prompt(case), return_tensors="pt", **self._text(case))
+        with torch.no_grad(), trimkit.reduce(self.model, self.processor, scorer=self.scorer, **case.trim) as trim:
+            self.model.generate(**inputs, max_new_tokens=1, do_sample=False)
+            return trim.report
+
     def all_ids(self, cases: Sequence[Case]) -> list[list[int]]:
         return [self.ids(case) for case in cases]
 

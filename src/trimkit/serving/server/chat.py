@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from trimkit.serving.server.answers import Completion, event, report_object
+from trimkit.serving.report_json import report_object
+from trimkit.serving.server.answers import Completion, event
 from trimkit.serving.server.bodies import Bodies
 from trimkit.serving.server.engine import Engine
 from trimkit.serving.server.errors import ApiError, error_of
@@ -130,7 +131,7 @@ class Chat:
         if asked.sizes is not None and len(asked.sizes) == count:
             loop = asyncio.get_running_loop()
             boxes = await loop.run_in_executor(self._readers, self._service.boxes, asked.sizes, started.report)
-        return report_object(started, boxes)
+        return report_object(started.report, boxes, fallback=started.fallback)
 
     async def _chunks(self, asked: Asked, completion: Completion, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
         """The events of a stream, up to ``[DONE]``; nothing of the kind behind a failure, which the caller tells."""

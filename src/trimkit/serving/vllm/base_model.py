@@ -69,9 +69,12 @@ class ReducingModel:
         reductions = [self._reducing.reduction(bytes(row.tolist())) for row in packed]
         pictures = self.split_pictures(kwargs)
         features = self._features(pictures)
-        started = time.perf_counter()
-        kept = [self._kept(*each) for each in zip(pictures, features, reductions, strict=True)]
-        self._reducing.note(sum(map(len, features)), sum(map(len, kept)), time.perf_counter() - started)
+        kept, seconds = [], []
+        for each in zip(pictures, features, reductions, strict=True):
+            began = time.perf_counter()
+            kept.append(self._kept(*each))
+            seconds.append(time.perf_counter() - began)
+        self._reducing.note(sum(map(len, features)), sum(map(len, kept)), seconds)
         return self.project(kept)
 
     def split_pictures(self, arguments: ModelInputs) -> list[ModelInputs]:
@@ -114,6 +117,8 @@ class ReducingModel:
 
     def _kept(self, picture: ModelInputs, features: Tensor, reduction: Reduction) -> Tensor:
         if reduction.method.keeps_all:
+            if reduction.report is not None:
+                self._reducing.report(reduction, self.ranked(picture, features), cached=picture[_HELD])
             return features
         parts, at = [], 0
         for number, image in enumerate(self.ranked(picture, features)):
@@ -122,6 +127,8 @@ class ReducingModel:
             if "projected" in reduction.method.asked_signals:
                 image = replace(image, signals={"projected": self.projected(image.features)})
             parts.append(self.cut(picture, self._seen(picture, image, number, reduction), whole, reduction))
+        if reduction.report is not None:
+            self._reducing.report(reduction, cached=picture[_HELD])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _seen(self, picture: ModelInputs, image: ImageTokens, number: int, reduction: Reduction) -> ImageTokens:
@@ -146,14 +153,14 @@ class ReducingModel:
         found = {key: features for key in dict.fromkeys(keys) if (features := held.get(key)) is not None}
         missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}
         counts = self._reducing.chooser.counts
-        counts.pictures_encoded += len(missing)
-        counts.pictures_held += len(pictures) - len(missing)
+        counts.pictures += len(pictures)
+        counts.feature_cache_hits += len(pictures) - len(missing)
         for group in self._groups(missing):
             for key, features in zip(group, self.encode([missing[key] for key in group]), strict=True):
                 found[key] = features
                 held.put(key, features)
         for key, picture in zip(keys, pictures, strict=True):
-            picture[_KEY] = key
+            picture[_KEY], picture[_HELD] = key, key not in missing
         return [found[key].to(self._reducing.device) for key in keys]
 
     def _groups(self, pictures: dict[str, ModelInputs]) -> list[list[str]]:
@@ -170,6 +177,7 @@ class ReducingModel:
 
 
 _KEY = "trimkit_key"  # of a picture, once its content was hashed
+_HELD = "trimkit_held"  # whether its features were there
 
 
 def _one(value: Any, index: int) -> Any:

@@ -21,6 +21,8 @@ from trimkit.errors import ConfigError, TrimkitError
 from trimkit.pipeline.query_reader import QueryReader
 from trimkit.serving.vllm.facts import image_token, knows_scorer
 from trimkit.serving.vllm.metrics import show_metrics
+from trimkit.serving.vllm.reports import expect
+from trimkit.serving.vllm.seen import seen_by
 from trimkit.serving.vllm.settings import FIELD, KEY, Reduction, Request, ServerSettings, pack, unpack
 
 __all__ = ["ReducingProcessor"]
@@ -81,7 +83,8 @@ class ReducingProcessor:
         request = self._request(given)
         if count and request is not None:
             try:
-                arguments[KEY] = tuple(map(pack, self._reductions(request, list(inputs.prompt), count)))
+                reductions = self._reductions(request, list(inputs.prompt), count)
+                arguments[KEY] = tuple(map(pack, self._reported(request, reductions, inputs.mm_data_items)))
             except TrimkitError as error:
                 raise ConfigError(str(error)) from None
         return super().apply(replace(inputs, hf_processor_mm_kwargs=arguments), timing_ctx)  # type: ignore[misc]
@@ -100,6 +103,13 @@ class ReducingProcessor:
         if self._no_scorer and request.method.needs_relevance:
             raise ConfigError(f"method {request.method.name!r} needs a text scorer: {self._no_scorer}")
         return request
+
+    def _reported(self, request: Request, reductions: list[Reduction], items: Any) -> list[Reduction]:
+        """The same, with a name for the report of each picture where the request wants one."""
+        if request.report is None:
+            return reductions
+        expect(request.report, seen_by(self.info, items))
+        return [replace(each, report=f"{request.report}-{number}") for number, each in enumerate(reductions)]
 
     def _reductions(self, request: Request, prompt: list[int], count: int) -> list[Reduction]:
         """One a picture, in the order of the prompt."""

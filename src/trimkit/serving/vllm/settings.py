@@ -19,6 +19,7 @@ from trimkit.io.settings import load_settings
 from trimkit.methods import Method, get_method
 from trimkit.pipeline.image_queries import each_row
 from trimkit.pipeline.text_free import text_free
+from trimkit.serving.vllm.engine_reports import asked_number
 
 __all__ = ["DEFAULT", "FIELD", "KEY", "Reduction", "Request", "ServerSettings", "pack", "unpack"]
 
@@ -34,6 +35,7 @@ DEFAULT: dict[str, Any] = {"method": "trim", "budget": 0.21}
 _SERVER = ("scorer", "tower_cache_mb", "turns")
 _REQUEST = ("query", "turns")
 _SHARED = ("budget", "profile", "turns")  # what another method takes over
+_TELLER = "trimkit.serving.vllm.reports.ReportMiddleware"
 _LONGEST_QUERY = 16_384  # characters
 _PROBE = 576  # tokens of some image, to see whether a method knows its count beforehand
 
@@ -45,10 +47,12 @@ class Reduction:
     Attributes:
         method: what chooses.
         query: the question, or None where the method reads no text.
+        report: under which name the engine leaves what it keeps, or None where nobody asks.
     """
 
     method: Method
     query: str | None = None
+    report: str | None = None
 
     def tokens(self, total: int) -> int:
         """Tokens of an image of ``total``; ``check_method`` has made sure that it is known."""
@@ -64,11 +68,13 @@ class Request:
         method: what chooses.
         query: the question that it gives, or None to read it from the prompt.
         turns: which question of a conversation chooses; see ``trimkit.reduce``.
+        report: number of the report that it wants, or None.
     """
 
     method: Method
     query: str | None = None
     turns: TurnPolicy = "refresh"
+    report: str | None = None
 
     def reduction(self, query: str | None) -> Reduction:
         """For an image about which ``query`` is asked; where nobody says a word, patches at equal distances."""
@@ -103,7 +109,7 @@ class ServerSettings:
         said = load_settings(model).get("reduce") if Path(model).is_dir() else None
         asked = _merged(DEFAULT, _mapping(said, "trimkit.json")) if said else dict(DEFAULT)
         given = _mapping(overrides, "--hf-overrides trimkit")
-        _refuse_unknown(given, "--hf-overrides trimkit", reserved=("query",))
+        _refuse_unknown(given, "--hf-overrides trimkit", reserved=("query", "report"))
         own = {name: given.pop(name) for name in ("scorer", "tower_cache_mb") if name in given}
         settings = cls(_merged(asked, given), bool(said or given), own.get("scorer"), own.get("tower_cache_mb", 256))
         size = settings.tower_cache_mb
@@ -133,9 +139,10 @@ class ServerSettings:
         check_choice("turns", turns, TurnPolicy)
         if turns == "union":
             raise ConfigError("turns='union' has no fixed number of tokens, which vLLM needs: use 'refresh' or 'first'")
+        report = _checked_report(options.pop("report", None))
         method = _built(options)
         check_method(method)
-        return Request(method, query, "first" if turns == "first" else "refresh")
+        return Request(method, query, "first" if turns == "first" else "refresh", report)
 
 
 def check_method(method: Method) -> None:
@@ -170,13 +177,16 @@ def pack(reduction: Reduction) -> str:
     """As text, the same for equal reductions."""
     options = reduction.method.model_dump(mode="json")
     content = {"method": reduction.method.name, "options": options, "query": reduction.query}
+    if reduction.report is not None:
+        content["report"] = reduction.report
     return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 
 def unpack(text: str) -> Reduction:
     """What ``pack`` gave."""
     content = json.loads(text)
-    return Reduction(get_method(content["method"], **content["options"]), content["query"])
+    method = get_method(content["method"], **content["options"])
+    return Reduction(method, content["query"], content.get("report"))
 
 
 def _mapping(given: object, where: str) -> dict[str, Any]:
@@ -208,6 +218,17 @@ def _checked_query(query: object) -> str | None:
     if len(query) > _LONGEST_QUERY:
         raise ConfigError(f"{KEY}: query has {len(query)} characters: give at most {_LONGEST_QUERY}")
     return each_row(query, 1)[0].strip()
+
+
+def _checked_report(report: object) -> str | None:
+    number = asked_number(report)
+    if report is True:
+        raise ConfigError(
+            f"{KEY}: reports need a server that was started by 'trimkit serve', or with --middleware {_TELLER}"
+        )
+    if number is None and report not in (None, False):
+        raise ConfigError(f"{KEY}: report should be true or false, and is {_short(report)}")
+    return number
 
 
 def _built(options: dict[str, Any]) -> Method:
