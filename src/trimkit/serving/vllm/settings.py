@@ -11,15 +11,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from trimkit.core.choices import TurnPolicy, check_choice
+from trimkit.core.choices import check_choice
 from trimkit.errors import ConfigError, TrimkitError
 from trimkit.io.settings import load_settings
 from trimkit.methods import Method, get_method
 from trimkit.pipeline.image_queries import each_row
 from trimkit.pipeline.text_free import text_free
 from trimkit.serving.vllm.engine_reports import asked_number
+from trimkit.serving.vllm.questions import ServedTurns
 
 __all__ = ["DEFAULT", "FIELD", "KEY", "Reduction", "Request", "ServerSettings", "pack", "unpack"]
 
@@ -67,13 +68,13 @@ class Request:
     Attributes:
         method: what chooses.
         query: the question that it gives, or None to read it from the prompt.
-        turns: which question of a conversation chooses; see ``trimkit.reduce``.
+        turns: which question chooses.
         report: number of the report that it wants, or None.
     """
 
     method: Method
     query: str | None = None
-    turns: TurnPolicy = "refresh"
+    turns: ServedTurns = "refresh"
     report: str | None = None
 
     def reduction(self, query: str | None) -> Reduction:
@@ -136,13 +137,13 @@ class ServerSettings:
         turns = options.pop("turns", "refresh")
         if not isinstance(turns, str):
             raise ConfigError(f"{KEY}: turns {turns!r} should be a string")
-        check_choice("turns", turns, TurnPolicy)
         if turns == "union":
             raise ConfigError("turns='union' has no fixed number of tokens, which vLLM needs: use 'refresh' or 'first'")
+        check_choice("turns", turns, ServedTurns)
         report = _checked_report(options.pop("report", None))
         method = _built(options)
         check_method(method)
-        return Request(method, query, "first" if turns == "first" else "refresh", report)
+        return Request(method, query, cast("ServedTurns", turns), report)
 
 
 def check_method(method: Method) -> None:
