@@ -68,7 +68,7 @@ def state_of(scorer: Any, limit: int) -> EngineState:
     state = object.__new__(EngineState)
     state.chooser, state.held = Chooser(lambda: scorer), HeldFeatures(limit)
     state.started, state.device, state.counting = True, torch.device("cpu"), False
-    state._scorer, state._reductions = scorer, {}
+    state._scorer, state._reductions, state.layers = scorer, {}, None
     return state
 
 

@@ -19,7 +19,7 @@ from trimkit.demo import demo_model_path, load_demo
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 
 BUDGETS = [121, 64, 0.4, 1.0]
-METHODS = ("focus", "divprune", "cdpruner", "uniform", "avg-pool")
+METHODS = ("focus", "divprune", "cdpruner", "uniform", "avg-pool", "cls-attention", "visionzip", "hiprune", "prunesid")
 FLAGS = ("--max-model-len", "2048", "--middleware", "trimkit.serving.vllm.reports.ReportMiddleware")
 BAD: list[Any] = [
     {"query": 5},
@@ -28,7 +28,7 @@ BAD: list[Any] = [
     {"method": "trimm"},
     {"method": 5},
     {"method": "fastv"},
-    {"method": "cls-attention"},
+    {"method": "prumerge"},
     {"budget": 0},
     {"budget": -3},
     {"budget": None},

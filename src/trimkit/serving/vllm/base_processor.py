@@ -24,6 +24,7 @@ from trimkit.serving.vllm.questions import Questions
 from trimkit.serving.vllm.reports import expect
 from trimkit.serving.vllm.seen import seen_by
 from trimkit.serving.vllm.settings import FIELD, KEY, Reduction, Request, ServerSettings, pack, unpack
+from trimkit.serving.vllm.tower_signals import LayerNumbers
 
 __all__ = ["ReducingProcessor"]
 
@@ -45,7 +46,9 @@ class ReducingProcessor:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = self.info.get_hf_config()
-        self._settings = ServerSettings.read(self.info.model_id, getattr(config, "trimkit", None))
+        self._settings = ServerSettings.read(
+            self.info.model_id, getattr(config, "trimkit", None), LayerNumbers.of(config)
+        )
         self._image_token = image_token(config)
         self._picture_mark = self.picture_mark(config)
         self._unable = self.unable()

@@ -19,6 +19,7 @@ from trimkit.serving.vllm.engine_reports import leave_report
 from trimkit.serving.vllm.facts import knows_scorer, scorer_for, twin_of
 from trimkit.serving.vllm.held_features import HeldFeatures
 from trimkit.serving.vllm.settings import Reduction, ServerSettings, unpack
+from trimkit.serving.vllm.tower_signals import LayerNumbers
 
 __all__ = ["EngineState"]
 
@@ -35,6 +36,7 @@ class EngineState:
 
     Attributes:
         family, twin: what trimkit knows of the model, see ``facts``.
+        layers: of its tower, where it gives signals.
         chooser: chooses.
         held: features of the tower by picture.
         started: whether the model's weights are there; ``device``: where they are.
@@ -48,7 +50,8 @@ class EngineState:
         self._config = model_config
         self._checkpoint = str(model_config.model)
         config = model_config.hf_config
-        self._settings = ServerSettings.read(self._checkpoint, getattr(config, "trimkit", None))
+        self.layers = LayerNumbers.of(config)
+        self._settings = ServerSettings.read(self._checkpoint, getattr(config, "trimkit", None), self.layers)
         self.family, self.twin = twin_of(config)
         self.knows_scorer = knows_scorer(config, self._checkpoint, self._settings)
         self.chooser = Chooser(self.scorer)

@@ -21,6 +21,7 @@ from trimkit.pipeline.image_queries import each_row
 from trimkit.pipeline.text_free import text_free
 from trimkit.serving.vllm.engine_reports import asked_number
 from trimkit.serving.vllm.questions import ServedTurns
+from trimkit.serving.vllm.tower_signals import LayerNumbers
 
 __all__ = ["DEFAULT", "FIELD", "KEY", "Reduction", "Request", "ServerSettings", "pack", "unpack"]
 
@@ -93,15 +94,17 @@ class ServerSettings:
         explicit: whether somebody asked for it; else it is the default.
         scorer: a CLIP or SigLIP checkpoint in place of the one that ``trimkit.json`` names, or None.
         tower_cache_mb: how much of the vision tower's features is held in main memory.
+        layers: of the tower, where it gives signals; None where it gives none.
     """
 
     asked: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT))
     explicit: bool = False
     scorer: str | None = None
     tower_cache_mb: int = 256
+    layers: LayerNumbers | None = None
 
     @classmethod
-    def read(cls, model: str, overrides: Any) -> ServerSettings:
+    def read(cls, model: str, overrides: Any, layers: LayerNumbers | None = None) -> ServerSettings:
         """From a checkpoint's directory (a hub id has no settings beside it) and ``--hf-overrides``.
 
         Raises:
@@ -112,8 +115,8 @@ class ServerSettings:
         given = _mapping(overrides, "--hf-overrides trimkit")
         _refuse_unknown(given, "--hf-overrides trimkit", reserved=("query", "report"))
         own = {name: given.pop(name) for name in ("scorer", "tower_cache_mb") if name in given}
-        settings = cls(_merged(asked, given), bool(said or given), own.get("scorer"), own.get("tower_cache_mb", 256))
-        size = settings.tower_cache_mb
+        size = own.get("tower_cache_mb", 256)
+        settings = cls(_merged(asked, given), bool(said or given), own.get("scorer"), size, layers)
         if settings.scorer is not None and not (isinstance(settings.scorer, str) and settings.scorer):
             raise ConfigError(f"--hf-overrides trimkit: scorer {settings.scorer!r} is no directory and no hub id")
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
@@ -142,12 +145,16 @@ class ServerSettings:
         check_choice("turns", turns, ServedTurns)
         report = _checked_report(options.pop("report", None))
         method = _built(options)
-        check_method(method)
+        check_method(method, self.layers)
         return Request(method, query, cast("ServedTurns", turns), report)
 
 
-def check_method(method: Method) -> None:
+def check_method(method: Method, layers: LayerNumbers | None = None) -> None:
     """Refuse what the engine could not do.
+
+    Args:
+        method: what is asked for.
+        layers: of the tower, where it gives signals.
 
     Raises:
         ConfigError: with the reason.
@@ -160,11 +167,12 @@ def check_method(method: Method) -> None:
         raise ConfigError(
             f"method {method.name!r} changes the way through the vision tower, which vLLM runs: use another"
         )
-    missing = sorted(method.asked_signals - {"projected"})
+    asked = sorted(method.asked_signals - {"projected"})
+    missing = asked if layers is None else [name for name in asked if layers.number(name) is None]
     if missing:
         raise ConfigError(
-            f"method {method.name!r} needs {' and '.join(missing)} of the vision tower, which vLLM's towers do not give: use "
-            "'trim', 'focus', 'divprune' or another without signals of the tower"
+            f"method {method.name!r} needs {' and '.join(missing)}, which vLLM does not give for this model: use 'trim', "
+            "'focus', 'divprune' or another without signals of the tower"
         )
     if method.tokens(_PROBE) is None:
         what = f"share={method.share!r}" if method.share != "image" else f"budget {method.budget}"
