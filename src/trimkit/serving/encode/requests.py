@@ -65,7 +65,7 @@ def upstream_body(
         text = frame[1] + piece
     content = [part for part in [*parts, _text(text)] if part.get("text") != ""]
     messages = [{"role": "user", "content": content}]
-    return {**request.passed, "messages": messages, "add_special_tokens": around.add_special_tokens}
+    return {**request.passed, "messages": messages, "add_special_tokens": False}
 
 
 def _text(text: str) -> dict[str, Any]:
