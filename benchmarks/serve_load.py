@@ -1,10 +1,11 @@
 """Requests a second of a reduced and of a stock vLLM server, asked in turn: ``python -m benchmarks.serve_load``, in .venv-vllm.
 
-Both servers run at once on one checkpoint with random weights, and only one is asked at a time. A round asks each of them once
+All servers run at once on one checkpoint with random weights, and only one is asked at a time. A round asks each of them once
 for each number of clients; another one begins every time. Every client asks its next question when its last one is answered.
 Ratios are taken within a round. The stock server loads no plugin (vLLM's ``VLLM_PLUGINS`` is empty).
 
 What is asked: ``new``, a picture that no server has seen, with one question; ``same``, further questions about one picture.
+The latter is asked of a third server, too, which chooses once for a picture (``turns="once"``) and so keeps its KV cache.
 Writes ``benchmarks/results/serve_load.json``.
 """
 
@@ -26,13 +27,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.records import RESULTS
+from benchmarks.cells import table
+from benchmarks.records import RESULTS, Record, made_of
 from benchmarks.run import provenance
 from benchmarks.serve_models import SHAPES, save
 from tests.vllm.server import Server, picture_url, serving
 from trimkit.bench.stats import orders, ratio, spread
 
-ARMS = ("stock", "reduced")
+ARMS: dict[str, dict[str, Any] | None] = {"stock": None, "reduced": {}, "once": {"turns": "once"}}
+"""Servers by name: the plugin's settings beside the budget, or None for no plugin."""
+ASKED = {"new": ("stock", "reduced"), "same": ("stock", "reduced", "once")}
+"""Which servers get each kind of question."""
 WORDS = ("red", "green", "dog", "sign", "left", "clock", "small", "table", "boat", "tree")
 
 
@@ -94,41 +99,86 @@ def load(server: Server, requests: list[bytes], clients: int) -> dict[str, Any]:
 
 
 @contextmanager
-def both(folder: Path, shape: str, flags: list[str]) -> Iterator[list[Server]]:
-    """The stock server and the reduced one, on one checkpoint."""
+def all_servers(folder: Path, shape: str, flags: list[str], kinds: list[str]) -> Iterator[dict[str, Server]]:
+    """Those that the kinds are asked of, on one checkpoint."""
     checkpoint = folder / shape
     save(shape, checkpoint)
-    budget = {"trimkit": {"method": "trim", "budget": SHAPES[shape].budget}}
+    wanted = [name for name in ARMS if any(name in ASKED[kind] for kind in kinds)]
     with ExitStack() as stack:
-        before = os.environ.get("VLLM_PLUGINS")
+        yield {name: stack.enter_context(one_server(checkpoint, folder, shape, name, flags)) for name in wanted}
+
+
+@contextmanager
+def one_server(checkpoint: Path, folder: Path, shape: str, name: str, flags: list[str]) -> Iterator[Server]:
+    """The server called ``name``."""
+    own, before = ARMS[name], os.environ.get("VLLM_PLUGINS")
+    if own is None:
         os.environ["VLLM_PLUGINS"] = ""
-        try:
-            stock = stack.enter_context(serving(checkpoint, folder / f"{shape}-stock.log", *flags))
-        finally:
-            os.environ.pop("VLLM_PLUGINS")
-            if before is not None:
-                os.environ["VLLM_PLUGINS"] = before
-        reducing = [*flags, "--hf-overrides", json.dumps(budget)]
-        yield [stock, stack.enter_context(serving(checkpoint, folder / f"{shape}-reduced.log", *reducing))]
+    else:
+        budget = {"trimkit": {"method": "trim", "budget": SHAPES[shape].budget, **own}}
+        flags = [*flags, "--hf-overrides", json.dumps(budget)]
+    with serving(checkpoint, folder / f"{shape}-{name}.log", *flags) as server:
+        os.environ.pop("VLLM_PLUGINS", None)
+        if before is not None:
+            os.environ["VLLM_PLUGINS"] = before
+        yield server
 
 
-def measure(servers: list[Server], asker: Asker, kind: str, clients: int, given: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    servers: dict[str, Server], asker: Asker, kind: str, clients: int, given: argparse.Namespace
+) -> dict[str, Any]:
     """Rounds of one kind of request with so many clients."""
     count = max(given.requests, 2 * clients)
-    seen: list[list[dict[str, Any]]] = [[], []]
-    for server in servers:  # what is loaded or traced on first use
-        load(server, asker.batch(kind, clients), clients)
-    for turn in orders(len(servers), given.rounds):
+    names = ASKED[kind]
+    seen: list[list[dict[str, Any]]] = [[] for _ in names]
+    for name in names:  # what is loaded or traced on first use
+        load(servers[name], asker.batch(kind, clients), clients)
+    for turn in orders(len(names), given.rounds):
         requests = asker.batch(kind, count)
         for arm in turn:
-            seen[arm].append(load(servers[arm], requests, clients))
+            seen[arm].append(load(servers[names[arm]], requests, clients))
     rates = [[each["per_second"] for each in rounds] for rounds in seen]
-    record: dict[str, Any] = {"kind": kind, "clients": clients, "requests": count, "ratio": ratio(rates[1], rates[0])}
-    for name, rounds, rate in zip(ARMS, seen, rates, strict=True):
+    ratios = {name: ratio(rate, rates[0]) for name, rate in zip(names[1:], rates[1:], strict=True)}
+    record: dict[str, Any] = {"kind": kind, "clients": clients, "requests": count, "ratios": ratios}
+    for name, rounds, rate in zip(names, seen, rates, strict=True):
         first = sorted(seconds for each in rounds for seconds in each["ttft"])
         p95 = first[min(len(first) - 1, int(0.95 * len(first)))]
         record[name] = {"per_second": spread(rate), "ttft_p50": statistics.median(first), "ttft_p95": p95}
     return record
+
+
+def shown(record: Record) -> str:
+    """A row a shape, kind and number of clients; a pair of columns a reduced server."""
+    rows = []
+    for each in record["results"]:
+        shape = SHAPES[each["shape"]]
+        stock = each["stock"]
+        row = [
+            f"{shape.full} → {shape.budget}",
+            each["kind"],
+            str(each["clients"]),
+            f"{stock['per_second']['median']:.2f}",
+        ]
+        row.append(_first_token(stock))
+        for name in ("reduced", "once"):
+            row += [_times(each["ratios"][name]), _first_token(each[name])] if name in each else ["", ""]
+        rows.append(row)
+    head = ["image tokens", "asked", "clients", "stock: requests/s", "TTFT p50, p95 (s)", "reduced: times stock (95 %)"]
+    head += ["TTFT p50, p95 (s)", "chosen once: times stock (95 %)", "TTFT p50, p95 (s)"]
+    config = record["config"]
+    note = f"{config['rounds']} rounds of at least {config['requests']} requests, {config['tokens']} tokens answered."
+    return f"{table(head, rows)}\n\n{note}"
+
+
+def _times(found: dict[str, Any]) -> str:
+    return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def _first_token(found: dict[str, Any]) -> str:
+    return f"{found['ttft_p50']:.2f}, {found['ttft_p95']:.2f}"
+
+
+TABLES = {"serve-load": made_of("serve_load", shown, "serve_load")}
 
 
 def main() -> None:
@@ -147,9 +197,9 @@ def main() -> None:
     record: dict[str, Any] = {"experiment": "serve_load", "config": config, "provenance": provenance(), "results": []}
     with tempfile.TemporaryDirectory() as folder:
         for shape in given.shapes.split(","):
-            flags = ["--max-model-len", str(SHAPES[shape].context)]
-            with both(Path(folder), shape, flags) as servers:
-                for kind in given.kinds.split(","):
+            flags, kinds = ["--max-model-len", str(SHAPES[shape].context)], given.kinds.split(",")
+            with all_servers(Path(folder), shape, flags, kinds) as servers:
+                for kind in kinds:
                     for clients in map(int, given.clients.split(",")):
                         asker = Asker(given.seed + clients, shape, given.tokens)
                         found = {"shape": shape, **measure(servers, asker, kind, clients, given)}

@@ -94,9 +94,9 @@ def _png(width: int, height: int, data: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def _saved(picture: Image.Image, kind: str) -> bytes:
+def _saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
     held = io.BytesIO()
-    picture.save(held, kind)
+    picture.save(held, kind, **options)
     return held.getvalue()
 
 
@@ -105,7 +105,7 @@ _BOMBS = [
     _url(_png(60_000, 60_000, zlib.compress(b"\0" * 1000))),
     _url(_png(3_000, 3_000, zlib.compress(bytes(3_000 * 9_001)))),
     _url(_png(1_900, 1_900, zlib.compress(b"\0" * 100))),
-    _url(_saved(Image.new("1", (9_000, 9_000)), "TIFF")),
+    _url(_saved(Image.new("1", (9_000, 9_000)), "TIFF", compression="group4")),
 ]
 _VALUES: list[Any] = [None, True, -1, 0, 1e308, 2**62, "", "x", "\ud800", [], [[]], {}, {"a": {"b": 1}}, ["x"] * 40]
 _PATHS = ["model", "messages", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "n", "stream", "tools"]

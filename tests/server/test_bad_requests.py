@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.server.conftest import SAMPLES, Answer, Make, Server, chat, data_url, said, sample_url
 from trimkit.serving.server.errors import ApiError
-from trimkit.serving.server.schema import read_request
+from trimkit.serving.server.schema import ChatRequest
 
 HELLO = {"role": "user", "content": "hello"}
 
@@ -32,7 +32,7 @@ def refused(answer: Answer, status: int = 400) -> str:
 def told(content: Any) -> ApiError:
     body = content if isinstance(content, bytes) else json.dumps(content).encode("utf-8", "surrogatepass")
     with pytest.raises(ApiError) as caught:
-        read_request(body)
+        ChatRequest.read(body)
     assert caught.value.status == 400
     return caught.value
 
@@ -102,7 +102,7 @@ def test_a_field_of_the_wrong_kind_is_named(field: str, value: Any) -> None:
     ],
 )
 def test_what_asks_for_nothing_special_is_taken(more: dict[str, Any]) -> None:
-    read_request(json.dumps({**chat(HELLO), **more}).encode())
+    ChatRequest.read(json.dumps({**chat(HELLO), **more}).encode())
 
 
 @pytest.mark.parametrize(

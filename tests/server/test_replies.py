@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from trimkit.errors import ConfigError, InputError
-from trimkit.serving.server import remote
+from trimkit.methods import get_method
+from trimkit.serving.server import chat, remote
 from trimkit.serving.server.errors import ApiError, error_of
-from trimkit.serving.server.memory import forget_frames
+from trimkit.serving.server.jobs import Finished, Job
+from trimkit.serving.server.memory import forget_frames, give_back_memory
+from trimkit.serving.server.metrics import Metrics
 from trimkit.serving.server.remote import fetch_public, public_address
-from trimkit.serving.server.replies import Waiting
+from trimkit.serving.server.replies import Reply, Waiting
 from trimkit.serving.server.reply_text import ReplyText
 from trimkit.serving.server.sampling import Sampler, Sampling
 from trimkit.serving.server.settings import Limits
@@ -112,6 +117,38 @@ def test_errors_let_go_of_what_their_frames_hold() -> None:
         assert body() is None
     finally:
         gc.enable()
+
+
+def test_a_reply_lets_go_of_its_request_without_the_garbage_collector() -> None:
+    async def go() -> weakref.ref[Job]:
+        async def receive() -> Any:
+            await asyncio.sleep(60)
+
+        job = Job(None, 0, get_method("trim"), None, "refresh", Sampling(), (), 1, lambda event: None)
+        reply = Reply(job, receive, time.monotonic() + 60, lambda: None)
+        job.emit(Finished("stop", 1))
+        reply.close()
+        await asyncio.sleep(0.01)  # what was called from the engine's thread is done
+        return weakref.ref(job)
+
+    gc.disable()
+    try:
+        assert asyncio.run(go())() is None
+    finally:
+        gc.enable()
+
+
+def test_memory_is_given_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(chat, "give_back_memory", lambda: given.append(1))
+    counting = chat.Chat(SimpleNamespace(limits=Limits()), None, Metrics())  # type: ignore[arg-type]
+    for _ in range(2 * chat._GIVE_BACK + 1):
+        counting._count(200)
+    counting._readers.shutdown(wait=True)
+    assert len(given) == 2
+    for _ in range(chat._GIVE_BACK):
+        counting._count(503)  # when the readers are gone
+    give_back_memory()
 
 
 def test_places() -> None:

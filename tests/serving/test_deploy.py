@@ -13,6 +13,7 @@ import yaml
 
 from trimkit.serving.encode.metrics import EncodeMetrics
 from trimkit.serving.server.metrics import Metrics
+from trimkit.serving.vllm.metrics import EngineCollector
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -30,17 +31,6 @@ VLLM = {
     "vllm:num_requests_waiting",
     "vllm:request_success",
     "vllm:time_to_first_token_seconds",
-}
-
-# Of the dashboard, those of the plugin in vLLM (trimkit.serving.vllm).
-PLUGIN_METRICS = ROOT / "src" / "trimkit" / "serving" / "vllm" / "metrics.py"
-PLUGIN = {
-    "trimkit_choosing_seconds_total",
-    "trimkit_fallbacks_total",
-    "trimkit_image_tokens_after_total",
-    "trimkit_image_tokens_before_total",
-    "trimkit_pictures_encoded_total",
-    "trimkit_pictures_held_total",
 }
 
 
@@ -76,17 +66,22 @@ def served() -> set[str]:
 def test_the_dashboard_shows_metrics_that_there_are(served: set[str]) -> None:
     names = used()
     assert len(names) > 20
-    assert {name for name in names if name.startswith("trimkit_")} - served - PLUGIN == set()
+    assert {name for name in names if name.startswith("trimkit_")} - served == set()
     endings = ("_total", "_bucket")
     plain = {next((name.removesuffix(end) for end in endings if name.endswith(end)), name) for name in names}
     assert {name for name in plain if name.startswith("vllm:")} - VLLM == set()
 
 
-@pytest.mark.skipif(not PLUGIN_METRICS.is_file(), reason="there is no plugin for vLLM here")
-def test_the_plugin_has_what_is_taken_for_its_metrics() -> None:
-    source = PLUGIN_METRICS.read_text(encoding="utf-8")
-    missing = [name for name in PLUGIN if f'"{name.removeprefix("trimkit_").removesuffix("_total")}"' not in source]
-    assert missing == []
+def test_the_plugin_names_its_metrics_as_the_server_does(served: set[str]) -> None:
+    collector = EngineCollector()
+    plugin = {f"{each.name}_total" if each.type == "counter" else f"{each.name}_bucket" for each in collector.collect()}
+    assert len(plugin) > 5
+    assert plugin - served == set()
+    (choosing,) = (each for each in collector.collect() if each.type == "histogram")
+    (ours,) = (each for each in Metrics().collect() if each.name == choosing.name)
+    assert {each.labels["le"] for each in choosing.samples if "le" in each.labels} == {
+        each.labels["le"] for each in ours.samples if "le" in each.labels
+    }
 
 
 def test_every_metric_of_ours_is_shown_or_is_known_not_to_be(served: set[str]) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,7 +28,8 @@ from trimkit.models import family_of
 from trimkit.serving.encode.app import create_app
 from trimkit.serving.encode.checks import check_positions, placeholder_frame
 from trimkit.serving.encode.encoder import PictureEncoder
-from trimkit.serving.server.answers import report_of
+from trimkit.serving.encode.prompt import added_tokens
+from trimkit.serving.report_json import report_of
 from trimkit.serving.server.settings import Limits
 
 PATHS = [sample.path for sample in sample_images().values()][:3]
@@ -135,11 +137,11 @@ def test_the_engine_gets_text_and_what_an_attached_model_gets(
     reply = ask(chat(user(picture(0), words(QUESTION)), trim=trim, temperature=0, max_tokens=7))
     assert reply.status_code == 200, reply.text
     (sent,) = engine.sent
-    assert sent.text == f"USER: <embeds>\n{QUESTION} ASSISTANT:"
+    assert sent.text == f"<s>USER: <embeds>\n{QUESTION} ASSISTANT:"
     (expected,) = attached(demo, [user(IMAGE, words(QUESTION))], [0], **trim)
     torch.testing.assert_close(sent.embeddings[0], expected, rtol=0, atol=1e-5)
     rest = {key: value for key, value in sent.body.items() if key != "messages"}
-    assert rest == {"model": "m", "temperature": 0, "max_tokens": 7, "add_special_tokens": True}
+    assert rest == {"model": "m", "temperature": 0, "max_tokens": 7, "add_special_tokens": False}
     assert reply.headers["x-trimkit-image-tokens-before"] == "576"
     assert reply.headers["x-trimkit-image-tokens-after"] == str(len(expected))
 
@@ -152,7 +154,7 @@ def test_conversations_of_several_pictures(ask: Ask, engine: FakeEngine, demo: t
     ).is_success
     (sent,) = engine.sent
     assert sent.text == (
-        f"Be brief. USER: <embeds>\nIs there a fox? ASSISTANT: yes USER: <embeds>\n{QUESTION} ASSISTANT:"
+        f"<s>Be brief. USER: <embeds>\nIs there a fox? ASSISTANT: yes USER: <embeds>\n{QUESTION} ASSISTANT:"
     )
     turns = [user(IMAGE, words("Is there a fox?")), {"role": "assistant", "content": [words("yes")]}]
     expected = attached(demo, [*turns, user(IMAGE, words(QUESTION))], [0, 1], query=QUESTION)
@@ -173,8 +175,48 @@ def test_a_picture_without_a_word(ask: Ask, engine: FakeEngine, demo: tuple[Any,
 
 
 def test_text_alone(ask: Ask, engine: FakeEngine) -> None:
-    assert ask(chat(user(words("hello")))).json()["choices"][0]["message"]["content"] == "USER: hello ASSISTANT:"
+    assert ask(chat(user(words("hello")))).json()["choices"][0]["message"]["content"] == "<s>USER: hello ASSISTANT:"
     assert engine.sent[0].embeddings == []
+
+
+def test_the_engine_gets_the_tokens_that_a_processor_makes(ask: Ask, engine: FakeEngine, demo: tuple[Any, Any]) -> None:
+    """An engine tokenizes what a chat template gives without adding anything, whatever it is told of special tokens."""
+    ask(chat(user(words("hello"))))
+    ask(chat(user(picture(0), words(QUESTION))))
+    processor = demo[1]
+    for sent, content in zip(engine.sent, ([words("hello")], [IMAGE, words(QUESTION)]), strict=True):
+        text = processor.apply_chat_template([user(*content)], add_generation_prompt=True, tokenize=False)
+        wanted = processor.tokenizer(text)["input_ids"]
+        found = processor.tokenizer(sent.text.replace("<embeds>", "<image>"), add_special_tokens=False)["input_ids"]
+        assert found == wanted
+        assert wanted[0] == processor.tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize(
+    ("added", "written"), [((), ("", "")), (("<s>",), ("<s>", "")), (("<s>", "</s>"), ("<s>", "</s>"))]
+)
+def test_what_a_tokenizer_adds_is_written_as_text(added: tuple[str, ...], written: tuple[str, str]) -> None:
+    class Tokenizer:
+        words = ("<s>", "</s>", "x")
+
+        def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
+            ids = [self.words.index(word) for word in re.findall(r"</?s>|x", text)]
+            if add_special_tokens:
+                ids = (
+                    [self.words.index(word) for word in added[:1]]
+                    + ids
+                    + [self.words.index(word) for word in added[1:]]
+                )
+            return {"input_ids": ids}
+
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+            return [self.words[each] for each in ids]
+
+    assert added_tokens(Tokenizer()) == written
+    Tokenizer.convert_ids_to_tokens = lambda self, ids: ["?" for _ in ids]  # type: ignore[method-assign]
+    if added:
+        with pytest.raises(UnsupportedError, match="no text"):
+            added_tokens(Tokenizer())
 
 
 def test_requests_at_once_get_their_own(encoder: PictureEncoder, engine: FakeEngine) -> None:
@@ -191,7 +233,7 @@ def test_requests_at_once_get_their_own(encoder: PictureEncoder, engine: FakeEng
             return await asyncio.gather(*(client.post("/v1/chat/completions", json=body) for body in bodies))
 
     for budget, reply in zip(budgets, asyncio.run(send()), strict=True):
-        assert reply.json() == {"text": f"USER: <embeds>\nquestion {budget} ASSISTANT:", "tokens": budget}
+        assert reply.json() == {"text": f"<s>USER: <embeds>\nquestion {budget} ASSISTANT:", "tokens": budget}
 
 
 def test_what_was_kept_is_reported_where_that_is_asked_for(ask: Ask) -> None:
@@ -340,6 +382,7 @@ HELLO = user(words("hello"))
         chat({"role": "assistant", "content": [picture(0)]}),
         chat(HELLO, trim="121"),
         chat(HELLO, trim={"method": "nobody"}),
+        chat(HELLO, trim={"turns": "first"}),
         chat(HELLO, trim={"method": 3}),
         chat(HELLO, trim={"budget": 0}),
         chat(HELLO, trim={"budget": "many"}),

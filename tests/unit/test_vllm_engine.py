@@ -68,7 +68,7 @@ def state_of(scorer: Any, limit: int) -> EngineState:
     state = object.__new__(EngineState)
     state.chooser, state.held = Chooser(lambda: scorer), HeldFeatures(limit)
     state.started, state.device, state.counting = True, torch.device("cpu"), False
-    state._scorer, state._reductions = scorer, {}
+    state._scorer, state._reductions, state.layers = scorer, {}, None
     return state
 
 
@@ -101,8 +101,8 @@ def test_the_tower_sees_few_pictures_at_a_time_and_each_once() -> None:
         model.embed_multimodal(pixel_values=pixels(19), **{FIELD: rows([asked(budget=budget)] * 19)})
     assert model.batches == [8, 8, 3]
     counts = model._reducing.chooser.counts
-    assert (counts.pictures_encoded, counts.pictures_held) == (19, 19)
-    assert (counts.tokens_before, counts.tokens_after) == (2 * 19 * TOKENS, 19 * (4 + 5))
+    assert (counts.pictures, counts.feature_cache_hits) == (38, 19)
+    assert (counts.image_tokens_before, counts.image_tokens_after) == (2 * 19 * TOKENS, 19 * (4 + 5))
 
 
 def test_the_same_picture_twice_in_a_step_runs_once() -> None:
@@ -246,8 +246,10 @@ def test_names_of_a_tower_saved_by_transformers_5() -> None:
 
 def test_counts_reach_the_server_that_the_engine_belongs_to(tmp_path: Path) -> None:
     folder = tmp_path / "counts"
-    leave(Counts(tokens_before=5, choosing_seconds=0.5), folder)
-    assert left_by([os.getpid(), 2**30], folder) == [Counts(tokens_before=5, choosing_seconds=0.5)]
+    counts = Counts(image_tokens_before=5)
+    counts.choosing_seconds.add(0.5)
+    leave(counts, folder)
+    assert left_by([os.getpid(), 2**30], folder) == [counts]
     (folder / "7.json").write_text("[", encoding="utf-8")
     (folder / "8.json").write_text(json.dumps({"other": 1}), encoding="utf-8")
     assert left_by([7, 8], folder) == []

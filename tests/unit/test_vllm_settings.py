@@ -44,6 +44,11 @@ def test_another_method_takes_over_the_budget_alone(tmp_path: Path) -> None:
     assert request.method == get_method("divprune", budget=100)
 
 
+def test_which_question_chooses_is_the_servers_word_or_the_requests(tmp_path: Path) -> None:
+    settings = ServerSettings.read(str(tmp_path), {"turns": "once"})
+    assert [settings.request(each).turns for each in (None, {"turns": "first"})] == ["once", "first"]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -41,7 +41,7 @@ _CLIP = {"model_type": "clip_vision_model", "image_size": _SIDE, "patch_size": _
 _PINPOINTS = [[56, 112], [112, 56], [112, 112]]
 _TEMPLATE = (
     "{% for m in messages %}{{ m['role'].upper() + ': ' }}{% if m['content'] is string %}{{ m['content'] + ' ' }}"
-    "{% else %}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ 'PICTURE\n' }}{% else %}{{ p['text'] + ' ' }}"
+    "{% else %}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ 'PICTURE' }}{% else %}{{ p['text'] + ' ' }}"
     "{% endif %}{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
@@ -162,6 +162,25 @@ def internvl(folder: Path) -> None:
     _save(folder, tf.InternVLForConditionalGeneration, config, processor, "<IMG_CONTEXT>")
 
 
+def gemma3(folder: Path) -> None:
+    names = {"boi": "<start_of_image>", "eoi": "<end_of_image>", "image": "<image_soft_token>"}
+    breaks = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")  # single tokens in Gemma's vocabulary
+    tokenizer = _tokenizer(*breaks, **{f"{name}_token": token for name, token in names.items()})
+    layers = {"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]}
+    config = tf.Gemma3Config(
+        vision_config=_SIGLIP,
+        text_config={**_words(tokenizer), **_TEXT, **layers},
+        mm_tokens_per_image=4,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+        image_token_index=tokenizer.image_token_id,
+    )
+    images = tf.Gemma3ImageProcessor(size={"height": _SIDE, "width": _SIDE})
+    processor = tf.Gemma3Processor(images, tokenizer, image_seq_length=4)
+    # As in Gemma's own template no line break follows: vLLM does not find a picture in front of one.
+    _save(folder, tf.Gemma3ForConditionalGeneration, config, processor, "<start_of_image>", after="")
+
+
 FAMILIES: dict[str, Callable[[Path], None]] = {
     "llava_siglip": llava_siglip,
     "llava_next": llava_next,
@@ -170,6 +189,7 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "internvl": internvl,
+    "gemma3": gemma3,
 }
 
 
@@ -188,7 +208,7 @@ def _words(tokenizer: Any) -> dict[str, Any]:
     return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
 
 
-def _save(folder: Path, kind: Any, config: Any, processor: Any, picture: str) -> None:
+def _save(folder: Path, kind: Any, config: Any, processor: Any, picture: str, after: str = "\n") -> None:
     """The model, in weights so wide that greedy replies differ from picture to picture; and the demo model's CLIP."""
     torch.manual_seed(0)
     model = kind(config).eval()
@@ -199,7 +219,7 @@ def _save(folder: Path, kind: Any, config: Any, processor: Any, picture: str) ->
     text = config.get_text_config()
     model.generation_config = tf.GenerationConfig(eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id)
     model.save_pretrained(folder)
-    processor.chat_template = _TEMPLATE.replace("PICTURE", picture)
+    processor.chat_template = _TEMPLATE.replace("PICTURE", picture + after)
     processor.save_pretrained(folder)
     shutil.copytree(demo_model_path() / "clip", folder / "clip")
     (folder / "trimkit.json").write_text(json.dumps({"clip": "clip"}), encoding="utf-8")

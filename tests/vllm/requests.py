@@ -65,11 +65,11 @@ class Reference:
     Args:
         model, processor: loaded from the checkpoint that is served.
         default: the server's own settings.
-        scorer: for a model that names none.
+        causal: whether image tokens attend backwards only, also where the model lets them attend both ways.
     """
 
-    def __init__(self, model: Any, processor: Any, default: dict[str, Any], scorer: Any = None) -> None:
-        self.model, self.processor, self.default, self.scorer = model, processor, default, scorer
+    def __init__(self, model: Any, processor: Any, default: dict[str, Any], *, causal: bool = False) -> None:
+        self.model, self.processor, self.default, self.causal = model, processor, default, causal
         self._cache = trimkit.FeatureCache(64)
 
     def ids(self, case: Case) -> list[int]:
@@ -77,13 +77,22 @@ class Reference:
         options = {**self.default, **case.trim}
         query = options.pop("query", None)
         inputs = self.processor(images=case.pictures, text=self._prompt(case), return_tensors="pt", **self._text(case))
+        if self.causal:
+            inputs.pop("token_type_ids", None)
         with (
             torch.no_grad(),
-            trimkit.reduce(self.model, self.processor, scorer=self.scorer, cache_images=self._cache, **options),
+            trimkit.reduce(self.model, self.processor, cache_images=self._cache, **options),
         ):
             more = {} if query is None else {"query": query}
             out = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **more)
         return [int(token) for token in out[0, inputs["input_ids"].shape[1] :]]
+
+    def report(self, case: Case) -> Any:
+        """What an attached model keeps."""
+        inputs = self.processor(images=case.pictures, text=self._prompt(case), return_tensors="pt", **self._text(case))
+        with torch.no_grad(), trimkit.reduce(self.model, self.processor, **case.trim) as trim:
+            self.model.generate(**inputs, max_new_tokens=1, do_sample=False)
+            return trim.report
 
     def all_ids(self, cases: Sequence[Case]) -> list[list[int]]:
         return [self.ids(case) for case in cases]

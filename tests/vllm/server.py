@@ -50,6 +50,14 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read() or b"{}")
 
+    def raw(self, path: str, body: dict[str, Any]) -> str:
+        """What is answered, as it is."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            return str(answer.read().decode())
+
     def ids(self, body: dict[str, Any]) -> list[int]:
         """The reply's token ids."""
         status, answer = self.post("/v1/chat/completions", body)

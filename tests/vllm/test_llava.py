@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from trimkit.demo import demo_model_path, load_demo
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 
 BUDGETS = [121, 64, 0.4, 1.0]
-METHODS = ("focus", "divprune", "cdpruner", "uniform", "avg-pool")
-FLAGS = ("--max-model-len", "2048")
+METHODS = ("focus", "divprune", "cdpruner", "uniform", "avg-pool", "cls-attention", "visionzip", "hiprune", "prunesid")
+FLAGS = ("--max-model-len", "2048", "--middleware", "trimkit.serving.vllm.reports.ReportMiddleware")
 BAD: list[Any] = [
     {"query": 5},
     {"query": ["a"]},
@@ -26,7 +28,7 @@ BAD: list[Any] = [
     {"method": "trimm"},
     {"method": 5},
     {"method": "fastv"},
-    {"method": "cls-attention"},
+    {"method": "prumerge"},
     {"budget": 0},
     {"budget": -3},
     {"budget": None},
@@ -43,6 +45,8 @@ BAD: list[Any] = [
     {"temperature": -1},
     {"turns": "union"},
     {"turns": 5},
+    {"report": 1},
+    {"report": "../../x"},
     {"scorer": "/etc"},
     {"no_such_option": 1},
     [],
@@ -101,6 +105,34 @@ def test_fewer_tokens_are_prefilled(server: Server) -> None:
         _, answer = server.post("/v1/chat/completions", body(Case(shown, {"budget": budget})))
         lengths.append(answer["usage"]["prompt_tokens"])
     assert [lengths[0] - each for each in lengths] == [0, 576 - 121, 576 - 230]
+
+
+def test_a_report_says_what_was_kept(server: Server, reference: Reference) -> None:
+    picture = cases.pictures(small=False)[0]
+    for turns in ((Turn("What is there?", (picture,)),), (Turn("Which color?", (picture, picture)),)):
+        for held in (False, True):
+            case = Case(turns, {"method": "trim", "budget": 64, "report": True})
+            _, answer = server.post("/v1/chat/completions", body(case))
+            trim, expected = answer["trim"], reference.report(Case(turns, {"method": "trim", "budget": 64}))
+            assert (trim["method"], trim["fallback"]) == ("trim", False)
+            assert [each["indices"] for each in trim["images"]] == [each.indices.tolist() for each in expected.images]
+            assert [each["grid"] for each in trim["images"]] == [[24, 24]] * len(expected.images)
+            assert [each["box"] for each in trim["images"]] == [[0.0, 0.0, 1.0, 1.0]] * len(expected.images)
+            assert not held or all(each["cached"] for each in trim["images"])
+    streamed = server.raw("/v1/chat/completions", body(case, stream=True)).split("\n\n")
+    assert [json.loads(each.removeprefix("data: ")).get("trim", {}).get("image_tokens") for each in streamed[:2]] == [
+        128,
+        None,
+    ]
+
+
+def test_metrics_are_those_of_the_other_server(server: Server) -> None:
+    text = server.text("/metrics")
+    numbers = {name: float(value) for name, value in re.findall(r"^(trimkit_\w+) (\S+)$", text, re.MULTILINE)}
+    assert numbers["trimkit_pictures_total"] > numbers["trimkit_feature_cache_hits_total"] > 0
+    assert numbers["trimkit_image_tokens_before_total"] > numbers["trimkit_image_tokens_after_total"] > 0
+    assert numbers["trimkit_choosing_seconds_count"] == numbers["trimkit_pictures_total"]
+    assert numbers["trimkit_fallbacks_total"] == 0
 
 
 def test_what_a_request_gets_wrong_is_a_400(server: Server, wanted: list[tuple[Case, list[int]]]) -> None:

@@ -77,7 +77,7 @@ def draw_answer(answer: ServerAnswer, pictures: Sequence[Any], question: str) ->
         InputError: the server gave no report, or one that does not fit these pictures.
     """
     from trimkit import viz
-    from trimkit.serving.server.answers import report_of
+    from trimkit.serving.report_json import report_of
 
     if answer.trim is None:
         raise InputError("the server gave no report of what it kept: is it one of trimkit's?")

@@ -12,10 +12,19 @@ from typing import Any
 from trimkit.errors import UnsupportedError
 from trimkit.models._base import AT_ONCE, Family, ModelInputs
 from trimkit.models._parts import VisionParts
-from trimkit.models._signals import record_signals
+from trimkit.models._signals import layer_signals, record_signals
 from trimkit.registry import Registry
 
-__all__ = ["AT_ONCE", "Family", "ModelInputs", "VisionParts", "families", "family_of", "record_signals"]
+__all__ = [
+    "AT_ONCE",
+    "Family",
+    "ModelInputs",
+    "VisionParts",
+    "families",
+    "family_of",
+    "layer_signals",
+    "record_signals",
+]
 
 
 def _collect(module: ModuleType) -> Iterator[tuple[str, Family]]:

@@ -8,7 +8,7 @@ behind the one that gives the features is not run by the tower: it is computed f
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +20,7 @@ from trimkit.core.signals import OF_LAYERS, parse_signal
 from trimkit.core.types import ImageTokens
 from trimkit.errors import ConfigError, UnsupportedError
 
-__all__ = ["SignalRecorder", "SignalSource", "record_signals", "signal_source"]
+__all__ = ["SignalRecorder", "SignalSource", "layer_signals", "record_signals", "signal_source"]
 
 _PARTS = ("q_proj", "k_proj", "num_heads", "scale")
 
@@ -80,20 +80,38 @@ class _LayerRecord:
 
     def signals(self, image: int, first: int) -> dict[str, Tensor]:
         """By kind, of one image; the patches begin at row ``first``."""
-        attention, query, key = self.layer.self_attn, self.queries[image], self.keys[image]
-        found = {}
-        with torch.autocast(key.device.type, enabled=False):
-            if "cls_attention" in self.kinds:
-                found["cls_attention"] = _attention(query[:1], key, attention.num_heads, attention.scale)[first:]
-            if "cls_attention_wide" in self.kinds:
-                found["cls_attention_wide"] = _attention(query[:1], key, 1, key.shape[1] ** -0.5)[first:]
-            if "received" in self.kinds:
-                found["received"] = _attention(query, key, attention.num_heads, attention.scale)[first:]
-            if "keys" in self.kinds:
-                found["keys"] = key[first:]
-            if "keys_mean" in self.kinds:
-                found["keys_mean"] = key[first:].view(len(key) - first, attention.num_heads, -1).mean(dim=1)
-        return found
+        attention = self.layer.self_attn
+        return layer_signals(
+            self.kinds, self.queries[image], self.keys[image], attention.num_heads, attention.scale, first
+        )
+
+
+def layer_signals(
+    kinds: Collection[str], queries: Tensor, keys: Tensor, heads: int, scale: float, first: int
+) -> dict[str, Tensor]:
+    """Signals of one image in one layer, by kind; see ``trimkit.core.signals``.
+
+    Args:
+        kinds: which.
+        queries: ``[T, D]``, heads side by side, the class token's first; for kinds but ``received`` that one is enough.
+        keys: ``[T, D]``.
+        heads: how many.
+        scale: of the products.
+        first: row at which the patches begin.
+    """
+    found = {}
+    with torch.autocast(keys.device.type, enabled=False):
+        if "cls_attention" in kinds:
+            found["cls_attention"] = _attention(queries[:1], keys, heads, scale)[first:]
+        if "cls_attention_wide" in kinds:
+            found["cls_attention_wide"] = _attention(queries[:1], keys, 1, keys.shape[1] ** -0.5)[first:]
+        if "received" in kinds:
+            found["received"] = _attention(queries, keys, heads, scale)[first:]
+        if "keys" in kinds:
+            found["keys"] = keys[first:]
+        if "keys_mean" in kinds:
+            found["keys_mean"] = keys[first:].view(len(keys) - first, heads, -1).mean(dim=1)
+    return found
 
 
 def _attention(queries: Tensor, keys: Tensor, heads: int, scale: float) -> Tensor:

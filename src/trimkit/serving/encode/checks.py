@@ -10,7 +10,7 @@ from PIL import Image
 from trimkit.errors import UnsupportedError
 from trimkit.models import Family
 from trimkit.serving.encode.prompt import PromptRenderer
-from trimkit.serving.server.schema import ImagePart, Message, TextPart
+from trimkit.serving.server.messages import ImagePart, Message, TextPart
 
 __all__ = ["check_positions", "placeholder_frame"]
 

@@ -27,7 +27,7 @@ from trimkit.pipeline.text_free import text_free
 from trimkit.pipeline.vision_encoder import VisionEncoder
 from trimkit.serving.encode.checks import check_positions, placeholder_frame
 from trimkit.serving.encode.prompt import PromptRenderer
-from trimkit.serving.server.schema import TrimRequest
+from trimkit.serving.server.messages import TrimRequest
 
 __all__ = ["EncodedPicture", "PictureEncoder"]
 

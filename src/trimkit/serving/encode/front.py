@@ -22,10 +22,9 @@ from trimkit.serving.encode.encoder import EncodedPicture, PictureEncoder
 from trimkit.serving.encode.metrics import EncodeMetrics
 from trimkit.serving.encode.requests import EncodeRequest, upstream_body
 from trimkit.serving.encode.upstream import Upstream
-from trimkit.serving.server.answers import report_object
+from trimkit.serving.report_json import report_object
 from trimkit.serving.server.bodies import Bodies
 from trimkit.serving.server.errors import ApiError, bad_request, error_of
-from trimkit.serving.server.jobs import Started
 from trimkit.serving.server.pictures import read_pictures
 from trimkit.serving.server.replies import ClientGoneError, Waiting
 from trimkit.serving.server.settings import Limits
@@ -190,8 +189,7 @@ def _relayed(reply: httpx.Response, headers: dict[str, str] | None = None) -> Re
     return Response(reply.content, reply.status_code, headers, media_type=kind)
 
 
-def _report(method: Method, pictures: Sequence[EncodedPicture]) -> dict[str, Any] | None:
+def _report(method: Method, pictures: Sequence[EncodedPicture]) -> dict[str, Any]:
     """What was kept, as ``trimkit serve`` says it; stages are not timed apart here."""
     images = tuple(image for picture in pictures for image in picture.images)
-    found = report_object(Started(0, Report(method.name, images) if images else None), [None] * len(images))
-    return None if found is None else {name: value for name, value in found.items() if name != "seconds"}
+    return report_object(Report(method.name, images) if images else None, [None] * len(images), timed=False)

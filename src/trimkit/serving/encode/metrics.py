@@ -9,8 +9,6 @@ from trimkit.serving.server.metric_set import MetricSet
 
 __all__ = ["EncodeMetrics"]
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-
 
 class EncodeMetrics(MetricSet):
     """Counters of one server.
@@ -20,7 +18,7 @@ class EncodeMetrics(MetricSet):
     """
 
     def __init__(self, inside: Callable[[], float]) -> None:
-        super().__init__(_SECONDS)
+        super().__init__()
         self.encoding = self.histogram("encoding_seconds", "Template, tower, choice and projector, a request.")
         self.waiting = self.histogram("encoding_wait_seconds", "Waiting for the encoder, a request.")
         self.upstream = self.counter("upstream_failures", "Engines that did not answer, or broke off.", "when")

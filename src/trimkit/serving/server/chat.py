@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,12 +13,13 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from trimkit.serving.server.answers import Completion, event, report_object
+from trimkit.serving.report_json import report_object
+from trimkit.serving.server.answers import Completion, event
 from trimkit.serving.server.bodies import Bodies
 from trimkit.serving.server.engine import Engine
 from trimkit.serving.server.errors import ApiError, error_of
 from trimkit.serving.server.jobs import Delta, Event, Finished, Started
-from trimkit.serving.server.memory import forget_frames
+from trimkit.serving.server.memory import forget_frames, give_back_memory
 from trimkit.serving.server.metrics import Metrics
 from trimkit.serving.server.recheck import Recheck
 from trimkit.serving.server.replies import ClientGoneError, Reply, Waiting
@@ -27,6 +29,7 @@ __all__ = ["Chat"]
 
 _READERS = 2  # threads that decode pictures
 _CLIENT_GONE = 499
+_GIVE_BACK = 32  # requests after which free memory goes back to the system
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,6 +52,7 @@ class Chat:
         self._waiting = Waiting(service.limits.batch + service.limits.queue)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="trimkit-reader")
         self.draining = False
+        self._answered = 0
         metrics.watch("requests_inside", "Requests that are read, wait or are generated.", lambda: self._waiting.count)
 
     def close(self) -> None:
@@ -132,7 +136,7 @@ class Chat:
         if asked.sizes is not None and len(asked.sizes) == count:
             loop = asyncio.get_running_loop()
             boxes = await loop.run_in_executor(self._readers, self._service.boxes, asked.sizes, started.report)
-        return report_object(started, boxes)
+        return report_object(started.report, boxes, fallback=started.fallback)
 
     async def _chunks(self, asked: Asked, completion: Completion, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
         """The events of a stream, up to ``[DONE]``; nothing of the kind behind a failure, which the caller tells."""
@@ -167,6 +171,10 @@ class Chat:
 
     def _count(self, status: int) -> None:
         self._metrics.requests.labels(str(status)).inc()
+        self._answered += 1
+        if self._answered % _GIVE_BACK == 0:
+            with contextlib.suppress(RuntimeError):  # the readers have gone: so does the process
+                self._readers.submit(give_back_memory)
 
 
 class _Stream(Response):

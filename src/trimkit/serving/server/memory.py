@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from typing import Any
 
-__all__ = ["forget_frames", "settle_memory"]
+__all__ = ["forget_frames", "give_back_memory", "settle_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
@@ -19,13 +20,27 @@ def settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    mallopt = _of_glibc("mallopt")
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2 * 2**20)
         mallopt(_M_TRIM_THRESHOLD, 32 * 2**20)
         mallopt(_M_ARENA_MAX, 2)
+
+
+def give_back_memory() -> None:
+    """Let the system have whole pages that are free between blocks in use; takes milliseconds. Called every now and then.
+
+    Replies in a batch get longer step by step, each step's keys and values a little larger than the last one's. glibc keeps
+    what they leave, and a server that is always busy grows with it.
+    """
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library; None where there is no such thing (musl, other systems)."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
 
 
 def forget_frames(error: BaseException | None) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+
+from trimkit.serving.seconds import LIMITS
 
 __all__ = ["MetricSet"]
 
 
 class MetricSet:
-    """Counters of one server; a subclass adds its own.
+    """Counters of one server; a subclass adds its own."""
 
-    Args:
-        buckets: upper limits of its histograms, in seconds.
-    """
-
-    def __init__(self, buckets: Sequence[float]) -> None:
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._buckets = buckets
         self.requests = self.counter("requests", "Requests by HTTP status; 499: the client went away.", "status")
         self.image_tokens_before = self.counter("image_tokens_before", "Image tokens that the pictures have.")
         self.image_tokens_after = self.counter("image_tokens_after", "Image tokens that the language model got.")
@@ -42,7 +40,11 @@ class MetricSet:
 
     def histogram(self, name: str, text: str) -> Histogram:
         """One more histogram, of seconds."""
-        return Histogram(f"trimkit_{name}", text, buckets=self._buckets, registry=self._registry)
+        return Histogram(f"trimkit_{name}", text, buckets=LIMITS, registry=self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything that it has."""
+        return self._registry.collect()
 
     def text(self) -> bytes:
         """In the format of Prometheus."""

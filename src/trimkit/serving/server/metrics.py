@@ -7,14 +7,12 @@ from trimkit.serving.server.metric_set import MetricSet
 
 __all__ = ["Metrics"]
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-
 
 class Metrics(MetricSet):
     """Counters of one server."""
 
     def __init__(self) -> None:
-        super().__init__(_SECONDS)
+        super().__init__()
         self.prompt_tokens = self.counter("prompt_tokens", "Prompt tokens as run.")
         self.generated_tokens = self.counter("generated_tokens", "Tokens generated.")
         self.fallbacks = self.counter(

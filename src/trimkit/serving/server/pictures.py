@@ -12,8 +12,8 @@ from trimkit.errors import InputError
 from trimkit.images import decode_image
 from trimkit.io.fetch import is_url
 from trimkit.serving.server.errors import bad_request
+from trimkit.serving.server.messages import ImagePart, Message
 from trimkit.serving.server.remote import fetch_public
-from trimkit.serving.server.schema import ImagePart, Message
 from trimkit.serving.server.settings import Limits
 
 __all__ = ["picture_urls", "read_pictures"]

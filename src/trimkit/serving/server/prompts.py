@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from trimkit.models import family_of
 from trimkit.serving.server.errors import ApiError, bad_request, is_out_of_memory
-from trimkit.serving.server.schema import ImagePart, Message
+from trimkit.serving.server.messages import ImagePart, Message
 
 __all__ = ["PromptBuilder"]
 

@@ -116,8 +116,13 @@ class Reply:
     def close(self) -> None:
         """Give the job up, where it still runs, and its place in the server."""
         self._job.cancel()
+        self._job.emit = _nobody  # else each holds the other, and the pictures, until the garbage collector comes by
         self._gone.cancel()
         self._done()
+
+
+def _nobody(event: Event) -> None:
+    """Nobody waits any more."""
 
 
 async def _until_gone(receive: Receive) -> None:

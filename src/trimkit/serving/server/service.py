@@ -14,11 +14,12 @@ from trimkit.models import family_of
 from trimkit.pipeline.call_settings import check_signals
 from trimkit.serving.server.errors import ApiError, bad_request
 from trimkit.serving.server.jobs import Job
+from trimkit.serving.server.messages import TrimRequest
 from trimkit.serving.server.pictures import read_pictures
 from trimkit.serving.server.prefill import Prefill
 from trimkit.serving.server.prompts import PromptBuilder
 from trimkit.serving.server.sampling import sampling_of
-from trimkit.serving.server.schema import ChatRequest, TrimRequest, read_request
+from trimkit.serving.server.schema import ChatRequest
 from trimkit.serving.server.settings import Access, Limits
 
 __all__ = ["Asked", "Service"]
@@ -78,7 +79,7 @@ class Service:
         Raises:
             ApiError: 400, or 404 for another model.
         """
-        request = read_request(body)
+        request = ChatRequest.read(body)
         if request.model != self.access.model_name:
             message = f"the model {request.model[:80]!r} is not served here: it is {self.access.model_name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
@@ -119,10 +120,6 @@ class Service:
 
     def _method_of(self, trim: TrimRequest) -> Method:
         """The server's method with the request's changes; another method takes over budget and profile that were set."""
-        if trim.query is not None and not trim.query.strip():
-            raise bad_request(
-                "the query is empty: leave it out, or name what is asked", "mm_processor_kwargs.trim.query"
-            )
         own, options = self.method, trim.options
         try:
             if trim.method in (None, own.name):

@@ -16,6 +16,7 @@ from trimkit.methods import Method
 __all__ = ["VllmOptions", "replace_process", "vllm_arguments", "vllm_version"]
 
 _MODULE = "vllm.entrypoints.openai.api_server"
+_REPORTS = "trimkit.serving.vllm.reports.ReportMiddleware"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def vllm_arguments(options: VllmOptions) -> list[str]:
     """The command, its program first. Requests may change how they are reduced, which vLLM has to be told to allow."""
     found = [sys.executable, "-m", _MODULE, "--model", options.model, "--served-model-name", options.name]
     found += ["--host", options.host, "--port", str(options.port), "--dtype", options.dtype]
-    found += ["--trust-request-mm-kwargs"]
+    found += ["--trust-request-mm-kwargs", "--middleware", _REPORTS]
     reduction = {} if options.method is None else settings_of(options.method)
     reduction |= {} if options.scorer is None else {"scorer": options.scorer}
     if reduction:

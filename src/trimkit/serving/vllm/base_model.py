@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,10 +68,13 @@ class ReducingModel:
             self._start()
         reductions = [self._reducing.reduction(bytes(row.tolist())) for row in packed]
         pictures = self.split_pictures(kwargs)
-        features = self._features(pictures)
-        started = time.perf_counter()
-        kept = [self._kept(*each) for each in zip(pictures, features, reductions, strict=True)]
-        self._reducing.note(sum(map(len, features)), sum(map(len, kept)), time.perf_counter() - started)
+        features = self._features(pictures, reductions)
+        kept, seconds = [], []
+        for each in zip(pictures, features, reductions, strict=True):
+            began = time.perf_counter()
+            kept.append(self._kept(*each))
+            seconds.append(time.perf_counter() - began)
+        self._reducing.note(sum(map(len, features)), sum(map(len, kept)), seconds)
         return self.project(kept)
 
     def split_pictures(self, arguments: ModelInputs) -> list[ModelInputs]:
@@ -91,6 +94,12 @@ class ReducingModel:
     def encode(self, pictures: Sequence[ModelInputs]) -> list[Tensor]:
         """``[N, D]`` of every picture."""
         return list(super().embed_multimodal(**self.join_pictures(pictures)))  # type: ignore[misc]
+
+    def encode_with_signals(
+        self, pictures: Sequence[ModelInputs], names: frozenset[str]
+    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """What ``encode`` gives, and the signals ``names`` of the tower; a family whose tower gives none is asked for none."""
+        return [(features, {}) for features in self.encode(pictures)]
 
     def project(self, kept: list[Tensor]) -> list[Tensor]:
         """``[k, H]`` of what is left of every picture; here it has that width already."""
@@ -114,15 +123,27 @@ class ReducingModel:
 
     def _kept(self, picture: ModelInputs, features: Tensor, reduction: Reduction) -> Tensor:
         if reduction.method.keeps_all:
+            if reduction.report is not None:
+                self._reducing.report(reduction, self.ranked(picture, features), cached=picture[_HELD])
             return features
         parts, at = [], 0
         for number, image in enumerate(self.ranked(picture, features)):
             whole = features[at : at + len(image)]
             at += len(image)
-            if "projected" in reduction.method.asked_signals:
-                image = replace(image, signals={"projected": self.projected(image.features)})
+            image = self._with_signals(image, picture[_SIGNALS], reduction)
             parts.append(self.cut(picture, self._seen(picture, image, number, reduction), whole, reduction))
+        if reduction.report is not None:
+            self._reducing.report(reduction, cached=picture[_HELD])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _with_signals(self, image: ImageTokens, given: dict[str, Tensor], reduction: Reduction) -> ImageTokens:
+        """The image with what its method asks for: signals of the tower, tokens behind the projector."""
+        asked = reduction.method.asked_signals
+        signals = {name: given[name].to(image.features.device) for name in asked - {"projected"} if name in given}
+        if "projected" in asked:
+            signals["projected"] = self.projected(image.features)
+        row, keys = signals.pop("cls_attention", None), signals.pop("keys", None)
+        return replace(image, cls_attention=row, keys=keys, signals=signals)
 
     def _seen(self, picture: ModelInputs, image: ImageTokens, number: int, reduction: Reduction) -> ImageTokens:
         """The image with the pixels under its tokens, for a scorer that looks at pixels."""
@@ -139,22 +160,38 @@ class ReducingModel:
             state.chooser.note(reduction, error)
             return image
 
-    def _features(self, pictures: Sequence[ModelInputs]) -> list[Tensor]:
+    def _features(self, pictures: Sequence[ModelInputs], reductions: Sequence[Reduction]) -> list[Tensor]:
         """Of every picture; the tower runs for those not held, a bounded number of tiles at a time."""
-        held = self._reducing.held
         keys = [content_key(picture) for picture in pictures]
-        found = {key: features for key in dict.fromkeys(keys) if (features := held.get(key)) is not None}
+        asked: dict[str, frozenset[str]] = {}
+        for key, reduction in zip(keys, reductions, strict=True):
+            asked[key] = asked.get(key, frozenset()) | (reduction.method.asked_signals - {"projected"})
+        found = {key: held for key, names in asked.items() if (held := self._held(key, names)) is not None}
         missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}
         counts = self._reducing.chooser.counts
-        counts.pictures_encoded += len(missing)
-        counts.pictures_held += len(pictures) - len(missing)
+        counts.pictures += len(pictures)
+        counts.feature_cache_hits += len(pictures) - len(missing)
         for group in self._groups(missing):
-            for key, features in zip(group, self.encode([missing[key] for key in group]), strict=True):
-                found[key] = features
-                held.put(key, features)
+            names = frozenset[str]().union(*(asked[key] for key in group))
+            encoded = self.encode_with_signals([missing[key] for key in group], names)
+            for key, (features, signals) in zip(group, encoded, strict=True):
+                found[key] = features, signals
+                self._hold(key, features, signals)
         for key, picture in zip(keys, pictures, strict=True):
-            picture[_KEY] = key
-        return [found[key].to(self._reducing.device) for key in keys]
+            picture[_KEY], picture[_HELD], picture[_SIGNALS] = key, key not in missing, found[key][1]
+        return [found[key][0].to(self._reducing.device) for key in keys]
+
+    def _held(self, key: str, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Features and signals of a picture, where all of them are held."""
+        held = self._reducing.held
+        features, signals = held.get(key), {name: held.get(f"{key} {name}") for name in names}
+        whole = {name: value for name, value in signals.items() if value is not None}
+        return None if features is None or len(whole) < len(signals) else (features, whole)
+
+    def _hold(self, key: str, features: Tensor, signals: dict[str, Tensor]) -> None:
+        for name, value in signals.items():
+            self._reducing.held.put(f"{key} {name}", value)
+        self._reducing.held.put(key, features)
 
     def _groups(self, pictures: dict[str, ModelInputs]) -> list[list[str]]:
         groups: list[list[str]] = []
@@ -170,6 +207,8 @@ class ReducingModel:
 
 
 _KEY = "trimkit_key"  # of a picture, once its content was hashed
+_SIGNALS = "trimkit_signals"  # of the tower, that its method asks for
+_HELD = "trimkit_held"  # whether its features were there
 
 
 def _one(value: Any, index: int) -> Any:

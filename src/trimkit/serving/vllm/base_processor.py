@@ -18,10 +18,13 @@ from vllm.multimodal.parse import ImageEmbeddingItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
 from trimkit.errors import ConfigError, TrimkitError
-from trimkit.pipeline.query_reader import QueryReader
 from trimkit.serving.vllm.facts import image_token, knows_scorer
 from trimkit.serving.vllm.metrics import show_metrics
+from trimkit.serving.vllm.questions import Questions
+from trimkit.serving.vllm.reports import expect
+from trimkit.serving.vllm.seen import seen_by
 from trimkit.serving.vllm.settings import FIELD, KEY, Reduction, Request, ServerSettings, pack, unpack
+from trimkit.serving.vllm.tower_signals import LayerNumbers
 
 __all__ = ["ReducingProcessor"]
 
@@ -43,7 +46,9 @@ class ReducingProcessor:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = self.info.get_hf_config()
-        self._settings = ServerSettings.read(self.info.model_id, getattr(config, "trimkit", None))
+        self._settings = ServerSettings.read(
+            self.info.model_id, getattr(config, "trimkit", None), LayerNumbers.of(config)
+        )
         self._image_token = image_token(config)
         self._picture_mark = self.picture_mark(config)
         self._unable = self.unable()
@@ -52,7 +57,7 @@ class ReducingProcessor:
         self._whole = not self._settings.explicit and bool(self._unable or self._no_scorer or pooling)
         if self._settings.explicit:
             self._request({})
-        self._reader: QueryReader | None = None
+        self._questions: Questions | None = None
         show_metrics()
 
     def picture_mark(self, config: Any) -> int:
@@ -81,7 +86,8 @@ class ReducingProcessor:
         request = self._request(given)
         if count and request is not None:
             try:
-                arguments[KEY] = tuple(map(pack, self._reductions(request, list(inputs.prompt), count)))
+                reductions = self._reductions(request, inputs, count)
+                arguments[KEY] = tuple(map(pack, self._reported(request, reductions, inputs.mm_data_items)))
             except TrimkitError as error:
                 raise ConfigError(str(error)) from None
         return super().apply(replace(inputs, hf_processor_mm_kwargs=arguments), timing_ctx)  # type: ignore[misc]
@@ -101,21 +107,30 @@ class ReducingProcessor:
             raise ConfigError(f"method {request.method.name!r} needs a text scorer: {self._no_scorer}")
         return request
 
-    def _reductions(self, request: Request, prompt: list[int], count: int) -> list[Reduction]:
+    def _reported(self, request: Request, reductions: list[Reduction], items: Any) -> list[Reduction]:
+        """The same, with a name for the report of each picture where the request wants one."""
+        if request.report is None:
+            return reductions
+        expect(request.report, seen_by(self.info, items))
+        return [replace(each, report=f"{request.report}-{number}") for number, each in enumerate(reductions)]
+
+    def _reductions(self, request: Request, inputs: Any, count: int) -> list[Reduction]:
         """One a picture, in the order of the prompt."""
         if request.query is not None or not request.method.needs_relevance:
             return [request.reduction(request.query)] * count
-        if self._reader is None:
-            self._reader = QueryReader(self.info.get_hf_processor())
-        ids = torch.tensor(prompt)
+        if self._questions is None:
+            self._questions = Questions(self.info.get_hf_processor(), self._picture_mark)
         if request.turns == "refresh":
-            return [request.reduction(self._reader.read(ids, self._picture_mark))] * count
-        said = self._reader.turns(ids, self._picture_mark)
-        columns = (ids == self._picture_mark).nonzero().squeeze(1).tolist()
-        if len(columns) != count:
-            return [request.reduction(_first(said, 0))] * count
-        turns = [self._reader.turn_at(ids, self._picture_mark, column) for column in columns]
-        return [request.reduction(_first(said, turn)) for turn in turns]
+            return [request.reduction(self._questions.last(inputs.prompt))] * count
+        asked = self._questions.first(inputs.prompt, count)
+        if request.turns == "once":
+            asked = self._questions.once(asked, self._picture_keys(inputs))
+        return [request.reduction(question) for question in asked]
+
+    def _picture_keys(self, inputs: Any) -> list[str]:
+        """Of the pictures' content alone."""
+        stock, _ = _apart(inputs.hf_processor_mm_kwargs)
+        return list(super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=stock))["image"])  # type: ignore[misc]
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
         """A picture's identifier holds its own question, not those of the others: a conversation keeps its prefix."""
@@ -194,9 +209,3 @@ def _apart(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...
     stock = dict(arguments)
     packed = stock.pop(KEY, None)
     return stock, None if packed is None else tuple(packed)
-
-
-def _first(said: Sequence[str], turn: int) -> str | None:
-    """What is asked first from ``turn`` on; failing that, what was said last before it."""
-    own = next(filter(None, said[turn:]), None)
-    return own or next(filter(None, reversed(said[:turn])), None)

@@ -9,14 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trimkit.core.types import ImageTokens, Selection
+from trimkit.core.types import ImageReport, ImageTokens, Selection
 from trimkit.pipeline.prepare import choose
 from trimkit.pipeline.selecting import reduced_features
 from trimkit.scorers import Scorer
 from trimkit.serving.vllm.engine_counts import Counts
 from trimkit.serving.vllm.settings import Reduction
 
-__all__ = ["Chooser", "evenly_spaced"]
+__all__ = ["Chooser", "evenly_spaced", "report_of_choice"]
 
 _log = logging.getLogger("vllm.trimkit")  # vLLM shows what stands below its own name
 
@@ -35,6 +35,12 @@ class Chooser:
         self._scorer = scorer
         self.counts = Counts()
         self._logged: set[str] = set()
+        self._chosen: list[tuple[ImageReport, bool]] = []
+
+    def take_chosen(self) -> list[tuple[ImageReport, bool]]:
+        """Reports of the images that were chosen among since the last call, of requests that want one, and which failed."""
+        found, self._chosen = self._chosen, []
+        return found
 
     def kept(self, image: ImageTokens, reduction: Reduction, whole: Tensor | None = None) -> tuple[Tensor, Selection]:
         """What is left of an image, of exactly the length that the placeholders were set for.
@@ -58,12 +64,19 @@ class Chooser:
                 raise ValueError(f"{len(found)} tokens where {wanted} were to be")
             if not bool(torch.isfinite(found).all()):
                 raise ValueError("features that are not finite")
+            self._report(image, reduction, selection, failed=False)
             return found, selection
         except Exception as error:  # of whatever kind: see the module
             self.counts.fallbacks += 1
             self.note(reduction, error)
             at = evenly_spaced(len(features), wanted, features.device)
-            return torch.nan_to_num(features[at]), Selection(at, len(features))
+            selection = Selection(at, len(features))
+            self._report(image, reduction, selection, failed=True)
+            return torch.nan_to_num(features[at]), selection
+
+    def _report(self, image: ImageTokens, reduction: Reduction, selection: Selection, *, failed: bool) -> None:
+        if reduction.report is not None:
+            self._chosen.append((report_of_choice(image, reduction, selection), failed))
 
     def note(self, reduction: Reduction, error: Exception) -> None:
         """Log what failed, once a kind."""
@@ -73,6 +86,21 @@ class Chooser:
             _log.warning(
                 "trimkit: patches at equal distances, since choosing failed (said once): %s", what, exc_info=error
             )
+
+
+def report_of_choice(image: ImageTokens, reduction: Reduction, selection: Selection) -> ImageReport:
+    """What was kept of one image."""
+    return ImageReport(
+        row=0,
+        query=reduction.query,
+        tokens_before=selection.total,
+        tokens_after=len(selection),
+        indices=selection.indices,
+        aggregated=selection.aggregated,
+        grid=image.grid,
+        scores=selection.scores,
+        relevance=selection.relevance,
+    )
 
 
 def evenly_spaced(total: int, count: int, device: torch.device) -> Tensor:

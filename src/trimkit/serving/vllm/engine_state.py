@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from trimkit.core.types import ImageTokens, Selection
 from trimkit.errors import TrimkitError
 from trimkit.scorers import Scorer
-from trimkit.serving.vllm.choosing import Chooser
+from trimkit.serving.report_json import image_object
+from trimkit.serving.vllm.choosing import Chooser, report_of_choice
 from trimkit.serving.vllm.engine_counts import leave, sweep
+from trimkit.serving.vllm.engine_reports import leave_report
 from trimkit.serving.vllm.facts import knows_scorer, scorer_for, twin_of
 from trimkit.serving.vllm.held_features import HeldFeatures
 from trimkit.serving.vllm.settings import Reduction, ServerSettings, unpack
+from trimkit.serving.vllm.tower_signals import LayerNumbers
 
 __all__ = ["EngineState"]
 
@@ -30,6 +36,7 @@ class EngineState:
 
     Attributes:
         family, twin: what trimkit knows of the model, see ``facts``.
+        layers: of its tower, where it gives signals.
         chooser: chooses.
         held: features of the tower by picture.
         started: whether the model's weights are there; ``device``: where they are.
@@ -43,7 +50,8 @@ class EngineState:
         self._config = model_config
         self._checkpoint = str(model_config.model)
         config = model_config.hf_config
-        self._settings = ServerSettings.read(self._checkpoint, getattr(config, "trimkit", None))
+        self.layers = LayerNumbers.of(config)
+        self._settings = ServerSettings.read(self._checkpoint, getattr(config, "trimkit", None), self.layers)
         self.family, self.twin = twin_of(config)
         self.knows_scorer = knows_scorer(config, self._checkpoint, self._settings)
         self.chooser = Chooser(self.scorer)
@@ -102,14 +110,36 @@ class EngineState:
                 torch.set_default_dtype(before)
         return self._scorer
 
-    def note(self, before: int, after: int, seconds: float) -> None:
-        """Count image tokens and the time of a choice, and leave the counts for the API server's metrics."""
+    def note(self, before: int, after: int, seconds: Sequence[float]) -> None:
+        """Count image tokens and the time of every choice, and leave the counts for the API server's metrics."""
         counts = self.chooser.counts
-        counts.tokens_before += before
-        counts.tokens_after += after
-        counts.choosing_seconds += seconds
+        counts.image_tokens_before += before
+        counts.image_tokens_after += after
+        for each in seconds:
+            counts.choosing_seconds.add(each)
         if self.counting:
             leave(counts)
+
+    def report(self, reduction: Reduction, whole: Sequence[ImageTokens] = (), *, cached: bool = False) -> None:
+        """Leave what was kept of a picture for the API server.
+
+        Args:
+            reduction: of the picture.
+            whole: its images, where all of their tokens are kept.
+            cached: whether its features were held.
+        """
+        chosen = self.chooser.take_chosen()
+        for image in whole:
+            every = torch.arange(len(image))
+            chosen.append((report_of_choice(image, reduction, Selection(every, len(image))), False))
+        if not self.counting or reduction.report is None:
+            return
+        images = [image_object(replace(image, cached=cached)) for image, _ in chosen]
+        content = {"method": reduction.method.name, "fallback": any(failed for _, failed in chosen), "images": images}
+        try:
+            leave_report(reduction.report, content)
+        except OSError as error:
+            _log.warning("trimkit: a report is not given: %s", error)
 
     def reduction(self, packed: bytes) -> Reduction:
         """What ``settings.pack`` made the text of."""

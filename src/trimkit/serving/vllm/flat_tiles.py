@@ -1,4 +1,4 @@
-"""Families that batch the tiles of all pictures in one row, and rank each tile by itself: InternVL."""
+"""Families that batch the tiles (crops) of all pictures in one row, and rank each tile by itself: InternVL, Gemma 3."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from trimkit.models import ModelInputs
 from trimkit.serving.vllm.base_model import ReducingModel
 from trimkit.serving.vllm.base_processor import ReducingProcessor
 from trimkit.serving.vllm.tower_names import with_vision_model
+from trimkit.serving.vllm.tower_signals import recorded
 
 __all__ = ["TrimLlava", "TrimLlavaProcessor"]
 
@@ -43,6 +44,21 @@ class TrimLlava(ReducingModel, stock.LlavaForConditionalGeneration):
             return super().encode(pictures)
         pixels = self.join_pictures(pictures)["pixel_values"]
         return list(self._image_pixels_to_features(self.vision_tower, pixels))
+
+    def encode_with_signals(
+        self, pictures: Sequence[ModelInputs], names: frozenset[str]
+    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        numbers = self._reducing.layers
+        if not names or numbers is None:
+            return super().encode_with_signals(pictures, names)
+        pixels = self.join_pictures(pictures)["pixel_values"]
+        layers = self.vision_tower.vision_model.encoder.layers
+        with recorded(layers, numbers, names) as record:
+            states = self.vision_tower(pixels, feature_select_strategy="full")  # with the class token
+        own = {"cls_state"} & names
+        return [
+            (state[1:], {**record.signals(image), **dict.fromkeys(own, state[0])}) for image, state in enumerate(states)
+        ]
 
     def project(self, kept: list[Tensor]) -> list[Tensor]:
         if not self._clip:

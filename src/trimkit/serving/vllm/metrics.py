@@ -12,27 +12,29 @@ from trimkit.serving.vllm.engine_counts import Counts, left_by
 __all__ = ["EngineCollector", "show_metrics"]
 
 _TEXTS = {
-    "tokens_before": ("image_tokens_before", "Image tokens of pictures before reduction."),
-    "tokens_after": ("image_tokens_after", "Image tokens that the language model got for them."),
-    "pictures_encoded": ("pictures_encoded", "Pictures that ran through the vision tower."),
-    "pictures_held": ("pictures_held", "Pictures whose tower features were held from an earlier question."),
-    "choosing_seconds": ("choosing_seconds", "Seconds spent on relevance and on choosing tokens."),
-    "fallbacks": ("fallbacks", "Images whose tokens were taken at equal distances because choosing failed."),
+    "image_tokens_before": "Image tokens that the pictures have.",
+    "image_tokens_after": "Image tokens that the language model got.",
+    "pictures": "Pictures, those whose features were cached included.",
+    "feature_cache_hits": "Pictures that needed no vision tower.",
+    "fallbacks": "Images whose tokens were taken at equal distances because choosing failed.",
 }
 
 
 class EngineCollector:
-    """Reads what the engines of this server have left, whenever it is asked."""
+    """Reads what the engines of this server have left, whenever it is asked. Names are those of ``trimkit serve``."""
 
     def collect(self) -> Iterable[Any]:
-        from prometheus_client.core import CounterMetricFamily
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
         total = Counts()
         for counts in left_by(_family_of_processes()):
-            for name in _TEXTS:
-                setattr(total, name, getattr(total, name) + getattr(counts, name))
-        for field, (name, text) in _TEXTS.items():
-            yield CounterMetricFamily(f"trimkit_{name}", text, value=getattr(total, field))
+            total.merge(counts)
+        for name, text in _TEXTS.items():
+            yield CounterMetricFamily(f"trimkit_{name}", text, value=getattr(total, name))
+        choosing = total.choosing_seconds
+        yield HistogramMetricFamily(
+            "trimkit_choosing_seconds", "Relevance and choice, a picture.", choosing.cumulated(), choosing.total
+        )
 
 
 def show_metrics() -> None:

@@ -13,6 +13,7 @@ ARCHITECTURES = {
     "Qwen2_5_VLForConditionalGeneration": f"{_HERE}.qwen2_5_vl:TrimQwen25VL",
     "Qwen3VLForConditionalGeneration": f"{_HERE}.qwen3_vl:TrimQwen3VL",
     "InternVLForConditionalGeneration": f"{_HERE}.internvl:TrimInternVL",
+    "Gemma3ForConditionalGeneration": f"{_HERE}.gemma3:TrimGemma3",
 }
 """Architecture in a checkpoint's config.json, and the class that serves it."""
 

@@ -11,14 +11,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from trimkit.core.choices import TurnPolicy, check_choice
+from trimkit.core.choices import check_choice
 from trimkit.errors import ConfigError, TrimkitError
 from trimkit.io.settings import load_settings
 from trimkit.methods import Method, get_method
 from trimkit.pipeline.image_queries import each_row
 from trimkit.pipeline.text_free import text_free
+from trimkit.serving.vllm.engine_reports import asked_number
+from trimkit.serving.vllm.questions import ServedTurns
+from trimkit.serving.vllm.tower_signals import LayerNumbers
 
 __all__ = ["DEFAULT", "FIELD", "KEY", "Reduction", "Request", "ServerSettings", "pack", "unpack"]
 
@@ -34,6 +37,7 @@ DEFAULT: dict[str, Any] = {"method": "trim", "budget": 0.21}
 _SERVER = ("scorer", "tower_cache_mb", "turns")
 _REQUEST = ("query", "turns")
 _SHARED = ("budget", "profile", "turns")  # what another method takes over
+_TELLER = "trimkit.serving.vllm.reports.ReportMiddleware"
 _LONGEST_QUERY = 16_384  # characters
 _PROBE = 576  # tokens of some image, to see whether a method knows its count beforehand
 
@@ -45,10 +49,12 @@ class Reduction:
     Attributes:
         method: what chooses.
         query: the question, or None where the method reads no text.
+        report: under which name the engine leaves what it keeps, or None where nobody asks.
     """
 
     method: Method
     query: str | None = None
+    report: str | None = None
 
     def tokens(self, total: int) -> int:
         """Tokens of an image of ``total``; ``check_method`` has made sure that it is known."""
@@ -63,12 +69,14 @@ class Request:
     Attributes:
         method: what chooses.
         query: the question that it gives, or None to read it from the prompt.
-        turns: which question of a conversation chooses; see ``trimkit.reduce``.
+        turns: which question chooses.
+        report: number of the report that it wants, or None.
     """
 
     method: Method
     query: str | None = None
-    turns: TurnPolicy = "refresh"
+    turns: ServedTurns = "refresh"
+    report: str | None = None
 
     def reduction(self, query: str | None) -> Reduction:
         """For an image about which ``query`` is asked; where nobody says a word, patches at equal distances."""
@@ -86,15 +94,17 @@ class ServerSettings:
         explicit: whether somebody asked for it; else it is the default.
         scorer: a CLIP or SigLIP checkpoint in place of the one that ``trimkit.json`` names, or None.
         tower_cache_mb: how much of the vision tower's features is held in main memory.
+        layers: of the tower, where it gives signals; None where it gives none.
     """
 
     asked: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT))
     explicit: bool = False
     scorer: str | None = None
     tower_cache_mb: int = 256
+    layers: LayerNumbers | None = None
 
     @classmethod
-    def read(cls, model: str, overrides: Any) -> ServerSettings:
+    def read(cls, model: str, overrides: Any, layers: LayerNumbers | None = None) -> ServerSettings:
         """From a checkpoint's directory (a hub id has no settings beside it) and ``--hf-overrides``.
 
         Raises:
@@ -103,10 +113,10 @@ class ServerSettings:
         said = load_settings(model).get("reduce") if Path(model).is_dir() else None
         asked = _merged(DEFAULT, _mapping(said, "trimkit.json")) if said else dict(DEFAULT)
         given = _mapping(overrides, "--hf-overrides trimkit")
-        _refuse_unknown(given, "--hf-overrides trimkit", reserved=("query",))
+        _refuse_unknown(given, "--hf-overrides trimkit", reserved=("query", "report"))
         own = {name: given.pop(name) for name in ("scorer", "tower_cache_mb") if name in given}
-        settings = cls(_merged(asked, given), bool(said or given), own.get("scorer"), own.get("tower_cache_mb", 256))
-        size = settings.tower_cache_mb
+        size = own.get("tower_cache_mb", 256)
+        settings = cls(_merged(asked, given), bool(said or given), own.get("scorer"), size, layers)
         if settings.scorer is not None and not (isinstance(settings.scorer, str) and settings.scorer):
             raise ConfigError(f"--hf-overrides trimkit: scorer {settings.scorer!r} is no directory and no hub id")
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
@@ -130,16 +140,21 @@ class ServerSettings:
         turns = options.pop("turns", "refresh")
         if not isinstance(turns, str):
             raise ConfigError(f"{KEY}: turns {turns!r} should be a string")
-        check_choice("turns", turns, TurnPolicy)
         if turns == "union":
             raise ConfigError("turns='union' has no fixed number of tokens, which vLLM needs: use 'refresh' or 'first'")
+        check_choice("turns", turns, ServedTurns)
+        report = _checked_report(options.pop("report", None))
         method = _built(options)
-        check_method(method)
-        return Request(method, query, "first" if turns == "first" else "refresh")
+        check_method(method, self.layers)
+        return Request(method, query, cast("ServedTurns", turns), report)
 
 
-def check_method(method: Method) -> None:
+def check_method(method: Method, layers: LayerNumbers | None = None) -> None:
     """Refuse what the engine could not do.
+
+    Args:
+        method: what is asked for.
+        layers: of the tower, where it gives signals.
 
     Raises:
         ConfigError: with the reason.
@@ -152,11 +167,12 @@ def check_method(method: Method) -> None:
         raise ConfigError(
             f"method {method.name!r} changes the way through the vision tower, which vLLM runs: use another"
         )
-    missing = sorted(method.asked_signals - {"projected"})
+    asked = sorted(method.asked_signals - {"projected"})
+    missing = asked if layers is None else [name for name in asked if layers.number(name) is None]
     if missing:
         raise ConfigError(
-            f"method {method.name!r} needs {' and '.join(missing)} of the vision tower, which vLLM's towers do not give: use "
-            "'trim', 'focus', 'divprune' or another without signals of the tower"
+            f"method {method.name!r} needs {' and '.join(missing)}, which vLLM does not give for this model: use 'trim', "
+            "'focus', 'divprune' or another without signals of the tower"
         )
     if method.tokens(_PROBE) is None:
         what = f"share={method.share!r}" if method.share != "image" else f"budget {method.budget}"
@@ -170,13 +186,16 @@ def pack(reduction: Reduction) -> str:
     """As text, the same for equal reductions."""
     options = reduction.method.model_dump(mode="json")
     content = {"method": reduction.method.name, "options": options, "query": reduction.query}
+    if reduction.report is not None:
+        content["report"] = reduction.report
     return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 
 def unpack(text: str) -> Reduction:
     """What ``pack`` gave."""
     content = json.loads(text)
-    return Reduction(get_method(content["method"], **content["options"]), content["query"])
+    method = get_method(content["method"], **content["options"])
+    return Reduction(method, content["query"], content.get("report"))
 
 
 def _mapping(given: object, where: str) -> dict[str, Any]:
@@ -208,6 +227,17 @@ def _checked_query(query: object) -> str | None:
     if len(query) > _LONGEST_QUERY:
         raise ConfigError(f"{KEY}: query has {len(query)} characters: give at most {_LONGEST_QUERY}")
     return each_row(query, 1)[0].strip()
+
+
+def _checked_report(report: object) -> str | None:
+    number = asked_number(report)
+    if report is True:
+        raise ConfigError(
+            f"{KEY}: reports need a server that was started by 'trimkit serve', or with --middleware {_TELLER}"
+        )
+    if number is None and report not in (None, False):
+        raise ConfigError(f"{KEY}: report should be true or false, and is {_short(report)}")
+    return number
 
 
 def _built(options: dict[str, Any]) -> Method:
