@@ -181,6 +181,73 @@ test-serve: $(SERVE_STAMP)  ## the server on transformers: clients, 64 at once, 
 eval-lmms: $(LMMS_STAMP)  ## local task files by lmms-eval, batch 1 and 8; writes benchmarks/results/lmms_local.json
 	$(LMMS)/bin/python -m tests.lmms.run
 
+.PHONY: docs-site docs-axe test-notebooks notebooks dist test-pythons prose
+DOCS := .venv-docs
+DOCS_STAMP := $(DOCS)/.installed
+
+$(DOCS_STAMP): pyproject.toml
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["docs"], sep="\n")' > $(DOCS)/requirements.txt
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r $(DOCS)/requirements.txt
+	touch $@
+
+docs-site: $(DOCS_STAMP)  ## the documentation site into $(OUT)/site, with every link and anchor checked, in a .venv-docs of its own
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
+	@echo "wrote $(OUT)/site; to read it: $(DOCS)/bin/python -m http.server --bind 127.0.0.1 --directory $(OUT)/site 8008"
+
+docs-axe: docs-site  ## accessibility of the site by axe-core in headless Chromium; needs node, npm and chromium
+	npm install --silent --no-audit --no-fund --prefix $(OUT)/axe axe-core@4 puppeteer-core@24
+	$(DOCS)/bin/python -m http.server --bind 127.0.0.1 --directory $(OUT)/site 8124 >/dev/null 2>&1 & server=$$!; sleep 1; \
+	AXE_HOME=$(abspath $(OUT))/axe CHROMIUM="$(CHROMIUM)" node tools/axe.mjs http://127.0.0.1:8124/ "" quick-start/ leaderboard/ results/ api/ serving/; \
+	code=$$?; kill $$server; exit $$code
+
+PROSE := .venv-prose
+PROSE_STAMP := $(PROSE)/.installed
+
+$(PROSE_STAMP): Makefile
+	test -x $(PROSE)/bin/python || $(PYTHON) -m venv $(PROSE)
+	$(PROSE)/bin/python -m pip install --quiet --disable-pip-version-check "proselint>=0.16,<0.17"
+	touch $@
+
+prose: $(PROSE_STAMP)  ## the prose of README and docs, by tools/prose.toml and proselint, in a .venv-prose of its own
+	$(PROSE)/bin/python tools/prose.py
+
+NOTEBOOKS := .venv-notebooks
+NOTEBOOKS_STAMP := $(NOTEBOOKS)/.installed
+
+$(NOTEBOOKS_STAMP): pyproject.toml constraints.txt
+	test -x $(NOTEBOOKS)/bin/python || $(PYTHON) -m venv $(NOTEBOOKS)
+	$(NOTEBOOKS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["notebooks"], sep="\n")' > $(NOTEBOOKS)/requirements.txt
+	$(NOTEBOOKS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(NOTEBOOKS)/requirements.txt -e ".[serve]"
+	touch $@
+
+test-notebooks: $(NOTEBOOKS_STAMP)  ## run every notebook anew, in a .venv-notebooks of its own
+	$(NOTEBOOKS)/bin/python tools/run_notebooks.py
+
+notebooks: $(NOTEBOOKS_STAMP)  ## the same, and keep what they print
+	$(NOTEBOOKS)/bin/python tools/run_notebooks.py --save
+
+DIST := .venv-dist
+
+# The wheel is built from the sdist, so that both are complete.
+dist:  ## sdist and wheel into $(OUT)/dist, with contents, size and metadata checked, in a .venv-dist of its own
+	test -x $(DIST)/bin/python || $(PYTHON) -m venv $(DIST)
+	$(DIST)/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	rm -rf $(OUT)/dist
+	$(DIST)/bin/python -m build --outdir $(OUT)/dist .
+	$(DIST)/bin/python -m twine check --strict $(OUT)/dist/*
+	$(DIST)/bin/python tools/check_dist.py $(OUT)/dist
+
+# Torch's wheels for these Pythons bring gigabytes of CUDA here: what needs no torch is tried, and that every file compiles.
+PYTHONS ?= python3.12 python3.13
+test-pythons: dist  ## the wheel on other Pythons, as far as it goes without torch: PYTHONS="python3.12 python3.13"
+	set -e; for python in $(PYTHONS); do \
+		rm -rf $(OUT)/python; $$python -m venv $(OUT)/python; \
+		$(OUT)/python/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(OUT)/dist/*.whl; \
+		$(OUT)/python/bin/python -m pip install --quiet --disable-pip-version-check typer rich pydantic packaging numpy pillow; \
+		$(OUT)/python/bin/python tools/check_python.py; \
+	done
+
 lint: $(STAMP)  ## ruff (rules and formatting), what may import what (import-linter), lengths of files and functions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -227,4 +294,4 @@ clean:  ## remove caches and build results
 	find src tests recipes benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## clean, and remove every .venv
-	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(KERNELS) $(VLLM) $(RAY) $(SERVE) $(NEWEST) $(OLDEST) $(WEB)
+	rm -rf $(VENV) $(LMMS) $(TRL) $(ONNX) $(KERNELS) $(VLLM) $(RAY) $(SERVE) $(NEWEST) $(OLDEST) $(WEB) .venv-*

@@ -1,8 +1,8 @@
 """Write result tables into README and docs: ``python -m benchmarks.tables`` (``--check`` only says what is out of date).
 
-Every number comes from ``results/NAME.json``. Tables and plots are what the modules of this folder have in ``TABLES`` (name of
-the block: what makes its text) and ``PLOTS``: a new benchmark is one file, with its table in it. A table that no page shows yet
-gets a section at the end of ``benchmarks/README.md``, from where it may be moved.
+Every number comes from ``results/NAME.json``. Tables, plots and other files are what the modules of this folder have in
+``TABLES`` (name of the block: what makes its text), ``PLOTS`` and ``FILES``: a new benchmark is one file, with its table in it.
+A table that no page shows yet gets a section at the end of ``benchmarks/README.md``, from where it may be moved.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import benchmarks
 from benchmarks.blocks import ROOT, fill, pages, update
 from benchmarks.records import load
 
-__all__ = ["found_tables", "plots", "with_new_sections"]
+__all__ = ["found_tables", "plots", "with_new_sections", "written_files"]
 
 HOME = ROOT / "benchmarks" / "README.md"
 
@@ -51,6 +51,11 @@ def plots() -> list[tuple[Path, str]]:
     return found
 
 
+def written_files() -> list[tuple[Path, str]]:
+    """Every other file that is made from results (``FILES`` of a module: path, and what makes its text)."""
+    return [(path, make()) for module in _modules() for path, make in getattr(module, "FILES", [])]
+
+
 def with_new_sections(texts: dict[Path, str]) -> dict[Path, str]:
     """The pages, and at the end of ``benchmarks/README.md`` a section for every table that none of them shows.
 
@@ -79,7 +84,7 @@ def main() -> int:
     tables = found_tables()
     texts = with_new_sections({page: page.read_text(encoding="utf-8") for page in pages() if page.is_file()})
     filled = [(page, fill(text, tables, "table")) for page, text in texts.items()]
-    return update([*filled, *plots()], check=check, remedy="python -m benchmarks.tables")
+    return update([*filled, *plots(), *written_files()], check=check, remedy="python -m benchmarks.tables")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from trimkit.attach.model_card import write_card
 from trimkit.errors import ConfigError, ModelError, UnsupportedError
 from trimkit.io.directories import built, copy_tree, new_directory
 from trimkit.io.files import user_path, write_atomically
@@ -122,7 +123,7 @@ def _save_model(model: Any, processor: Any, target: Path, reduction: dict[str, A
             processor.save_pretrained(temporary)
         if origin:
             _carry_settings(Path(origin), temporary)
-        _write(temporary, reduction, scorer)
+        _write(temporary, reduction, scorer, base=origin)
     return target
 
 
@@ -153,8 +154,8 @@ def _carry_settings(origin: Path, target: Path) -> None:
         write_settings(target, settings)
 
 
-def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None) -> None:
-    """Settings, then code: until the code is there, the checkpoint is as it was."""
+def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None, base: str = "") -> None:
+    """Settings and a model card, then code: until the code is there, the checkpoint is as it was."""
     _check_foreign(directory)
     settings = read_settings(directory)
     if scorer is not None:
@@ -162,6 +163,7 @@ def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None
     _check_readable(directory, reduction)
     _check_scorer(directory, reduction, settings)
     write_settings(directory, {**settings, "reduce": reduction})
+    write_card(directory, reduction, base)
     _write_code(directory)
 
 
