@@ -36,7 +36,7 @@ class LayerNumbers:
     def of(cls, config: Any) -> LayerNumbers | None:
         """Of LLaVA-1.5 with a CLIP tower, the features of one layer without the class token; None of others."""
         layer = getattr(config, "vision_feature_layer", None)
-        vision = getattr(config, "vision_config", None)
+        vision: Any = getattr(config, "vision_config", None)
         plain = config.model_type == "llava" and getattr(vision, "model_type", None) == "clip_vision_model"
         if not plain or not isinstance(layer, int) or config.vision_feature_select_strategy != "default":
             return None
