@@ -7,19 +7,23 @@ from benchmarks.records import Record, load, source
 
 __all__ = ["TABLES", "home"]
 
-SPEED, ACCURACY = "bench_added", "demo_scenes"
+SPEED, ACCURACY, GPU = "bench_added", "demo_scenes", "gpu"
+GPU_TOKENS = 5
 METHODS = ("none", "trim", "random")
 
 
 def home() -> str:
-    """A row a quantity: time and KV cache of the 7B shape, then accuracy of the demo model."""
+    """A row a quantity: time and KV cache of the 7B shape, the same on a GPU where one was measured, then accuracy of the demo model."""
     speed, accuracy = load(SPEED), load(ACCURACY)
     if speed is None or accuracy is None:
         missing = SPEED if speed is None else ACCURACY
         return f"*Not measured yet: `python -m benchmarks.run {missing}` writes `benchmarks/results/{missing}.json`.*"
-    rows = [*_speed_rows(speed), *_accuracy_rows(accuracy)]
+    gpu = load(GPU)
+    on_gpu = [] if gpu is None else _gpu_rows(gpu)
+    rows = [*_speed_rows(speed), *on_gpu, *_accuracy_rows(accuracy)]
+    also = f"GPU: five new tokens, eager. {source(GPU, gpu)} " if gpu is not None and on_gpu else ""
     note = (
-        "Speed: random weights, one request, one new token. Accuracy: the small demo model, which says nothing about LLaVA-7B. "
+        f"Speed: random weights, one request, one new token. {also}Accuracy: the small demo model, which says nothing about LLaVA-7B. "
         f"{_sources(speed, accuracy)}"
     )
     return f"{table(['', 'all tokens', '`trim`', '`random`, same count'], rows)}\n\n{note}"
@@ -47,6 +51,29 @@ def _speed_rows(record: Record) -> list[list[str]]:
         ["time to first token, one CPU core", *times, ""],
         ["KV cache", *caches, ""],
     ]
+
+
+def _gpu_rows(record: Record) -> list[list[str]]:
+    """One request, where nothing is gained, and the largest batch."""
+    parts = [part for part in record["steps"]["shapes"]["parts"] if "bench" in part]
+    found = {}
+    for part in parts:
+        for entry in part["bench"]["ratios"]:
+            if part["settings"]["random"] == "llava-1.5-7b" and entry["new_tokens"] == GPU_TOKENS:
+                found[entry["batch_size"]] = (entry, part["bench"]["arms"])
+    rows = []
+    for batch in sorted({min(found), max(found)} if found else ()):
+        entry, arms = found[batch]
+        both = [next(arm for arm in arms if arm["method"] == name) for name in ("none", "trim")]
+        spent = 100 * (1 - entry["end_to_end_s"]["median"])
+        told = f"{spent:.0f}% less" if spent >= 0.5 else f"{-spent:.0f}% more"
+        times = [f"{arm['end_to_end_s']['median']:.2f} s" for arm in both]
+        rows.append([f"whole call, one {_name(record)}, batch {batch}", times[0], f"{times[1]} ({told})", ""])
+    return rows
+
+
+def _name(record: Record) -> str:
+    return str(record["provenance"]["hardware"]["device"]).removeprefix("NVIDIA ").split()[0]
 
 
 def _accuracy_rows(record: Record) -> list[list[str]]:
