@@ -65,9 +65,10 @@ def _gpu_rows(record: Record) -> list[list[str]]:
     for batch in sorted({min(found), max(found)} if found else ()):
         entry, arms = found[batch]
         both = [next(arm for arm in arms if arm["method"] == name) for name in ("none", "trim")]
-        spent = 100 * (1 - entry["end_to_end_s"]["median"])
-        told = f"{spent:.0f}% less" if spent >= 0.5 else f"{-spent:.0f}% more"
-        times = [f"{arm['end_to_end_s']['median']:.2f} s" for arm in both]
+        spent = entry["end_to_end_s"]
+        less = f"{100 * (1 - spent['median']):.0f}% less"
+        told = "no difference" if spent["low"] <= 1 <= spent["high"] else less
+        times = [f"{arm['end_to_end_s']['median']:.3f} s" for arm in both]
         rows.append([f"whole call, one {_name(record)}, batch {batch}", times[0], f"{times[1]} ({told})", ""])
     return rows
 
