@@ -13,7 +13,7 @@ METHODS = ("none", "trim", "random")
 
 
 def home() -> str:
-    """A row a quantity: time and KV cache of the 7B shape, the same on a GPU where one was measured, then accuracy of the demo model."""
+    """A row a quantity: time and KV cache of the 7B shape, time on a GPU if one was measured, accuracy of the demo model."""
     speed, accuracy = load(SPEED), load(ACCURACY)
     if speed is None or accuracy is None:
         missing = SPEED if speed is None else ACCURACY
@@ -23,7 +23,8 @@ def home() -> str:
     rows = [*_speed_rows(speed), *on_gpu, *_accuracy_rows(accuracy)]
     also = f"GPU: five new tokens, eager. {source(GPU, gpu)} " if gpu is not None and on_gpu else ""
     note = (
-        f"Speed: random weights, one request, one new token. {also}Accuracy: the small demo model, which says nothing about LLaVA-7B. "
+        f"Speed: random weights, one request, one new token. {also}"
+        "Accuracy: the small demo model, which says nothing about LLaVA-7B. "
         f"{_sources(speed, accuracy)}"
     )
     return f"{table(['', 'all tokens', '`trim`', '`random`, same count'], rows)}\n\n{note}"
