@@ -88,15 +88,15 @@ class Step:
 
 
 STEPS = (
-    Step("kernels", 60, _work("kernels", "added")),
-    Step("tests", 60, _work("tests")),
-    Step("waits", 40, _work("waits")),
-    Step("added", 60, _work("added", "added")),
-    Step("here", 40, _work("here", "here")),
-    Step("shapes", 85, _work("shapes")),
-    Step("claim", 130, _work("claim")),
-    Step("choosing", 60, _work("choosing")),
-    Step("compiled", 170, _work("compiled")),
+    Step("kernels", 30, _work("kernels", "added")),
+    Step("tests", 40, _work("tests")),
+    Step("waits", 25, _work("waits")),
+    Step("added", 40, _work("added", "added")),
+    Step("here", 20, _work("here", "here")),
+    Step("shapes", 75, _work("shapes")),
+    Step("claim", 80, _work("claim")),
+    Step("choosing", 40, _work("choosing")),
+    Step("compiled", 125, _work("compiled")),
 )
 """In this order: where ``kernels`` fails, the others choose in plain torch."""
 

@@ -78,7 +78,7 @@ def test_choosing_runs_dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     run(monkeypatch, "--dry-run", "--only", "choosing", "--out", str(tmp_path / "gpu.json"))
     step = json.loads((tmp_path / "gpu.json").read_text())["steps"]["choosing"]
     assert step["status"] == "done", step["why"]
-    assert len(step["parts"]) == 14
+    assert len(step["parts"]) == 15
 
 
 @pytest.mark.slow
@@ -96,5 +96,17 @@ def test_every_step_runs_dry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(gpu_tables, "COMPILED", [(2, 21), (2, 100)])
     monkeypatch.setattr(gpu_tables, "WAITS", [("trim", "21", 2), ("trim", "iqr", 2)])
     monkeypatch.setattr(gpu_tables, "CHOOSING", [("trim", 36, 1)])
-    for make in gpu_tables.TABLES.values():
-        assert "not run" not in make()
+    monkeypatch.setattr(gpu_tables, "ADDED", [("trim", 2)])
+    monkeypatch.setattr(gpu_tables, "KERNELS", [("relevant_and_new", 36, 2)])
+    for name, make in gpu_tables.TABLES.items():
+        assert make().count("not run") == (name == "gpu-kernels"), "there is no CUDA graph on a CPU"
+
+
+def test_runs_of_some_steps_each_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, step in (("a", "choosing"), ("b", "tests")):
+        run(monkeypatch, "--dry-run", "--only", step, "--out", str(tmp_path / f"{name}.json"))
+    paths = [str(tmp_path / f"{name}.json") for name in "ab"]
+    run(monkeypatch, "--merge", *paths, "--out", str(tmp_path / "gpu.json"))
+    steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    done = [name for name, step in steps.items() if step["status"] == "done"]
+    assert sorted(done) == ["choosing", "tests"]
