@@ -19,9 +19,13 @@ class CostTab:
     def __init__(self) -> None:
         gr.Markdown("Where the time of a request goes, and what fewer image tokens save, before you run anything.")
         with gr.Row():
-            model = gr.Dropdown(shape_names(), value="llava-1.5-7b", label="Model", min_width=220, elem_id="tk-cost-model")
+            model = gr.Dropdown(
+                shape_names(), value="llava-1.5-7b", label="Model", min_width=220, elem_id="tk-cost-model"
+            )
             device = gr.Dropdown(device_names(), value="h100", label="Device", min_width=220, elem_id="tk-cost-device")
-            share = gr.Slider(1, 100, 21, step=1, label="Image tokens to keep (%)", min_width=220, elem_id="tk-cost-share")
+            share = gr.Slider(
+                1, 100, 21, step=1, label="Image tokens to keep (%)", min_width=220, elem_id="tk-cost-share"
+            )
         with gr.Row():
             pictures = gr.Slider(1, 16, 1, step=1, label="Pictures of a request", min_width=120)
             new_tokens = gr.Slider(1, 512, 32, step=1, label="New tokens", min_width=120)

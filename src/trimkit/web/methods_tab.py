@@ -32,7 +32,9 @@ class MethodsTab:
     def __init__(self, model: LazyModel, side: Side) -> None:
         self._model, self._side = model, side
         names = [kind.name for kind in method_kinds()]
-        gr.Markdown("Four methods on the same picture and question, with the budget set on the side. Each one runs the model.")
+        gr.Markdown(
+            "Four methods on the same picture and question, with the budget set on the side. Each one runs the model."
+        )
         self._picks: list[Any] = []
         self._cards: list[Any] = []
         compare = gr.Button("Compare the four", variant="primary", elem_id="tk-compare")
