@@ -83,6 +83,7 @@ OFFERED = [
     "batch",
     "bench",
     "calibrate",
+    "demo",
     "encode-server",
     "eval",
     "export",
