@@ -88,6 +88,7 @@ OFFERED = [
     "eval",
     "export",
     "language-model",
+    "leaderboard",
     "methods",
 ]
 OFFERED += ["models", "serve", "show"]
