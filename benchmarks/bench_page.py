@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,11 @@ def shown(record: Record) -> str:
         for name, found in record["results"].items()
     ]
     header = ["method", "moved slider", "processor time", "new question", "processor time"]
-    note = f"Demo model, {record['config']['repeats']} budgets and questions on five pictures, medians and quartiles."
+    repeats, (before, after) = record["config"]["repeats"], record["config"]["load"]
+    note = (
+        f"Demo model, {repeats} budgets and questions on five pictures, medians and quartiles. Load average of the machine: "
+        f"{before:.0f} before, {after:.0f} after; above its number of cores, the wall clock counts other programs."
+    )
     return f"{table(header, rows)}\n\n{note}"
 
 
@@ -79,15 +84,16 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     loaded = LazyModel().get()
-    results = {}
+    results, load = {}, [os.getloadavg()[0]]
     for kind in method_kinds():
         if not kind.in_model:
             results[kind.name] = measure(loaded, kind.name, given.repeats)
             moved = results[kind.name]["moved_slider"]
-            print(*[f"{kind.name}"], *[f"{clock} {moved[clock]['median']:.3f}" for clock in CLOCKS], flush=True)
+            print(kind.name, *[f"{clock} {moved[clock]['median']:.3f}" for clock in CLOCKS], flush=True)
+    load.append(os.getloadavg()[0])
     record: Record = {
         "experiment": "bench_page",
-        "config": {"model": "demo", "repeats": given.repeats, "seed": None, "limit_s": LIMIT},
+        "config": {"model": "demo", "repeats": given.repeats, "seed": None, "limit_s": LIMIT, "load": load},
         "provenance": provenance(),
         "results": results,
     }

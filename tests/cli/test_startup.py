@@ -83,10 +83,12 @@ OFFERED = [
     "batch",
     "bench",
     "calibrate",
+    "demo",
     "encode-server",
     "eval",
     "export",
     "language-model",
+    "leaderboard",
     "methods",
 ]
 OFFERED += ["models", "serve", "show"]

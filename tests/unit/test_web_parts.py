@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 from PIL import Image
 
 from benchmarks import page_results
@@ -66,6 +69,17 @@ def test_what_a_link_cannot_mean_is_left_out_with_a_note(query: dict[str, str]) 
     assert links.Settings(found.sample, found.question) == links.Settings(
         found.sample, found.question, found.method, found.share, found.tab
     )
+
+
+def test_the_space_runs_what_the_extra_allows() -> None:
+    root = Path(__file__).resolve().parents[2]
+    header = yaml.safe_load((root / "spaces" / "README.md").read_text(encoding="utf-8").split("---")[1])
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    gradio = Requirement(project["optional-dependencies"]["demo"][0])
+    assert header["sdk"] == gradio.name
+    assert header["sdk_version"] in gradio.specifier
+    assert (root / "spaces" / header["app_file"]).is_file()
+    assert len(header["short_description"]) <= 60  # the hub takes no more
 
 
 def test_errors_become_one_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -32,12 +32,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(log: Path, *words: str) -> Iterator[Server]:
-    """``trimkit demo --port 0``, or other ``words`` of Python, until the block ends."""
+def serving(log: Path, *words: str, **variables: str) -> Iterator[Server]:
+    """``trimkit demo --port 0``, or other ``words`` of Python with ``variables`` set, until the block ends."""
     began = time.monotonic()
     command = [sys.executable, *(words or ("-m", "trimkit", "demo", "--port", "0"))]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **variables}
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
         try:
             yield Server(_address(process, log), log, time.monotonic() - began)
         finally:

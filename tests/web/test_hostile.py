@@ -26,6 +26,15 @@ def test_a_broken_file(page: Page, server: Server, tmp_path: Path) -> None:
     page.tab.wait_for_selector("#tk-preview figcaption >> text=scene1")  # what was there stays
 
 
+def test_a_file_that_is_no_picture(page: Page, tmp_path: Path) -> None:
+    page.drawn()
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear page")
+    page.upload(path)
+    page.tab.wait_for_selector("text=/invalid file type/i")
+    assert "Traceback" not in page.tab.inner_text("body")
+
+
 def test_forty_megapixels(page: Page, tmp_path: Path) -> None:
     page.drawn()
     path = tmp_path / "large.jpg"

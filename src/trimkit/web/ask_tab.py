@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class AskTab:
 
     def __init__(self, model: LazyModel, side: Side) -> None:
         self._model, self._side = model, side
+        self._folder = tempfile.TemporaryDirectory(prefix="trimkit-page-")  # goes with the page
         with gr.Row():
             self.ask = gr.Button("Ask", variant="primary", elem_id="tk-ask")
             self.download = gr.Button("Download the overlay", elem_id="tk-download")
@@ -111,10 +113,17 @@ class AskTab:
         if report is None:
             return [markup.alert("there is nothing to download yet: choose a picture and ask"), None]
         try:
-            folder = tempfile.mkdtemp(prefix="trimkit-overlay-")
-            return [gr.skip(), str(report.save(Path(folder) / "trimkit-overlay.png", question=question))]
+            return [gr.skip(), str(report.save(self._new_file(), question=question))]
         except Exception as error:
             return [markup.alert(explain(error)), None]
+
+    def _new_file(self) -> Path:
+        """A name for an overlay; those of an hour ago, which Gradio has copied, are deleted."""
+        folder = Path(self._folder.name)
+        for path in folder.glob("*/*.png"):
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink(missing_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder)) / "trimkit-overlay.png"
 
     def _wire(self) -> None:
         side = self._side

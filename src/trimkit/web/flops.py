@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from trimkit.bench.formula import Sizes, flops, sizes_of, sizes_of_shape
+from trimkit.bench.formula import Sizes, flops, sizes_of
 from trimkit.bench.plan import planned
-from trimkit.errors import TrimkitError
 from trimkit.methods import Method
 
 __all__ = ["answer_flops", "prefill_lengths"]
@@ -54,7 +53,6 @@ def answer_flops(
     if sizes is None or (method is not None and method.tower_plan is not None):
         return None
     reads = method is not None and method.uses_text
-    early = method is not None and model.config.model_type == "llava"  # dropped before the projector
     work = planned(
         sizes,
         1,
@@ -62,8 +60,8 @@ def answer_flops(
         words,
         max(new_tokens, 1),
         texts=(words,) if reads else (),
-        projected=kept if early and method is not None and not method.prunes_llm else None,
-        tower_layers=sizes.vision.layers - int(early),
+        projected=None if method is None or method.prunes_llm else kept,
+        tower_layers=sizes.vision.layers - int(method is not None),  # the last one is not used, and not run
     )
     if len(lengths) == sizes.language.layers and all(lengths):
         work = replace(work, prefill=tuple(lengths))
@@ -71,15 +69,9 @@ def answer_flops(
 
 
 def _sizes(model: Any) -> Sizes | None:
-    """Of LLaVA-1.5 by its config; of the other shapes that ``trimkit advise`` knows, where the checkpoint is a directory."""
-    from trimkit.advice.model import model_of
-
+    """Of LLaVA-1.5 by its config. Other kinds need the size of each picture and the scorer's own tower: no figure is given."""
     folder = Path(str(getattr(model.config, "_name_or_path", "")))
-    found = sizes_of(model.config, _text_config(folder))
-    if found is None and folder.is_dir():
-        with contextlib.suppress(TrimkitError):
-            found = sizes_of_shape(model_of(str(folder)))
-    return found
+    return sizes_of(model.config, _text_config(folder))
 
 
 def _text_config(folder: Path) -> Any:

@@ -10,7 +10,7 @@ from trimkit.core.recent import Recent
 
 __all__ = ["LazyModel", "Loaded"]
 
-_HELD_INPUTS = 32
+_HELD_INPUTS = 8
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _wire(page: Any, side: Side, tabs: Any, ask: AskTab) -> None:
     shown = [side.picture, side.preview, side.question, side.method, side.hint, side.own, side.share]
     opened = page.load(_opened, None, [*shown, tabs, side.message], **quiet)
     ask.listen(opened.success, quiet=True)
-    opened.success(None, None, side.link, js="() => trimkitLink({})", **quiet)
+    opened.success(None, None, side.link, js="() => trimkitOpen()", **quiet)
     wire_pictures(side, ask.listen)
     settings = [side.question, side.method, side.own, side.share]
     changes = [each.input for each in settings]
