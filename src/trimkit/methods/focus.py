@@ -108,8 +108,10 @@ class Focus(ChoosingMethod, Trim):
                 keep = _by_line(batch.features, signed, keep, counts, grid)
                 continue
             here, total = upload(rows, keep.device), _cells(grid)
-            parts = (each.index_select(0, here)[:, :total] for each in (batch.features, signed, keep))
-            chosen = _by_line(*parts, [counts[i] for i in rows], grid)
+            features, relevance, chosen = (
+                each.index_select(0, here)[:, :total] for each in (batch.features, signed, keep)
+            )
+            chosen = _by_line(features, relevance, chosen, [counts[i] for i in rows], grid)
             keep = keep.index_copy(0, here, pad(chosen, (0, keep.shape[1] - total)))
         return keep
 

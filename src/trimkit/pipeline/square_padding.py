@@ -114,7 +114,7 @@ def select_real(
     cut = [real_tokens(image) for image in images]
     found: dict[int, Selection] = {}
     for chooser, group in _by_budget(method, images):
-        real, said, where = ([each[i] for i in group] for each in ([image for image, _ in cut], asked, rows))
+        real, said, where = [cut[i][0] for i in group], [asked[i] for i in group], [rows[i] for i in group]
         for i, selection in zip(group, select_asked(real, said, chooser, scorer, profile, where), strict=True):
             found[i] = _of_all(selection, cut[i][1], len(images[i]))
     return [found[i] for i in range(len(images))]
