@@ -18,7 +18,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "cache": ("lm_data --train 8000 --held-out 256",),
     "lm": ("train_lm --minutes 205",),
     "export": ("export",),
-    "evaluate": ("evaluate --n 1200",),
+    "evaluate": ("evaluate --n 2000",),
     "finish": ("samples", "card"),
 }
 

@@ -18,8 +18,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from recipes.demo.lm_batches import iqr_keep
 from recipes.demo.shapes import IMAGE, MODEL_DIR, PAD, PROMPT, ROOT
-from trimkit.demo.items import sample_item
-from trimkit.demo.questions import TYPES, Question, grade
+from trimkit.demo.questions import Question, grade
+from trimkit.demo.typed_items import ALL_TYPES, sample_typed_item
 
 METHODS = ("none", "trim", "random")
 RESULT = ROOT / "benchmarks/results/demo_model.json"
@@ -100,7 +100,10 @@ def summarise(rows: list[tuple[str, bool, int]]) -> dict[str, Any]:
             "image_tokens_mean": round(kept, 1),
         }
 
-    return {"overall": one(rows), **{t: one([r for r in rows if r[0] == t]) for t in TYPES}}
+    return {
+        "overall": one(rows),
+        **{t: one([r for r in rows if r[0] == t]) for t in ALL_TYPES if any(r[0] == t for r in rows)},
+    }
 
 
 def evaluate(folder: Path, seed: int, count: int, batch: int) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def evaluate(folder: Path, seed: int, count: int, batch: int) -> dict[str, Any]:
     rows: dict[str, list[tuple[str, bool, int]]] = {m: [] for m in METHODS}
     began = time.time()
     for start in range(0, count, batch):
-        items = [sample_item(seed, i) for i in range(start, min(start + batch, count))]
+        items = [sample_typed_item(seed, i) for i in range(start, min(start + batch, count))]
         for method, (replies, kept) in evaluator.replies(items, generator).items():
             for (_, question), reply, tokens in zip(items, replies, kept, strict=True):
                 rows[method].append((question.type, grade(reply, question), tokens))
@@ -144,7 +147,7 @@ def table(report: dict[str, Any]) -> str:
         r = report["results"][method][kind]
         return f"{100 * r['accuracy']:.1f} % [{100 * r['ci95'][0]:.1f}, {100 * r['ci95'][1]:.1f}]"
 
-    for kind in ("overall", *TYPES):
+    for kind in report["results"]["none"]:
         n = report["results"]["none"][kind]["n"]
         kept = report["results"]["trim"][kind]["image_tokens_mean"]
         cells = (
@@ -159,6 +162,12 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def worse(report: dict[str, Any], before: dict[str, Any], points: float = 1.0) -> list[str]:
+    """Types that `before` has as well and that have lost more than so many points with all tokens."""
+    now, then = report["results"]["none"], before["results"]["none"]
+    return [kind for kind in then if 100 * (then[kind]["accuracy"] - now[kind]["accuracy"]) > points]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=MODEL_DIR)
@@ -166,12 +175,19 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument(
+        "--against", type=Path, help="an earlier report: exit 1 where a type has lost more than a point"
+    )
     args = parser.parse_args()
+    before = json.loads(args.against.read_text(encoding="utf-8")) if args.against else None
     torch.set_num_threads(2)
     report = evaluate(args.model, args.seed, args.n, args.batch)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(table(report))
+    lost = worse(report, before) if before else []
+    if lost:
+        raise SystemExit(f"more than a point lost: {', '.join(lost)}")
 
 
 if __name__ == "__main__":

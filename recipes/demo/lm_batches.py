@@ -17,6 +17,7 @@ from recipes.demo.lm_turns import conversations
 from recipes.demo.shapes import BOS, GRID, build_tokenizer, new_llava
 from recipes.demo.targets import CLASSES
 from trimkit.demo.questions import NUMBERS, TYPES
+from trimkit.demo.typed_items import ALL_TYPES
 from trimkit.demo.world import COLOURS, NAMES, PLURALS
 
 CHOICE = TYPES.index("multiple_choice")
@@ -167,14 +168,14 @@ class Sampler:
     def __init__(self, task: Task, cache: Cache, seed: int) -> None:
         self.task, self.cache = task, cache
         self.rng = np.random.default_rng(seed)
-        self.allowed: tuple[str, ...] = TYPES
+        self.allowed: tuple[str, ...] = ALL_TYPES
         self.prefer: dict[str, float] = {}  # type -> how much sooner than others it is drawn, 0 to 1
 
     def blocks(self, scenes: np.ndarray, short: int, long: int) -> tuple[list[Blocks], Tensor]:
         """`short` ordinary and `long` multiple-choice questions a scene; also which ones (short then long)."""
         kinds = self.cache.type[scenes].numpy()
-        shuffled = self.rng.random(kinds.shape) - np.array([self.prefer.get(kind, 0.0) for kind in TYPES])[kinds]
-        allowed = np.isin(kinds, [TYPES.index(kind) for kind in self.allowed])
+        shuffled = self.rng.random(kinds.shape) - np.array([self.prefer.get(kind, 0.0) for kind in ALL_TYPES])[kinds]
+        allowed = np.isin(kinds, [ALL_TYPES.index(kind) for kind in self.allowed])
         choice = kinds == CHOICE
         groups, picked = [], []
         for count, fitting, length in ((short, ~choice, SHORT), (long, choice, LONG)):

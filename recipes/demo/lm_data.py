@@ -18,18 +18,20 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel
 
+from recipes.demo.hard_data import content_and_questions, targets_of
 from recipes.demo.shapes import CACHE, EOS, GRID, MODEL_DIR, PAD, PROJECTION, VISION_WIDTH, build_tokenizer, new_clip
-from recipes.demo.targets import patch_targets, to_patches
+from recipes.demo.targets import to_patches
 from recipes.demo.train_clip import dense_features, encode_texts, normalise
 from trimkit.demo.items import EVALUATION_NAMESPACE, TRAINING_NAMESPACE, item_rng
-from trimkit.demo.questions import TYPES, Question, sample_question
-from trimkit.demo.render import render
+from trimkit.demo.questions import Question, sample_question
+from trimkit.demo.typed_items import ALL_TYPES, draw
 from trimkit.demo.world import sample_scene
 
 # how often each type is asked about a training scene; the harder ones more often
 PER_SCENE = {"existence": 4, "attribute": 5, "counting": 6, "relation": 8, "reading": 2, "multiple_choice": 7}
 TOTAL = sum(PER_SCENE.values())
-SHORT, LONG = 26, 54  # block lengths: all types but multiple choice fit in SHORT
+SHORT, LONG = 30, 54  # block lengths: all types but multiple choice fit in SHORT
+HARD = 0.4  # of the pictures are for the four harder types, see hard_data.py
 PATCHES = ("label", "colour", "count", "centre", "place")  # what is known of every patch
 QUESTIONS = ("ids", "read", "type")  # and of every question
 
@@ -76,26 +78,31 @@ def _questions(scene: Any, rng: np.random.Generator, plan: dict[str, int]) -> li
     return found
 
 
-def make_rows(args: tuple[int, int, int]) -> Rows:
-    namespace, seed, index = args
+def make_rows(args: tuple[int, int, int, float]) -> Rows:
+    namespace, seed, index, hard = args
     rng = item_rng(namespace, seed, index)
-    scene = sample_scene(rng, sign=bool(rng.random() < 0.6))
-    targets = patch_targets(scene)
+    # Drawn apart, so that with hard=0 the scenes are those of before.
+    if hard and item_rng(namespace, seed, 2**40 + index).random() < hard:
+        content, questions = content_and_questions(rng, TOTAL)
+    else:
+        content = sample_scene(rng, sign=bool(rng.random() < 0.6))
+        questions = _questions(content, rng, PER_SCENE)
+    targets = targets_of(content)
     ids = np.full((TOTAL, LONG), PAD, np.int16)
     read = np.zeros(TOTAL, np.int16)
     kinds = np.zeros(TOTAL, np.int8)
     texts = []
-    for i, question in enumerate(_questions(scene, rng, PER_SCENE)):
+    for i, question in enumerate(questions):
         if namespace == TRAINING_NAMESPACE and rng.random() < 0.04:
             question = Question(question.text.lower(), question.answer, question.type, question.boxes) \
                 if question.type != "multiple_choice" else question  # fmt: skip
         block = block_ids(question)[:LONG]
         ids[i, : len(block)] = block
         read[i] = len(block) - 3
-        kinds[i] = TYPES.index(question.type)
+        kinds[i] = ALL_TYPES.index(question.type)
         texts.append(question.text)
     return Rows(
-        patches=to_patches(render(scene)),
+        patches=to_patches(draw(content)),
         label=targets.label,
         colour=targets.colour.astype(np.int8),
         count=targets.count.astype(np.int8),
@@ -119,7 +126,7 @@ def load_clip() -> CLIPModel:
     return clip
 
 
-def build(path: Path, namespace: int, seed: int, start: int, count: int, batch: int = 16) -> None:
+def build(path: Path, namespace: int, seed: int, start: int, count: int, hard: float, batch: int = 16) -> None:
     """Write `count` scenes' arrays to path; features as fp16 on disk, the rest in one archive."""
     clip = load_clip()
     clip.set_attn_implementation("matmul")
@@ -134,7 +141,7 @@ def build(path: Path, namespace: int, seed: int, start: int, count: int, batch: 
     began = time.time()
     with mp.get_context("spawn").Pool(2, initializer=os.nice, initargs=(3,)) as pool, torch.no_grad():
         pending: list[Rows] = []
-        for made in pool.imap(make_rows, [(namespace, seed, start + i) for i in range(count)], chunksize=8):
+        for made in pool.imap(make_rows, [(namespace, seed, start + i, hard) for i in range(count)], chunksize=8):
             pending.append(made)
             if len(pending) == batch or len(rows) + len(pending) == count:
                 here = slice(len(rows), len(rows) + len(pending))
@@ -215,14 +222,15 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=256)
     parser.add_argument("--name", default="lm")
     parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--hard", type=float, default=HARD, help="share of pictures for the four harder types")
     parser.add_argument("--add", action="store_true", help="to the training scenes that are there, not in their place")
     args = parser.parse_args()
     torch.set_num_threads(2)
     if args.held_out:
-        build(CACHE / f"{args.name}_heldout", EVALUATION_NAMESPACE, 0, 10_000, args.held_out)
+        build(CACHE / f"{args.name}_heldout", EVALUATION_NAMESPACE, 0, 10_000, args.held_out, args.hard)
     path = CACHE / f"{args.name}_train"
     fresh = path.with_name(f"{path.name}_more") if args.add else path
-    build(fresh, TRAINING_NAMESPACE, args.seed, 0, args.train)
+    build(fresh, TRAINING_NAMESPACE, args.seed, 0, args.train, args.hard)
     if args.add:
         join(path, fresh)
 

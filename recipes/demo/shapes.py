@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from trimkit.demo.questions import corpus_words
+from trimkit.demo.typed_items import hard_words
 from trimkit.demo.world import COLOURS, IMAGE_SIZE, NAMES, PATCH_SIZE, PLURALS, WORDS
 
 ROOT = Path(__file__).parents[2]
@@ -58,8 +59,12 @@ CHAT_TEMPLATE = (
 )
 
 
-def vocabulary() -> dict[str, int]:
-    """Special tokens, all bytes, then every word of the world whole, with and without a space before it."""
+def vocabulary(hard: bool = True) -> dict[str, int]:
+    """Special tokens, all bytes, then every word of the world whole, with and without a space before it.
+
+    The words of the harder question types come last (`hard`), so that weights trained without them stay usable; the text tower
+    has none of them and reads them as bytes.
+    """
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     vocab = {token: i for i, token in enumerate(SPECIALS)}
     for character in sorted(pre_tokenizers.ByteLevel.alphabet()):
@@ -72,12 +77,16 @@ def vocabulary() -> dict[str, int]:
     for text in texts:
         for piece, _ in splitter.pre_tokenize_str(text):
             vocab.setdefault(piece, len(vocab))
+    for phrase in hard_words() if hard else ():
+        for text in (phrase, f" {phrase}", phrase.lower()):
+            for piece, _ in splitter.pre_tokenize_str(text):
+                vocab.setdefault(piece, len(vocab))
     return vocab
 
 
 def build_tokenizer(*, eos: bool, max_length: int) -> PreTrainedTokenizerFast:
-    """Byte-level tokenizer: known words are one token (ignore_merges), any other text falls apart into bytes."""
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary(), merges=[], ignore_merges=True, unk_token="<unk>"))
+    """Byte-level tokenizer, the text tower's with `eos`: known words are one token, any other text falls apart into bytes."""
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary(hard=not eos), merges=[], ignore_merges=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     single = "<s> $A </s>" if eos else "<s> $A"
@@ -139,7 +148,7 @@ def new_clip() -> CLIPModel:
         "intermediate_size": 4 * TEXT_WIDTH,
         "num_hidden_layers": TEXT_LAYERS,
         "num_attention_heads": TEXT_WIDTH // 32,
-        "vocab_size": len(vocabulary()),
+        "vocab_size": len(vocabulary(hard=False)),
         "max_position_embeddings": 77,
         "hidden_act": "gelu",
         "projection_dim": PROJECTION,

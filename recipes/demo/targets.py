@@ -51,8 +51,25 @@ def _coverage(box: Box, round_shape: float | None, grid: int) -> npt.NDArray[np.
     return out
 
 
+Thing = tuple[Box, float | None, int, int, int]  # box, radius where it is round, class, disc colour, how many there are
+
+
+def things_of(scene: Scene) -> list[Thing]:
+    things: list[Thing] = [
+        (o.box, o.extent / 2 * (1.0 if o.disc else 0.92), CLASS_OF[o.name], COLOUR_OF.get(o.disc or "", 0), scene.count(o.name))
+        for o in scene.objects
+    ]  # fmt: skip
+    if scene.sign is not None:
+        things.append((scene.sign.box, None, CLASS_OF[scene.sign.word], 0, 1))
+    return things
+
+
 def patch_targets(scene: Scene) -> PatchTargets:
-    grid = scene.size // PATCH_SIZE
+    return thing_targets(things_of(scene), scene.size)
+
+
+def thing_targets(things: list[Thing], size: int) -> PatchTargets:
+    grid = size // PATCH_SIZE
     total = grid * grid
     label = np.full(total, BACKGROUND, np.int16)
     owner = np.full(total, -1, np.int16)
@@ -60,12 +77,6 @@ def patch_targets(scene: Scene) -> PatchTargets:
     count = np.zeros(total, np.int16)
     centre = np.zeros(total, np.float32)
     position = np.zeros((total, 2), np.float32)
-    things: list[tuple[Box, float | None, int, int, int]] = [
-        (o.box, o.extent / 2 * (1.0 if o.disc else 0.92), CLASS_OF[o.name], COLOUR_OF.get(o.disc or "", 0), scene.count(o.name))
-        for o in scene.objects
-    ]  # fmt: skip
-    if scene.sign is not None:
-        things.append((scene.sign.box, None, CLASS_OF[scene.sign.word], 0, 1))
     for number, (box, radius, cls, hue, repeats) in enumerate(things):
         share = _coverage(box, radius, grid)
         inside = share >= INSIDE

@@ -27,7 +27,7 @@ from recipes.demo.lm_batches import (
 from recipes.demo.lm_data import Cache
 from recipes.demo.lm_forward import Blocks
 from recipes.demo.shapes import CACHE, EOS, MODEL_DIR
-from trimkit.demo.questions import TYPES
+from trimkit.demo.typed_items import ALL_TYPES
 
 CHECKPOINT = CACHE / "llava_main.pt"
 PROBES = CACHE / "lm_probes.pt"
@@ -113,13 +113,13 @@ def evaluate(task: Task, cache: Cache, scenes: int = 128, batch: int = 8) -> dic
             for kind, hit in zip(kinds, right.tolist(), strict=True):
                 hits[name].setdefault(kind, []).append(hit)
     task.model.train()
-    table = {n: {TYPES[k]: round(float(np.mean(v)), 3) for k, v in sorted(h.items())} for n, h in hits.items()}
+    table = {n: {ALL_TYPES[k]: round(float(np.mean(v)), 3) for k, v in sorted(h.items())} for n, h in hits.items()}
     table["kept"] = {"mean": round(float(np.mean(kept)), 1)}
     return table
 
 
 # the harder ones a little sooner than the others
-PREFER = {"counting": 0.3, "relation": 0.12, "reading": 0.2}
+PREFER = {"counting": 0.3, "relation": 0.12, "reading": 0.2, "dense_reading": 0.2, "global": 0.15, "two_things": 0.1}
 
 
 def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
@@ -128,7 +128,7 @@ def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
     if done < 0.007:
         sampler.allowed = ("attribute",)
         return "few", sampler.subset(16, 16, 4, 0), 1.0
-    sampler.allowed, sampler.prefer = tuple(TYPES), PREFER
+    sampler.allowed, sampler.prefer = ALL_TYPES, PREFER
     if done < 0.13:
         cycle: tuple[str, ...] = ("few",)
     elif done < 0.28:
@@ -170,10 +170,19 @@ def _quiet_residuals(task: Task) -> None:
 def _resume(task: Task) -> None:
     """Go on from the last checkpoint, or where there is none from the shipped model (its helper heads start anew)."""
     if not CHECKPOINT.exists():
-        task.model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(MODEL_DIR).state_dict())
+        shipped = LlavaForConditionalGeneration.from_pretrained(MODEL_DIR)
+        task.model.load_state_dict(_with_new_words(shipped.state_dict(), task.model.state_dict()))
         return
     task.model.load_state_dict(torch.load(CHECKPOINT, weights_only=True))
     task.probes.load_state_dict(torch.load(PROBES, weights_only=True))
+
+
+def _with_new_words(old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The old weights; words that they do not know, which come last in the vocabulary, as they were drawn."""
+    return {
+        name: value if value.shape == new[name].shape else torch.cat([value, new[name][len(value) :]])
+        for name, value in old.items()
+    }
 
 
 def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, counting: float, average: bool) -> None:

@@ -9,7 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+import torch
 
+from trimkit.core.text_lines import LEAST_ROUGH, MOST_ROUGH, roughness
+from trimkit.demo import load_demo
 from trimkit.demo.dense import DENSE
 from trimkit.demo.grounding import CELLS, GROUNDING, cell_of
 from trimkit.demo.items import EVALUATION_NAMESPACE, item_rng, sample_item
@@ -207,3 +210,16 @@ def test_digits_count_for_number_words() -> None:
     seven = Question("How much is tea?", "seven", DENSE, ())
     assert grade("7", seven)
     assert not grade("8", seven)
+
+
+def test_pages_are_rough_to_the_demo_tower_and_scenes_are_not() -> None:
+    """What ``focus`` tells pages by; charts have few numbers and much paper, and are none."""
+    model, processor = load_demo()
+    texts = [page for page, _ in drawn(DENSE) if isinstance(page, Page) and page.kind != "chart"][:4]
+    scenes = [scene for kind in (TWO_THINGS, GLOBAL) for scene, _ in drawn(kind)[:2]]
+    pixels = processor.image_processor([draw(each) for each in (*texts, *scenes)], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        features = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+    rough = roughness(features, (24, 24)).tolist()
+    assert all(LEAST_ROUGH < each < MOST_ROUGH for each in rough[:4])
+    assert all(each < LEAST_ROUGH for each in rough[4:])

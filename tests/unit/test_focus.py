@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trimkit.core.greedy import relevant_and_new
+from trimkit.core.text_lines import LEAST_ROUGH, MOST_ROUGH, roughness
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection
 from trimkit.errors import ConfigError
 from trimkit.methods import focus, get_method
@@ -180,3 +181,61 @@ def test_what_is_no_option_is_refused(options: dict[str, Any]) -> None:
 
 def test_the_default_keeps_a_ninth() -> None:
     assert Focus().budget.tokens(576) == 64
+
+
+def page(rows: int = 12, columns: int = 12) -> torch.Tensor:
+    """Features of a page: most patches are letters of their own, some are paper; as rough as the demo's tables."""
+    generator = torch.Generator().manual_seed(4)
+    base = 1.3 * torch.randn(1, 24, generator=generator) + 0.9 * torch.randn(rows * columns, 24, generator=generator)
+    cells = base.view(rows, columns, 24)
+    cells[:, 1:] = 0.6 * cells[:, :-1] + 0.8 * cells[:, 1:]
+    return cells.flatten(0, 1)
+
+
+def on_grid(features: torch.Tensor, relevance: torch.Tensor, grid: Any = (12, 12), **options: Any) -> list[int]:
+    batch = make_batch([ImageTokens(features, grid)], [relevance], ["what?"], EncoderProfile(sign=1))
+    return get_method("focus", **{"budget": 14, "aggregate": "none", **options}).select(batch)[0].indices.tolist()
+
+
+def vague_map() -> torch.Tensor:
+    """Noise, and a bit more at the start of row 5."""
+    relevance = torch.randn(144, generator=torch.Generator().manual_seed(11)).abs()
+    relevance[4 * 12 : 7 * 12 : 12] += 2.0
+    relevance[4 * 12 + 1 : 7 * 12 : 12] += 2.0
+    return relevance
+
+
+def test_a_page_is_told_from_a_scene() -> None:
+    assert LEAST_ROUGH < float(roughness(page()[None], (12, 12))) < MOST_ROUGH
+    smooth = torch.eye(4, 24).repeat_interleave(36, dim=0)  # four large areas
+    assert float(roughness(smooth[None], (12, 12))) < 0.2
+    noise = torch.randn(1, 144, 64, generator=torch.Generator().manual_seed(1))
+    assert float(roughness(noise, (12, 12))) > MOST_ROUGH
+    assert float(roughness(torch.ones(1, 144, 8), (12, 12))) == 0.0
+    rough = roughness(torch.stack([page(), 7.0 * page()]), (12, 12))
+    assert rough[0] == pytest.approx(float(rough[1]), rel=1e-5)
+
+
+def test_on_a_page_the_line_of_what_is_named_is_kept() -> None:
+    """The head of row 5 is named; the answer stands at its end."""
+    kept, before = (on_grid(page(), vague_map(), lines=lines) for lines in ("auto", "off"))
+    of_line = [len([i for i in each if i // 12 in (4, 5, 6)]) for each in (kept, before)]
+    assert of_line[0] >= 9 > of_line[1]
+
+
+def test_elsewhere_lines_are_not_looked_at() -> None:
+    clear = torch.zeros(144)
+    clear[30:33] = 12.0  # the map is not vague
+    smooth = torch.eye(4, 24).repeat_interleave(36, dim=0)
+    cases = [(page(), clear, (12, 12)), (page(), vague_map(), None), (smooth, vague_map(), (12, 12))]
+    for features, relevance, grid in cases:
+        assert on_grid(features, relevance, grid, lines="auto") == on_grid(features, relevance, grid, lines="off")
+
+
+def test_a_page_beside_pictures_of_other_sizes_is_chosen_as_alone() -> None:
+    images = [ImageTokens(page(), (12, 12)), ImageTokens(torch.randn(200, 24), (10, 20)), ImageTokens(page()[:100])]
+    maps = [vague_map(), torch.rand(200), torch.rand(100)]
+    batch = make_batch(images, maps, ["what?"] * 3, EncoderProfile(sign=1))
+    together = get_method("focus", budget=14, aggregate="none", lines="auto").select(batch)
+    assert together[0].indices.tolist() == on_grid(page(), vague_map(), lines="auto")
+    assert [len(each.indices) for each in together] == [14, 14, 14]

@@ -8,7 +8,7 @@ from trimkit.demo.pages import Page, sample_chart, sample_receipt, sample_table
 from trimkit.demo.questions import NUMBER_WORDS, Question
 from trimkit.demo.wording import ask, one_of, pick
 
-__all__ = ["DENSE", "WORDING", "sample_dense"]
+__all__ = ["DENSE", "WORDING", "about_page", "sample_dense"]
 
 DENSE = "dense_reading"
 TABLE = (
@@ -32,19 +32,23 @@ HIGHER = ("Which bar is higher, the {a} or the {b}?", "Is the bar of the {a} or 
 WORDING: tuple[str, ...] = (*TABLE, *RECEIPT, *CHART, *HIGHEST, *HIGHER)
 
 
+_PAGES = {"table": sample_table, "receipt": sample_receipt, "chart": sample_chart}
+
+
 def sample_dense(rng: np.random.Generator) -> tuple[Page, Question]:
     """A page and a question about it: tables, receipts and charts equally often."""
-    kind = pick(rng, ("table", "receipt", "chart"))
-    if kind == "table":
-        page = sample_table(rng)
-        cell = one_of(rng, page.cells)
-        return page, Question(ask(rng, TABLE, n=cell.row, k=cell.column), cell.text, DENSE, cell.boxes)
-    if kind == "receipt":
-        page = sample_receipt(rng)
-        cell = one_of(rng, page.cells)
-        return page, Question(ask(rng, RECEIPT, w=cell.row), NUMBER_WORDS[int(cell.text)], DENSE, cell.boxes)
-    page = sample_chart(rng)
-    return page, _about_chart(page, rng)
+    page = _PAGES[pick(rng, tuple(_PAGES))](rng)
+    return page, about_page(page, rng)
+
+
+def about_page(page: Page, rng: np.random.Generator) -> Question:
+    """A question about a page; each of its cells is asked about as often as another."""
+    if page.kind == "chart":
+        return _about_chart(page, rng)
+    cell = one_of(rng, page.cells)
+    if page.kind == "table":
+        return Question(ask(rng, TABLE, n=cell.row, k=cell.column), cell.text, DENSE, cell.boxes)
+    return Question(ask(rng, RECEIPT, w=cell.row), NUMBER_WORDS[int(cell.text)], DENSE, cell.boxes)
 
 
 def _about_chart(page: Page, rng: np.random.Generator) -> Question:

@@ -8,7 +8,7 @@ from trimkit.demo.questions import Question
 from trimkit.demo.wording import ask, one_of
 from trimkit.demo.world import Scene, SceneObject, sample_scene
 
-__all__ = ["CELLS", "GROUNDING", "WORDING", "cell_of", "sample_grounding"]
+__all__ = ["CELLS", "GROUNDING", "WORDING", "about_cell", "cell_of", "sample_grounding"]
 
 GROUNDING = "grounding"
 SIDE = 4  # cells a row and a column
@@ -33,6 +33,15 @@ def sample_grounding(rng: np.random.Generator) -> tuple[Scene, Question]:
         if here:
             thing = one_of(rng, here)
             return scene, Question(ask(rng, WHERE, n=thing.name), wanted, GROUNDING, (thing.box,))
+
+
+def about_cell(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """A question about any thing of a scene that lies well inside a cell, for training; None where none does."""
+    clear = [thing for thing in scene.unique() if cell_of(thing, scene.size) is not None]
+    if not clear:
+        return None
+    thing = one_of(rng, clear)
+    return Question(ask(rng, WHERE, n=thing.name), str(cell_of(thing, scene.size)), GROUNDING, (thing.box,))
 
 
 def cell_of(thing: SceneObject, size: int) -> str | None:

@@ -11,7 +11,7 @@ from trimkit.demo.questions import NUMBER_WORDS, Question
 from trimkit.demo.wording import ask, pick, spelling
 from trimkit.demo.world import COLOURS, Scene, sample_scene
 
-__all__ = ["GLOBAL", "WORDING", "sample_global"]
+__all__ = ["GLOBAL", "WORDING", "about_discs", "sample_global"]
 
 GLOBAL = "global"
 THINGS = (9, 12)  # in a scene, so that up to eight of them can have a disc
@@ -46,6 +46,24 @@ def sample_global(rng: np.random.Generator) -> tuple[Scene, Question]:
     counts = (more, few) if first else (few, more)
     scene = _painted(scene, rng, [a] * counts[0] + [b] * counts[1])
     return scene, Question(ask(rng, MORE, a=a, b=b), a if first else b, GLOBAL, _discs(scene))
+
+
+def about_discs(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """A question about a scene as it is, for training; None where it has no one answer to what is drawn."""
+    counts = Counter(thing.disc for thing in scene.objects if thing.disc is not None)
+    kind = pick(rng, ("how many", "commonest", "more"))
+    if kind == "how many" and 1 <= sum(counts.values()) <= MOST_DISCS:
+        return Question(ask(rng, HOW_MANY), NUMBER_WORDS[sum(counts.values())], GLOBAL, _discs(scene))
+    ranked = counts.most_common()
+    if kind == "commonest" and len(ranked) > 1 and ranked[0][1] > ranked[1][1]:
+        return Question(ask(rng, COMMONEST, c=spelling(rng)), ranked[0][0], GLOBAL, _discs(scene))
+    if kind != "more" or len(ranked) < 2:
+        return None
+    a, b = (str(colour) for colour in rng.choice(list(counts), size=2, replace=False))
+    if counts[a] == counts[b]:
+        return None
+    text = ask(rng, MORE, a=a, b=b)
+    return Question(text, a if counts[a] > counts[b] else b, GLOBAL, _discs(scene))
 
 
 def _with_a_mode(rng: np.random.Generator) -> tuple[list[str], str]:

@@ -11,7 +11,7 @@ from trimkit.demo.questions import MARGIN, Question
 from trimkit.demo.wording import ask, one_of, spelling
 from trimkit.demo.world import COLOURS, Scene, SceneObject, sample_scene
 
-__all__ = ["TWO_THINGS", "WORDING", "sample_two_things"]
+__all__ = ["TWO_THINGS", "WORDING", "about_two", "sample_two_things"]
 
 TWO_THINGS = "two_things"
 CLEARLY = 1.4  # so many times as far is the other one
@@ -36,6 +36,12 @@ def sample_two_things(rng: np.random.Generator) -> tuple[Scene, Question]:
         found = make(sample_scene(rng), rng)
         if found is not None:
             return found
+
+
+def about_two(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """A question about a scene as it is, for training; None where it allows none of the kind that is drawn."""
+    found = (_nearer if rng.random() < 0.7 else _height)(scene, rng)
+    return None if found is None else found[1]
 
 
 def _nearer(scene: Scene, rng: np.random.Generator) -> tuple[Scene, Question] | None:

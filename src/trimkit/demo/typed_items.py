@@ -10,23 +10,25 @@ Nothing in a question tells its answer: of what can be answered, each is drawn a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
+from trimkit.demo import dense, grounding, overall, pairs
 from trimkit.demo.dense import DENSE, sample_dense
-from trimkit.demo.grounding import GROUNDING, sample_grounding
+from trimkit.demo.grounding import CELLS, GROUNDING, sample_grounding
 from trimkit.demo.items import EVALUATION_NAMESPACE, item_rng, sample_scene_question
 from trimkit.demo.overall import GLOBAL, sample_global
 from trimkit.demo.page_drawing import render_page
 from trimkit.demo.pages import Page
 from trimkit.demo.pairs import TWO_THINGS, sample_two_things
-from trimkit.demo.questions import TYPES, Question
+from trimkit.demo.questions import NUMBER_WORDS, TYPES, Question
 from trimkit.demo.render import render
 from trimkit.demo.world import Scene
 
-__all__ = ["ALL_TYPES", "HARD_TYPES", "draw", "sample_typed", "sample_typed_item"]
+__all__ = ["ALL_TYPES", "HARD_TYPES", "draw", "hard_words", "sample_typed", "sample_typed_item"]
 
 _MAKERS: dict[str, Callable[[np.random.Generator], tuple[Scene | Page, Question]]] = {
     DENSE: sample_dense,
@@ -63,3 +65,9 @@ def sample_typed_item(seed: int, index: int, types: Sequence[str] = ALL_TYPES) -
     """
     content, question = sample_typed(item_rng(EVALUATION_NAMESPACE, seed, index), types[index % len(types)])
     return draw(content), question
+
+
+def hard_words() -> list[str]:
+    """Every text piece that the harder types add to ``trimkit.demo.questions.corpus_words``."""
+    templates = [*dense.WORDING, *pairs.WORDING, *overall.WORDING, *grounding.WORDING]
+    return [*(re.sub(r"\{\w\}", " ", text) for text in templates), *NUMBER_WORDS, *CELLS]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trimkit.core.text_lines import along_lines
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.engines._greedy import determinant, farthest, relevant_then_new
 from trimkit.errors import UnsupportedError
 from trimkit.methods import Method
-from trimkit.methods.focus import MOST_COVERAGE, NOISE, PEAK, VAGUENESS_POWER, Focus
+from trimkit.methods.focus import MOST_COVERAGE, NOISE, PEAK, VAGUENESS_POWER, Focus, is_page
 from trimkit.methods.trim import Trim
 
 __all__ = ["Choice", "choice_of", "refuse_method"]
@@ -58,7 +59,7 @@ def choice_of(method: Method, total: int, grid: tuple[int, int] | None, profile:
         if count == total or rule is None:
             return kept.indices.expand(features.shape[0], -1).clone()
         mask = torch.ones_like(features[..., 0], dtype=torch.bool)
-        batch = TokenBatch(features, mask, relevance, profile, grids=(), keys=())
+        batch = TokenBatch(features, mask, relevance, profile, grids=(grid,), keys=())
         return rule(method, batch, count).sort(dim=1).values
 
     return Choice(method, count, kept.aggregated, "projected" in method.asked_signals, choose)
@@ -116,7 +117,14 @@ def _focus(method: Method, batch: TokenBatch, count: int) -> Tensor:
     else:
         coverage = torch.full_like(worth[:, 0], method.coverage)
     relevant = count - (coverage * count).floor()
-    return relevant_then_new(worth, batch.features.double(), count, method.redundancy, relevant)
+    picked = relevant_then_new(worth, batch.features.double(), count, method.redundancy, relevant)
+    grid = batch.grids[0]
+    if method.lines == "off" or method.coverage != "auto" or grid is None or grid[0] * grid[1] != worth.shape[1]:
+        return picked
+    signed = _signed(method, batch)
+    page = is_page(batch.features, _vagueness(signed.double()), grid)
+    by_line = along_lines(signed, grid).topk(count, dim=1).indices
+    return torch.where(page.unsqueeze(1), by_line, picked)
 
 
 def _cdpruner(method: Method, batch: TokenBatch, count: int) -> Tensor:
