@@ -1,7 +1,11 @@
-"""Builds the sprite atlas from the Noto Color Emoji font (Debian's fonts-noto-color-emoji), so that rendering needs no font."""
+"""Builds the sprite atlas from the Noto Color Emoji font (Debian's fonts-noto-color-emoji), so that rendering needs no font.
+
+The digits of pages stand in a strip of their own, which needs no such font: ``python -m recipes.demo.build_assets --digits``.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import string
 from pathlib import Path
@@ -57,5 +61,24 @@ def build(target: Path) -> None:
     (target / "atlas.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
+def build_digits(target: Path) -> None:
+    """Write digits.png, the ink of 0 to 9 side by side, into `target`."""
+    font = ImageFont.load_default(LETTER)
+    strip = Image.new("L", (10 * CELL, CELL), 0)
+    for place, digit in enumerate(string.digits):
+        strip.paste(_letter(font, digit).getchannel("A"), (place * CELL, 0))
+    strip.save(target / "digits.png", optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--digits", action="store_true", help="only the digits")
+    args = parser.parse_args()
+    target = Path(__file__).parents[2] / "src/trimkit/demo/assets"
+    if not args.digits:
+        build(target)
+    build_digits(target)
+
+
 if __name__ == "__main__":
-    build(Path(__file__).parents[2] / "src/trimkit/demo/assets")
+    main()

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trimkit.demo.world import COLOURS, NAMES, PLURALS, WORDS, Box, Scene, SceneObject
+from trimkit.demo.wording import ask, one_of, pick, spelling
+from trimkit.demo.world import COLOURS, NAMES, PLURALS, WORDS, Box, Scene
 
 TYPES: tuple[str, ...] = ("existence", "attribute", "counting", "relation", "reading", "multiple_choice")
 NUMBERS: tuple[str, ...] = ("zero", "one", "two", "three", "four")
+NUMBER_WORDS: tuple[str, ...] = (*NUMBERS, "five", "six", "seven", "eight", "nine")
 LETTERS = "ABCD"
 MARGIN = 48.0  # pixels between two centres before left/right or above/below is asked
 
@@ -81,24 +83,8 @@ def grade(answer_text: str, question: Question) -> bool:
     found = re.findall(r"[a-z0-9]+", answer_text.lower())
     if not found:
         return False
-    word = NUMBERS[int(found[0])] if found[0] in {str(i) for i in range(len(NUMBERS))} else found[0]
+    word = NUMBER_WORDS[int(found[0])] if found[0] in {str(i) for i in range(len(NUMBER_WORDS))} else found[0]
     return word == question.answer.lower()
-
-
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
-def _spelling(rng: np.random.Generator) -> str:
-    return _pick(rng, ("colour", "color"))
-
-
-def _article(text: str) -> str:
-    return re.sub(r"\b([Aa]) (?=[aeiou])(?!unicorn)", r"\1n ", text)
-
-
-def _ask(rng: np.random.Generator, templates: tuple[str, ...], **parts: str) -> str:
-    return _article(_pick(rng, templates).format(**parts))
 
 
 def _absent(scene: Scene, rng: np.random.Generator, count: int) -> list[str]:
@@ -111,17 +97,13 @@ def _boxes(scene: Scene, name: str) -> tuple[Box, ...]:
     return tuple(o.box for o in scene.objects if o.name == name)
 
 
-def _one_of(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> SceneObject:
-    return objects[int(rng.integers(len(objects)))]
-
-
 def _existence(scene: Scene, rng: np.random.Generator) -> Question | None:
     present = bool(rng.random() < 0.5)
     if present and not scene.objects:
         return None
-    name = _one_of(rng, scene.objects).name if present else _absent(scene, rng, 1)[0]
+    name = one_of(rng, scene.objects).name if present else _absent(scene, rng, 1)[0]
     templates = EXISTENCE_MANY if rng.random() < 0.25 else EXISTENCE_ONE
-    text = _ask(rng, templates, n=name, p=PLURALS[name])
+    text = ask(rng, templates, n=name, p=PLURALS[name])
     return Question(text, "yes" if present else "no", "existence", _boxes(scene, name))
 
 
@@ -129,17 +111,17 @@ def _attribute(scene: Scene, rng: np.random.Generator) -> Question | None:
     on_disc = tuple(o for o in scene.unique() if o.disc is not None)
     if not on_disc:
         return None
-    item = _one_of(rng, on_disc)
+    item = one_of(rng, on_disc)
     colour = str(item.disc)
     draw = rng.random()
     if draw < 0.2 and sum(o.disc == colour for o in scene.objects) == 1:
-        return Question(_ask(rng, OBJECT_ON, k=colour), item.name, "attribute", (item.box,))
+        return Question(ask(rng, OBJECT_ON, k=colour), item.name, "attribute", (item.box,))
     if draw < 0.4:
         holds = bool(rng.random() < 0.5)
         others = tuple(k for k in COLOURS if k != colour)
-        text = _ask(rng, COLOUR_IS, n=item.name, k=colour if holds else _pick(rng, others))
+        text = ask(rng, COLOUR_IS, n=item.name, k=colour if holds else pick(rng, others))
         return Question(text, "yes" if holds else "no", "attribute", (item.box,))
-    return Question(_ask(rng, COLOUR_OF, n=item.name, c=_spelling(rng)), colour, "attribute", (item.box,))
+    return Question(ask(rng, COLOUR_OF, n=item.name, c=spelling(rng)), colour, "attribute", (item.box,))
 
 
 def _counted(scene: Scene, rng: np.random.Generator) -> tuple[str, int] | None:
@@ -152,7 +134,7 @@ def _counted(scene: Scene, rng: np.random.Generator) -> tuple[str, int] | None:
         return None
     weights = np.array([0.25 if c == 1 else 1.0 for c in counts])
     count = counts[int(rng.choice(len(counts), p=weights / weights.sum()))]
-    return _pick(rng, tuple(by_count[count])), count
+    return pick(rng, tuple(by_count[count])), count
 
 
 def _counting(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -160,7 +142,7 @@ def _counting(scene: Scene, rng: np.random.Generator) -> Question | None:
     if drawn is None:
         return None
     name, count = drawn
-    return Question(_ask(rng, COUNT_OF, p=PLURALS[name]), NUMBERS[count], "counting", _boxes(scene, name))
+    return Question(ask(rng, COUNT_OF, p=PLURALS[name]), NUMBERS[count], "counting", _boxes(scene, name))
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -177,35 +159,35 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
     truth = words[0] if before else words[1]
     boxes = (a.box, b.box)
     if rng.random() < 0.4:
-        asked = _pick(rng, words)
-        text = _ask(rng, RELATION_IS[asked], a=a.name, b=b.name)
+        asked = pick(rng, words)
+        text = ask(rng, RELATION_IS[asked], a=a.name, b=b.name)
         return Question(text, "yes" if asked == truth else "no", "relation", boxes)
-    return Question(_ask(rng, LEFT_RIGHT if across else ABOVE_BELOW, a=a.name, b=b.name), truth, "relation", boxes)
+    return Question(ask(rng, LEFT_RIGHT if across else ABOVE_BELOW, a=a.name, b=b.name), truth, "relation", boxes)
 
 
 def _reading(scene: Scene, rng: np.random.Generator) -> Question | None:
     if scene.sign is None:
         return None
-    return Question(_ask(rng, READING), scene.sign.word, "reading", (scene.sign.box,))
+    return Question(ask(rng, READING), scene.sign.word, "reading", (scene.sign.box,))
 
 
 def _multiple_choice(scene: Scene, rng: np.random.Generator) -> Question | None:
     draw = rng.random()
     on_disc = tuple(o for o in scene.unique() if o.disc is not None)
     if draw < 0.3 and on_disc:
-        item = _one_of(rng, on_disc)
+        item = one_of(rng, on_disc)
         others = [k for k in COLOURS if k != item.disc]
         wrong = [others[i] for i in rng.choice(len(others), size=3, replace=False)]
-        return _lettered(rng, _ask(rng, COLOUR_OF, n=item.name, c=_spelling(rng)), str(item.disc), wrong, (item.box,))
+        return _lettered(rng, ask(rng, COLOUR_OF, n=item.name, c=spelling(rng)), str(item.disc), wrong, (item.box,))
     drawn = _counted(scene, rng) if draw < 0.6 else None
     if drawn is not None:
         name, count = drawn
         wrong = [NUMBERS[i] for i in range(1, 5) if i != count]
-        return _lettered(rng, _ask(rng, COUNT_OF, p=PLURALS[name]), NUMBERS[count], wrong, _boxes(scene, name))
+        return _lettered(rng, ask(rng, COUNT_OF, p=PLURALS[name]), NUMBERS[count], wrong, _boxes(scene, name))
     if not scene.objects:
         return None
-    name = _one_of(rng, scene.objects).name
-    return _lettered(rng, _ask(rng, WHICH_THERE), name, _absent(scene, rng, 3), _boxes(scene, name))
+    name = one_of(rng, scene.objects).name
+    return _lettered(rng, ask(rng, WHICH_THERE), name, _absent(scene, rng, 3), _boxes(scene, name))
 
 
 def _lettered(rng: np.random.Generator, stem: str, right: str, wrong: list[str], boxes: tuple[Box, ...]) -> Question:
@@ -213,7 +195,7 @@ def _lettered(rng: np.random.Generator, stem: str, right: str, wrong: list[str],
     options = [*wrong[:place], right, *wrong[place:]]
     separator = "\n" if rng.random() < 0.5 else " "
     listed = separator.join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
-    ending = _pick(rng, ENDINGS)
+    ending = pick(rng, ENDINGS)
     text = f"{stem}{separator}{listed}{ending.replace(' ', separator, 1)}"
     return Question(text, LETTERS[place], "multiple_choice", boxes)
 

@@ -37,13 +37,14 @@ def render(scene: Scene) -> Image.Image:
     rng = np.random.default_rng(scene.background_seed)
     image = Image.fromarray(_background(scene.background, scene.size, rng))
     for item in scene.objects:
-        _draw_object(image, item)
+        draw_object(image, item)
     if scene.sign is not None:
         _draw_sign(image, scene.sign)
     return image
 
 
-def _draw_object(image: Image.Image, item: SceneObject) -> None:
+def draw_object(image: Image.Image, item: SceneObject) -> None:
+    """Draw one thing, with its disc, onto a picture."""
     if item.disc is not None:
         # drawn four times as large and shrunk, for a smooth rim
         side = round(item.extent)
