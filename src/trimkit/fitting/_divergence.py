@@ -22,7 +22,7 @@ __all__ = ["Ranking", "Reader", "divergence"]
 Ranking = Callable[[Sequence[ImageTokens], Sequence[PairRecord]], Sequence[Tensor]]
 """Pictures and questions to ``[N]`` relevance each, higher = keep."""
 
-_ROWS = 8  # prompts a call
+_ROWS = {"cpu": 8}  # prompts a call; 32 on other devices
 
 
 def divergence(logp: Tensor, likely: Tensor, tokens: Tensor) -> Tensor:
@@ -70,8 +70,9 @@ class Reader:
         """``[pairs]`` divergence, and whether every token of the answer stays the likeliest (1 or 0)."""
         profile = method.profile or EncoderProfile(sign=1)
         far, same = [], []
-        for start in range(0, len(pairs), _ROWS):
-            images, questions = self.batch(pairs[start : start + _ROWS])
+        rows_a_call = _ROWS.get(self.device.type, 32)
+        for start in range(0, len(pairs), rows_a_call):
+            images, questions = self.batch(pairs[start : start + rows_a_call])
             relevance = [row.to(self.device).float() for row in rank(images, questions)]
             chosen = select_tokens(images, relevance, [each.question for each in questions], method, profile)
             embeddings, kept = kept_embeddings(self.family, self.model, images, chosen)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trimkit.core.types import ImageTokens
 from trimkit.errors import UnsupportedError
+from trimkit.fitting._records import PairRecord
 from trimkit.scorers import NetworkShape, ScoringNetwork
 
 __all__ = ["FittedWords", "question_ids", "word_embeddings"]
@@ -26,7 +27,9 @@ def word_embeddings(model: Any) -> Tensor:
     """
     table = getattr(model.get_input_embeddings(), "weight", None)
     if not isinstance(table, Tensor) or table.ndim != 2:
-        raise UnsupportedError(f"{type(model).__name__} has no table of word embeddings: a scorer cannot read its words")
+        raise UnsupportedError(
+            f"{type(model).__name__} has no table of word embeddings: a scorer cannot read its words"
+        )
     found = table.detach().float()
     return found / found.norm(dim=1).mean().clamp(min=1e-12)
 
@@ -44,17 +47,27 @@ class FittedWords(nn.Module):
     Args:
         shape: of the network.
         embeddings: ``[V, H]``, see ``word_embeddings``.
+        builds_on: whether the relevance that the model has without fitting is what the network starts from.
     """
 
-    def __init__(self, shape: NetworkShape, embeddings: Tensor) -> None:
+    def __init__(self, shape: NetworkShape, embeddings: Tensor, *, builds_on: bool = False) -> None:
         super().__init__()
         self.network = ScoringNetwork(shape)
         self.network.table.requires_grad_(False)
+        self.network.base_weight.requires_grad_(builds_on)
         self.word_matrix = nn.Linear(embeddings.shape[1], shape.width, bias=False)
-        self._embeddings = embeddings
+        self._embeddings, self._builds_on = embeddings, builds_on
 
-    def forward(self, images: Sequence[ImageTokens], ids: Tensor) -> list[Tensor]:
-        """``[N_i]`` relevance of each picture's tokens; ``ids`` ``[B, M]``, -1 on padding."""
+    def forward(
+        self, images: Sequence[ImageTokens], ids: Tensor, bases: Sequence[Tensor | None] | None = None
+    ) -> list[Tensor]:
+        """``[N_i]`` relevance of each picture's tokens.
+
+        Args:
+            images: B pictures.
+            ids: ``[B, M]``, -1 on padding.
+            bases: ``[N_i]`` relevance that the network builds on, or None for all.
+        """
         ids = ids.to(self._embeddings.device)
         real = ids >= 0
         words, weights = self.network.words(self.word_matrix(self._embeddings[ids.clamp(min=0)]), real)
@@ -65,8 +78,16 @@ class FittedWords(nn.Module):
         for (grid, _), rows in groups.items():  # type: ignore[misc]
             features = torch.stack([images[i].features for i in rows]).float()
             patches = self.network.patches(features, grid)
-            found.update(zip(rows, self.network.relevance(patches, words[rows], weights[rows]), strict=True))
+            given = [None if bases is None else bases[i] for i in rows]
+            known = [each.to(patches) for each in given if each is not None]
+            base = torch.stack(known) if len(known) == len(rows) else None
+            found.update(zip(rows, self.network.relevance(patches, words[rows], weights[rows], base), strict=True))
         return [found[i] for i in range(len(images))]
+
+    def rank(self, images: Sequence[ImageTokens], pairs: Sequence[PairRecord], tokenizer: Any) -> list[Tensor]:
+        """``[N_i]`` relevance to the questions of ``pairs``."""
+        ids = question_ids(tokenizer, [pair.question for pair in pairs])
+        return self(images, ids, [pair.baseline for pair in pairs] if self._builds_on else None)
 
     def folded(self) -> ScoringNetwork:
         """A copy of the network with its word table, on the host."""

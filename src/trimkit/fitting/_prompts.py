@@ -15,7 +15,7 @@ from trimkit.models import Family
 from trimkit.pipeline.padding import padding_id, plain_positions
 from trimkit.pipeline.selecting import reduced_images
 
-__all__ = ["Prompt", "answer_logp", "joined", "kept_embeddings"]
+__all__ = ["Prompt", "answer_logp", "as_float", "joined", "kept_embeddings"]
 
 Prompt = dict[str, Tensor]
 """Inputs of one prompt without padding and pixels: ``input_ids`` ``[L]``, ``answer`` ``[T]``, and what else the model takes."""

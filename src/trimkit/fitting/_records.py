@@ -24,7 +24,7 @@ from trimkit.io.files import write_atomically
 from trimkit.io.reading import read_json
 from trimkit.io.text import json_text
 
-__all__ = ["PairRecord", "PictureRecord", "RecordStore"]
+__all__ = ["PairRecord", "PictureRecord", "RecordStore", "half", "pairs_of"]
 
 _IDENTITY = "identity.json"
 _HELD = 256  # pictures in memory
@@ -67,13 +67,16 @@ class RecordStore:
         identity: what has to be equal for records to be used again.
         limit: bytes that all records may take.
 
+    Attributes:
+        limit: as given.
+
     Raises:
         ConfigError: the folder holds the records of another fit.
         InputError: the disk refuses.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], limit: int) -> None:
-        self._folder, self._limit = folder, limit
+        self._folder, self.limit = folder, limit
         self._held: Recent[int, PictureRecord] = Recent(_HELD)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -93,10 +96,14 @@ class RecordStore:
         """Whether the picture's record is there."""
         return self._path(number).exists()
 
+    def size(self, number: int) -> int:
+        """Bytes of a record on disk."""
+        return self._path(number).stat().st_size
+
     @property
     def full(self) -> bool:
         """Whether the limit is reached."""
-        return self._bytes >= self._limit
+        return self._bytes >= self.limit
 
     def put(self, number: int, record: PictureRecord) -> None:
         """Write a record.

@@ -28,7 +28,8 @@ class FitSettings:
         max_new_tokens: length of the answers that the model gives.
         steps: of training for each target, at most; early stopping may end it before.
         batch: pairs a step.
-        learning_rate: of AdamW at its highest; it rises over the first steps and falls along a cosine.
+        learning_rate: of AdamW at its highest; it rises over the first steps and falls along a cosine. ``answer_rate`` is that
+            of the second target, whose gradients are rougher.
         targets: which are tried, in this order; ``answer`` goes on from what ``attention`` has found.
         shares: smallest and largest share of the image tokens that ``answer`` draws its budgets from.
         every: steps between two looks at the held-out pictures; after each, the state is saved.
@@ -41,9 +42,10 @@ class FitSettings:
 
     per_picture: int = 3
     max_new_tokens: int = 8
-    steps: int = 1200
+    steps: int = 600
     batch: int = 16
     learning_rate: float = 3e-3
+    answer_rate: float = 5e-4
     targets: tuple[str, ...] = TARGETS
     shares: tuple[float, float] = (1 / 72, 1 / 6)
     every: int = 100
@@ -67,8 +69,14 @@ class FitSettings:
             raise ConfigError(f"targets {', '.join(self.targets) or 'none'}: choose among {', '.join(TARGETS)}")
         if not 0.0 < self.shares[0] <= self.shares[1] < 1.0:
             raise ConfigError(f"shares {self.shares} are not two shares in ascending order: give for example 0.02,0.2")
-        if not self.learning_rate > 0.0 or not self.cache_gb > 0.0 or not 0.0 < self.most_share <= 1.0:
-            raise ConfigError("learning_rate, cache_gb and most_share must be above 0 (and most_share at most 1)")
+        if (
+            not min(self.learning_rate, self.answer_rate) > 0.0
+            or not self.cache_gb > 0.0
+            or not 0.0 < self.most_share <= 1.0
+        ):
+            raise ConfigError(
+                "learning_rate, answer_rate, cache_gb and most_share must be above 0 (and most_share at most 1)"
+            )
         if self.width is not None and not 1 <= self.width <= 64:
             raise ConfigError(f"width {self.width} is not possible: give 1 to 64")
         if self.seed < 0:

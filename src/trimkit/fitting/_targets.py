@@ -12,12 +12,12 @@ from torch import Tensor
 
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection
 from trimkit.fitting._divergence import Reader, divergence
-from trimkit.fitting._networks import FittedWords, question_ids
+from trimkit.fitting._networks import FittedWords
 from trimkit.fitting._prompts import answer_logp, kept_embeddings
 from trimkit.fitting._records import PairRecord
 from trimkit.methods import get_method
 
-__all__ = ["attention_loss", "attention_target", "answer_loss", "choose_layers"]
+__all__ = ["answer_loss", "attention_loss", "attention_target", "choose_layers"]
 
 _KEPT_LAYERS = 1 / 3  # of the layers and sides, those whose tokens keep the answer best
 _SHARE = 1 / 18  # of the tokens, at which layers are compared
@@ -59,7 +59,7 @@ def attention_loss(
     rows: Sequence[tuple[int, int]],
 ) -> Tensor:
     """Kullback-Leibler divergence of the softmaxed relevance from the attention, in nats, mean over pairs."""
-    found = network(images, question_ids(tokenizer, [pair.question for pair in pairs]))
+    found = network.rank(images, pairs, tokenizer)
     losses = []
     for row, pair in zip(found, pairs, strict=True):
         wanted = attention_target(pair, rows).to(row.device)
@@ -82,7 +82,7 @@ def answer_loss(
     share, the sigmoid of how far it lies above the cut, and for the rest of it the mean of the dropped tokens stands in. The
     budget is drawn anew for each call, uniformly in the logarithm of its share.
     """
-    found = network(images, question_ids(tokenizer, [pair.question for pair in pairs]))
+    found = network.rank(images, pairs, tokenizer)
     share = math.exp(draw.uniform(math.log(shares[0]), math.log(shares[1])))
     noise = torch.Generator().manual_seed(draw.getrandbits(62))
     selections, gates = [], []
@@ -106,9 +106,9 @@ def _relaxed(row: Tensor, count: int, noise: torch.Generator) -> tuple[Selection
     count = min(count, len(row) - 1)
     uniform = torch.rand(len(row), generator=noise).clamp(1e-9, 1 - 1e-9).to(row.device)
     tried = row + _NOISE * -torch.log(-torch.log(uniform))
-    top = tried.detach().topk(count + 1)
+    top = tried.topk(count + 1)
     kept = top.indices[:count].sort().values
-    cut = top.values[count - 1 :].mean()
+    cut = top.values[count - 1 :].mean()  # with its gradient: relevance that rises everywhere gains nothing
     soft = torch.sigmoid((tried[kept] - cut) / _SLOPE)
     gate = 1.0 + soft - soft.detach()
     return Selection(indices=kept, total=len(row), aggregated=True), gate

@@ -38,6 +38,7 @@ class Teacher:
         self._model, self._processor, self._baseline = model, processor, baseline
         self._length = max_new_tokens
         self.family: Family = family_of(model)
+        self.device: torch.device = model.device
 
     def can_be_asked(self, pair: Pair) -> str:
         """Nothing, or why not."""
@@ -48,58 +49,56 @@ class Teacher:
         return ""
 
     @torch.no_grad()
-    def record(self, pairs: Sequence[Pair]) -> PictureRecord:
-        """All questions about one picture.
+    def records(self, groups: Sequence[Sequence[Pair]]) -> list[PictureRecord]:
+        """All questions about some pictures, whose tokens are equally many.
 
         Raises:
             UnsupportedError: the model's pictures or its attention are not of the kind that a scorer is fitted to.
         """
-        questions = [pair.question for pair in pairs]
-        images = [pair.image for pair in pairs]
-        inputs = dict(build_inputs(self._model, self._processor, images, questions, max_new_tokens=self._length))
+        pairs = [pair for group in groups for pair in group]
+        owners = [number for number, group in enumerate(groups) for _ in group]
+        texts, images = [pair.question for pair in pairs], [pair.image for pair in pairs]
+        inputs = dict(build_inputs(self._model, self._processor, images, texts, max_new_tokens=self._length))
         taken = self.family.encoder_arguments(self._model, inputs)
-        tokens = self._encoded(taken, len(pairs))
-        columns = _columns(self.family.places(self._model, inputs), len(tokens))
-        output, read = self._answered(inputs, taken, tokens, columns)
-        width = inputs["input_ids"].shape[1]
-        answers = output.sequences[:, width:].cpu()
-        real = until_end(answers, self._model.generation_config.eos_token_id)
-        logits = torch.stack([step.float() for step in output.logits], dim=1)
-        likely = logits.log_softmax(dim=-1).topk(min(_LIKELIEST, logits.shape[-1]), dim=-1)
-        before = self._baseline_relevance(taken, tokens, questions)
-        found = []
-        for row, question in enumerate(questions):
-            ends = int(real[row].sum())
-            found.append(
-                PairRecord(
-                    question,
-                    {**self._prompt(inputs, taken, row), "answer": answers[row, :ends]},
-                    likely.values[row, :ends].cpu(),
-                    likely.indices[row, :ends].int().cpu(),
-                    half(read.rows(row, ends)),
-                    None if before is None else before[row],
-                )
-            )
-        return PictureRecord(_stored(tokens), tuple(found))
-
-    def _encoded(self, taken: dict[str, Any], count: int) -> ImageTokens:
-        """The one picture of ``count`` equal prompts."""
         parts = self.family.split(self._model, taken) if self.family.separable(self._model, taken) else []
-        images = encode(self.family, self._model, parts[0], None)[0] if len(parts) == count else []
-        if len(images) != 1:
+        firsts = [owners.index(number) for number in range(len(groups))]
+        encoded = self._encoded([parts[row] for row in firsts] if len(parts) == len(pairs) else [], len(groups))
+        if len({len(image) for image in encoded}) > 1:
+            return [record for group in groups for record in self.records([group])]
+        rows = [encoded[owner] for owner in owners]
+        output, read = self._answered(inputs, rows)
+        before = self._baseline_relevance([parts[row] for row in firsts], encoded, owners, texts)
+        answers = output.sequences[:, inputs["input_ids"].shape[1] :].cpu()
+        lengths = until_end(answers, self._model.generation_config.eos_token_id).sum(dim=1).tolist()
+        logp = torch.stack([step.float() for step in output.logits], dim=1).log_softmax(dim=-1)
+        likely = logp.topk(min(_LIKELIEST, logp.shape[-1]), dim=-1)
+        values, tokens = likely.values.cpu(), likely.indices.int().cpu()
+        found: list[list[PairRecord]] = [[] for _ in groups]
+        for row, (owner, ends) in enumerate(zip(owners, lengths, strict=True)):
+            prompt = {**self._prompt(inputs, taken, row), "answer": answers[row, :ends]}
+            attention = half(read.rows(row, ends))
+            pair = PairRecord(texts[row], prompt, values[row, :ends], tokens[row, :ends], attention, before[row])
+            found[owner].append(pair)
+        return [PictureRecord(_stored(image), tuple(own)) for image, own in zip(encoded, found, strict=True)]
+
+    def _encoded(self, parts: Sequence[dict[str, Any]], count: int) -> list[ImageTokens]:
+        """The tokens of ``count`` pictures."""
+        images = encode(self.family, self._model, self.family.join(parts), None)[0] if parts else []
+        if len(images) != count:
             raise UnsupportedError(
                 f"{type(self._model).__name__} ranks the parts of a picture by themselves: a scorer cannot be fitted to it yet"
             )
-        return images[0]
+        return images
 
-    def _answered(self, inputs: dict[str, Any], taken: dict[str, Any], image: ImageTokens, columns: Tensor) -> Any:
+    def _answered(self, inputs: dict[str, Any], images: Sequence[ImageTokens]) -> Any:
         """Greedy answers with their logits, and what was attended to."""
-        count = len(columns)
-        embeddings = [image.features if self.family.projects_inside else self._projected(image)] * count
-        layers = [[layer] * count for layer in image.layers]
+        columns = _columns(self.family.places(self._model, inputs), len(images[0]))
+        features = [image.features for image in images]
+        embeddings = features if self.family.projects_inside else self.family.project(self._model, features)
+        layers = list(zip(*(image.layers for image in images), strict=True))
         given = {name: value for name, value in inputs.items() if name != self.family.pixels(self._model)}
         given["mm_encoder_outputs"] = {
-            self.family.handed_as(): self.family.encoder_output(self._model, embeddings, layers)
+            self.family.handed_as(): self.family.encoder_output(self._model, list(embeddings), layers)
         }
         with reading_attention(self._model, columns, inputs["input_ids"].shape[1]) as read:
             output = self._model.generate(
@@ -111,9 +110,6 @@ class Teacher:
                 return_dict_in_generate=True,
             )
         return output, read
-
-    def _projected(self, image: ImageTokens) -> Tensor:
-        return self.family.project(self._model, [image.features])[0]
 
     def _prompt(self, inputs: dict[str, Any], taken: dict[str, Any], row: int) -> dict[str, Tensor]:
         """The row's ids without padding, and what describes its picture beside the pixels (a grid's size)."""
@@ -127,26 +123,34 @@ class Teacher:
         return {"input_ids": inputs["input_ids"][row][mask].cpu(), **extra}
 
     def _baseline_relevance(
-        self, taken: dict[str, Any], image: ImageTokens, questions: Sequence[str]
-    ) -> list[Tensor] | None:
-        """``[N]`` each, higher = more relevant, as the scorer's own profile reads it."""
+        self,
+        parts: Sequence[dict[str, Any]],
+        images: Sequence[ImageTokens],
+        owners: Sequence[int],
+        questions: Sequence[str],
+    ) -> list[Tensor] | list[None]:
+        """``[N]`` a question, higher = more relevant, as the scorer's own profile reads it."""
         scorer = self._baseline
         if scorer is None:
-            return None
+            return [None] * len(questions)
         if getattr(scorer, "needs_views", False):
-            one = self.family.split(self._model, taken)[0]
-            media = EncodedMedia(self.family, one, [image], [False], torch.zeros(0, 0, dtype=torch.bool))
-            image = with_views(self._model, self._processor, media).images[0]
+            images = [self._with_views(part, image) for part, image in zip(parts, images, strict=True)]
         profile = scorer.profile
-        rows = scorer.similarity([image] * len(questions), list(questions), normalize=profile.normalize)
+        rows = scorer.similarity([images[i] for i in owners], list(questions), normalize=profile.normalize)
         return [(row * profile.sign / profile.temperature).float().cpu() for row in rows]
+
+    def _with_views(self, part: dict[str, Any], image: ImageTokens) -> ImageTokens:
+        media = EncodedMedia(self.family, part, [image], [False], torch.zeros(0, 0, dtype=torch.bool))
+        return with_views(self._model, self._processor, media).images[0]
 
 
 def _columns(places: Tensor, total: int) -> Tensor:
     """``[B, N]``."""
     counts = places.sum(dim=1).tolist()
     if any(count != total for count in counts):
-        raise UnsupportedError(f"a prompt has {counts[0]} placeholders for a picture of {total} tokens: it is not covered")
+        raise UnsupportedError(
+            f"a prompt has {counts[0]} placeholders for a picture of {total} tokens: it is not covered"
+        )
     return places.nonzero()[:, 1].view(len(counts), total)
 
 

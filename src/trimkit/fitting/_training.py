@@ -35,7 +35,7 @@ class Progress:
     Attributes:
         step: steps done.
         best: the lowest held-out measure so far, and ``best_step`` where.
-        curve: ``{"step", "loss", "held_out"}`` of every look.
+        curve: ``{"step", "loss", "held_out"}`` of every look; the one before the first step has no loss.
         weights: of the best look, by name.
         ended: whether nothing is left to do.
     """
@@ -84,6 +84,8 @@ class Training:
     def run(self, advance: Callable[[int], None]) -> Progress:
         """Train to the end; the network then has the best weights. ``advance`` is called with the steps done."""
         self._resume()
+        if self.progress.step == 0:
+            self._look(None)
         advance(self.progress.step)
         recent: list[float] = []
         while not self.progress.ended:
@@ -105,7 +107,7 @@ class Training:
         draw = random.Random(f"{settings.seed}/{self._target}/{step}")
         batch = draw.sample(range(self._pairs), min(settings.batch, self._pairs))
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step)
+            group["lr"] = learning_rate(settings, step, self._target)
         loss = self._loss(batch, draw)
         self._optimizer.zero_grad()
         loss.backward()
@@ -114,10 +116,10 @@ class Training:
         self.progress.step += 1
         return float(loss.detach())
 
-    def _look(self, loss: float, *, last: bool) -> None:
+    def _look(self, loss: float | None, *, last: bool = False) -> None:
         progress = self.progress
         measure = self._held_out()
-        progress.curve.append({"step": progress.step, "loss": loss, "held_out": measure})
+        progress.curve.append({"step": progress.step, "held_out": measure} | ({} if loss is None else {"loss": loss}))
         if measure < progress.best:
             progress.best, progress.best_step = measure, progress.step
             progress.weights = {name: each.detach().clone() for name, each in self._trained.items()}
@@ -143,7 +145,9 @@ class Training:
                 told = json.loads(file.metadata()["progress"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"cannot read {str(self._path)!r} ({error}): remove it, and this part is run again") from None
+            raise InputError(
+                f"cannot read {str(self._path)!r} ({error}): remove it, and this part is run again"
+            ) from None
         self.progress = Progress(**told)
         with torch.no_grad():
             for name, each in self._trained.items():
@@ -157,8 +161,9 @@ class Training:
         return {"step": torch.tensor(float(self.progress.step)), **moments}
 
 
-def learning_rate(settings: FitSettings, step: int) -> float:
+def learning_rate(settings: FitSettings, step: int, target: str = "attention") -> float:
     """At a step: up in a line over the first twentieth, then down along half a cosine."""
     warm = max(1, round(settings.steps * _WARM_UP))
     rise = min(1.0, (step + 1) / warm)
-    return settings.learning_rate * rise * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
+    highest = settings.answer_rate if target == "answer" else settings.learning_rate
+    return highest * rise * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))

@@ -2,7 +2,8 @@
 
 Words and patches meet in a space of ``width`` dimensions. A patch is as relevant as the question's words together make it:
 the log of the sum over the words of exp(word . patch + the word's weight), so that the softmax over patches is a mixture with
-a map for each word. Two things that a question names both stay, and words that name nothing add the same everywhere.
+a map for each word. Two things that a question names both stay, and words that name nothing add the same everywhere. Where the
+model has a CLIP, its relevance is added with a weight that is fitted as well: the network then learns what CLIP lacks.
 """
 
 from __future__ import annotations
@@ -77,6 +78,16 @@ class ScoringNetwork(nn.Module):
         self.patch_window = nn.Conv2d(width, width, _NEIGHBORS, padding=_NEIGHBORS // 2, groups=width)
         self.patch_mix = nn.Linear(width, width)
         self.patch_weight = nn.Linear(width, 1)
+        self.base_weight = nn.Parameter(torch.ones(()))
+        self._start_even()
+
+    def _start_even(self) -> None:
+        """At the start no token is more relevant than another, so that ``base`` alone ranks them."""
+        for part in (self.free_mix, self.patch_weight, self.word_weight, self.feature_mix, self.place_mix):
+            nn.init.zeros_(part.weight)
+        for each in (self.feature_mix, self.place_mix, self.patch_window, self.patch_mix):
+            if each.bias is not None:
+                nn.init.zeros_(each.bias)
 
     def words(self, rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """A question's words in the common space, and how much each of them weighs.
@@ -106,10 +117,11 @@ class ScoringNetwork(nn.Module):
             patches = patches + self.patch_window(image).flatten(2).transpose(1, 2)
         return patches + self.patch_mix(torch.nn.functional.gelu(patches))
 
-    def relevance(self, patches: Tensor, words: Tensor, weights: Tensor) -> Tensor:
-        """``[B, N]`` from what ``patches`` and ``words`` give."""
+    def relevance(self, patches: Tensor, words: Tensor, weights: Tensor, base: Tensor | None = None) -> Tensor:
+        """``[B, N]`` from what ``patches`` and ``words`` give, on top of ``base`` ``[B, N]``, another scorer's relevance."""
         met = torch.matmul(patches, words.transpose(1, 2)) * self.shape.width**-0.5 + weights.unsqueeze(1)
-        return torch.logsumexp(met, dim=2) + self.patch_weight(patches).squeeze(-1)
+        own = torch.logsumexp(met, dim=2) + self.patch_weight(patches).squeeze(-1)
+        return own if base is None else own + self.base_weight * base
 
     def forward(self, features: Tensor, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """``[B, N]`` relevance.

@@ -31,7 +31,7 @@ def fingerprint_of(model: Any) -> dict[str, list[float]]:
 
 
 def is_same_model(model: Any, fingerprint: dict[str, list[float]]) -> bool:
-    """Whether a model has these values. Weights that cannot be read now are not compared; where none can, it is taken for it."""
+    """Whether a model has these values. Weights on the ``meta`` device have none, and are compared by name and shape."""
     present = {key: weight for key, weight in _vision_tensors(model, loaded=False) if key in fingerprint}
     if set(present) != set(fingerprint):
         return False
