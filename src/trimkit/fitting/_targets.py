@@ -110,5 +110,5 @@ def _relaxed(row: Tensor, count: int, noise: torch.Generator) -> tuple[Selection
     kept = top.indices[:count].sort().values
     cut = top.values[count - 1 :].mean()  # with its gradient: relevance that rises everywhere gains nothing
     soft = torch.sigmoid((tried[kept] - cut) / _SLOPE)
-    gate = 1.0 + soft - soft.detach()
+    gate = 1.0 + (soft - soft.detach())
     return Selection(indices=kept, total=len(row), aggregated=True), gate

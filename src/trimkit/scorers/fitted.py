@@ -194,6 +194,10 @@ def fitted_config(folder: Path) -> Any | None:
     if base is not None and not isinstance(base, str):
         raise ModelError(f"{path}: base {base!r} is no name of a CLIP: fit it again")
     inside = None if base is None else clip_inside(folder, base)
+    if base is not None and inside is None and "/" not in base:
+        raise ModelError(
+            f"{str(folder)!r} lacks the directory {base!r} of the CLIP that it builds on: copy the folder whole"
+        )
     source = base if inside is None else str(inside)
     told = {"shape": shape, "fingerprint": fingerprint, "base": source, "base_profile": profile}
     return SimpleNamespace(model_type=MODEL_TYPE, **told)

@@ -19,6 +19,7 @@ from trimkit.scorers._shared import Shared
 from trimkit.scorers._shelf import class_for, named_class
 from trimkit.scorers.base import EncoderScorer, Scorer
 from trimkit.scorers.checkpoint import EncoderCheckpoint, fingerprint, read_config
+from trimkit.scorers.clip_native import ClipNativeScorer
 from trimkit.scorers.fitted import fitted_config
 
 __all__ = ["load_scorer", "placement", "resolve_scorer", "source_of"]
@@ -112,9 +113,16 @@ def _load(source: str, tower: Any, settings: dict[str, Any], device: torch.devic
     kind = named or class_for(source, config, tower)
     profile = _profile(kind, source, settings)
     under = getattr(config, "base", None)
-    base = None if under is None else _load(under, tower, {}, device, dtype)
+    base = None if under is None else _native(under, device, dtype)
     checkpoint = EncoderCheckpoint(source, config, profile, device=device, dtype=dtype, base=base)
     return _shared.get((kind, files, device, dtype, profile), lambda: kind.load(checkpoint))
+
+
+def _native(source: str, device: torch.device, dtype: torch.dtype) -> EncoderScorer:
+    """The CLIP of a tower, whose features it is given."""
+    files = fingerprint(source)
+    checkpoint = EncoderCheckpoint(source, _config(source, files), None, device=device, dtype=dtype)
+    return _shared.get((ClipNativeScorer, files, device, dtype, None), lambda: ClipNativeScorer.load(checkpoint))
 
 
 def source_of(scorer: object, model: Any, default_clip: str | None) -> str | None:
