@@ -205,12 +205,12 @@ def _placed_scorer(directory: Path, scorer: str | Path) -> str:
         return str(scorer)
     if source.resolve().parent == directory.resolve():
         return source.name
-    target = directory / "clip"
+    target = directory / ("scorer" if (source / FITTED_FILE).is_file() else "clip")
     if target.exists():
         raise ConfigError(f"{target} is there already: remove it, or leave scorer out to keep it in use")
     with built(target) as temporary:
         copy_tree(source, temporary)
-    return "clip"
+    return target.name
 
 
 def _check_foreign(directory: Path) -> None:

@@ -54,7 +54,7 @@ class FittedWords(nn.Module):
         super().__init__()
         self.network = ScoringNetwork(shape)
         self.network.table.requires_grad_(False)
-        self.network.base_weight.requires_grad_(builds_on)
+        self.network.base_share.requires_grad_(builds_on)
         self.word_matrix = nn.Linear(embeddings.shape[1], shape.width, bias=False)
         self._embeddings, self._builds_on = embeddings, builds_on
 

@@ -19,6 +19,7 @@ __all__ = ["MOST_WIDTH", "NetworkShape", "ScoringNetwork", "places_of", "width_f
 MOST_WIDTH = 64
 _PLACES = 6  # numbers that say where a patch lies
 _FREE_WORDS = 4  # that every question has
+_BASE_SCALE = 10.0  # so that an optimizer's small steps take a useless base out in time
 _NEIGHBORS = 3  # side of the window over the token grid, and of the one over a question's words
 
 
@@ -78,8 +79,13 @@ class ScoringNetwork(nn.Module):
         self.patch_window = nn.Conv2d(width, width, _NEIGHBORS, padding=_NEIGHBORS // 2, groups=width)
         self.patch_mix = nn.Linear(width, width)
         self.patch_weight = nn.Linear(width, 1)
-        self.base_weight = nn.Parameter(torch.ones(()))
+        self.base_share = nn.Parameter(torch.tensor(1.0 / _BASE_SCALE))
         self._start_even()
+
+    @property
+    def base_weight(self) -> Tensor:
+        """What ``base`` is multiplied with: a scalar, 1 before training."""
+        return self.base_share * _BASE_SCALE
 
     def _start_even(self) -> None:
         """At the start no token is more relevant than another, so that ``base`` alone ranks them."""
