@@ -86,6 +86,7 @@ OFFERED = [
     "encode-server",
     "eval",
     "export",
+    "fit",
     "language-model",
     "methods",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -92,7 +91,7 @@ def command(
         cache_gb=cache_gb,
         seed=seed,
     )
-    place = Path(work) if work is not None else Path(f"{str(output).rstrip('/')}.work")
+    place = work if work is not None else f"{str(output).rstrip('/')}.work"
     given = (images, questions, max_images)
     how = {"output": output, "work": place, "settings": settings, "scorer": scorer, "name": model, "force": force}
     _fit(given, how, (model, device, dtype), as_json=as_json)

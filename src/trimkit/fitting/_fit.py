@@ -29,11 +29,11 @@ from trimkit.fitting._settings import FitSettings
 from trimkit.fitting._teacher import Teacher
 from trimkit.fitting._train import Split, Trained, new_network, split_pictures, train
 from trimkit.io.directories import built, new_directory
-from trimkit.io.files import write_atomically
+from trimkit.io.files import user_path, write_atomically
 from trimkit.io.provenance import hardware, versions
 from trimkit.io.text import json_text
 from trimkit.pipeline.model_store import scorer_of, scorer_source
-from trimkit.scorers import FittedScorer, Scorer, fingerprint_of, write_fitted
+from trimkit.scorers import ClipNativeScorer, FittedScorer, Scorer, fingerprint_of, write_fitted
 
 __all__ = ["Fitting", "fit", "tower_parameters"]
 
@@ -98,7 +98,7 @@ def fit(
         ConfigError: ``output`` is there already, or ``work`` holds another fit.
         UnsupportedError: the model's pictures or its language model are not of the kind that this is made for.
     """
-    settings, work = settings or FitSettings(), Path(work).expanduser()
+    settings, work = settings or FitSettings(), user_path(work)
     target = None if output is None else new_directory(output, "a scorer")
     show = phase or _silent
     decoder_layers(model)
@@ -129,8 +129,15 @@ def fit(
     told["seconds"] = round(time.perf_counter() - started, 1)
     if target is not None and (verdict.better or force):
         with built(target) as folder:
-            under = {} if base is None or baseline is None else {"base": base, "base_profile": baseline.profile}
-            write_fitted(folder, found.network, tokenizer, found.profile, fingerprint_of(model), **under)
+            write_fitted(
+                folder,
+                found.network,
+                tokenizer,
+                found.profile,
+                fingerprint_of(model),
+                base=base,
+                base_profile=None if baseline is None else baseline.profile,
+            )
             for file, text in ((REPORT, json_text(told)), (CARD, model_card(told))):
                 write_atomically(folder / file, _writer(text))
         return Fitting(found, verdict, target, told)
@@ -144,7 +151,7 @@ def tower_parameters(model: Any) -> int:
         UnsupportedError: there are none.
     """
     named = model.named_parameters()
-    found = sum(each.numel() for name, each in named if not any(part in name for part in _OUTSIDE))
+    found: int = sum(each.numel() for name, each in named if not any(part in name for part in _OUTSIDE))
     if not found:
         raise UnsupportedError(f"{type(model).__name__} has no vision tower of its own")
     return found
@@ -152,15 +159,21 @@ def tower_parameters(model: Any) -> int:
 
 def _base(model: Any, scorer: Any, baseline: Scorer | None) -> str | None:
     """The directory or hub id of the CLIP that the network builds on: one that reads the model's own features."""
-    able = baseline is not None and not getattr(baseline, "needs_views", False)
-    return scorer_source(model, scorer) if able else None
+    return scorer_source(model, scorer) if isinstance(baseline, ClipNativeScorer) else None
 
 
 def _scorer(model: Any, trained: Trained, tokenizer: Any, base: Scorer | None) -> FittedScorer:
     profile = EncoderProfile(sign=1, temperature=trained.temperature)
     network = trained.network.folded().to(model.device)
-    told = {"fingerprint": fingerprint_of(model), "base_profile": None if base is None else base.profile}
-    return FittedScorer(network, tokenizer, profile, source="fitted", base=base, **told)
+    return FittedScorer(
+        network,
+        tokenizer,
+        profile,
+        fingerprint=fingerprint_of(model),
+        source="fitted",
+        base=base,
+        base_profile=None if base is None else base.profile,
+    )
 
 
 def _ranking(scorer: FittedScorer) -> Any:

@@ -30,8 +30,8 @@ def word_embeddings(model: Any) -> Tensor:
         raise UnsupportedError(
             f"{type(model).__name__} has no table of word embeddings: a scorer cannot read its words"
         )
-    found = table.detach().float()
-    return found / found.norm(dim=1).mean().clamp(min=1e-12)
+    found: Tensor = table.detach().float()
+    return torch.div(found, found.norm(dim=1).mean().clamp(min=1e-12))
 
 
 def question_ids(tokenizer: Any, questions: Sequence[str]) -> Tensor:
@@ -71,11 +71,11 @@ class FittedWords(nn.Module):
         ids = ids.to(self._embeddings.device)
         real = ids >= 0
         words, weights = self.network.words(self.word_matrix(self._embeddings[ids.clamp(min=0)]), real)
-        groups: dict[object, list[int]] = {}
+        groups: dict[tuple[tuple[int, int] | None, int], list[int]] = {}
         for i, image in enumerate(images):
             groups.setdefault((image.grid, len(image)), []).append(i)
         found: dict[int, Tensor] = {}
-        for (grid, _), rows in groups.items():  # type: ignore[misc]
+        for (grid, _), rows in groups.items():
             features = torch.stack([images[i].features for i in rows]).float()
             patches = self.network.patches(features, grid)
             given = [None if bases is None else bases[i] for i in rows]
@@ -87,7 +87,7 @@ class FittedWords(nn.Module):
     def rank(self, images: Sequence[ImageTokens], pairs: Sequence[PairRecord], tokenizer: Any) -> list[Tensor]:
         """``[N_i]`` relevance to the questions of ``pairs``."""
         ids = question_ids(tokenizer, [pair.question for pair in pairs])
-        return self(images, ids, [pair.baseline for pair in pairs] if self._builds_on else None)
+        return self.forward(images, ids, [pair.baseline for pair in pairs] if self._builds_on else None)
 
     def folded(self) -> ScoringNetwork:
         """A copy of the network with its word table, on the host."""

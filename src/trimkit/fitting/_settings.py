@@ -71,7 +71,7 @@ class FitSettings:
             raise ConfigError(f"shares {self.shares} are not two shares in ascending order: give for example 0.02,0.2")
         if (
             not min(self.learning_rate, self.answer_rate) > 0.0
-            or not self.cache_gb > 0.0
+            or not 0.0 < self.cache_gb < 1e9
             or not 0.0 < self.most_share <= 1.0
         ):
             raise ConfigError(

@@ -110,7 +110,7 @@ class Training:
             group["lr"] = learning_rate(settings, step, self._target)
         loss = self._loss(batch, draw)
         self._optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         self._optimizer.step()
         self.progress.step += 1

@@ -121,12 +121,13 @@ class ScoringNetwork(nn.Module):
             patches = patches + self.place_mix(places_of(*grid, device=features.device))
             image = patches.transpose(1, 2).unflatten(2, grid)
             patches = patches + self.patch_window(image).flatten(2).transpose(1, 2)
-        return patches + self.patch_mix(torch.nn.functional.gelu(patches))
+        mixed: Tensor = patches + self.patch_mix(torch.nn.functional.gelu(patches))
+        return mixed
 
     def relevance(self, patches: Tensor, words: Tensor, weights: Tensor, base: Tensor | None = None) -> Tensor:
         """``[B, N]`` from what ``patches`` and ``words`` give, on top of ``base`` ``[B, N]``, another scorer's relevance."""
         met = torch.matmul(patches, words.transpose(1, 2)) * self.shape.width**-0.5 + weights.unsqueeze(1)
-        own = torch.logsumexp(met, dim=2) + self.patch_weight(patches).squeeze(-1)
+        own: Tensor = torch.logsumexp(met, dim=2) + self.patch_weight(patches).squeeze(-1)
         return own if base is None else own + self.base_weight * base
 
     def forward(self, features: Tensor, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
