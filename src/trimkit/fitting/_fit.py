@@ -127,21 +127,15 @@ def fit(
             advance(1)
     told = _told(model, name, settings, questions, split, trained, verdict, expected, len(numbers))
     told["seconds"] = round(time.perf_counter() - started, 1)
-    if target is not None and (verdict.better or force):
-        with built(target) as folder:
-            write_fitted(
-                folder,
-                found.network,
-                tokenizer,
-                found.profile,
-                fingerprint_of(model),
-                base=base,
-                base_profile=None if baseline is None else baseline.profile,
-            )
-            for file, text in ((REPORT, json_text(told)), (CARD, model_card(told))):
-                write_atomically(folder / file, _writer(text))
-        return Fitting(found, verdict, target, told)
-    return Fitting(found, verdict, None, told)
+    if target is None or not (verdict.better or force):
+        return Fitting(found, verdict, None, told)
+    profile = None if baseline is None else baseline.profile
+    with built(target) as folder:
+        own = (found.network, tokenizer, found.profile, fingerprint_of(model))
+        write_fitted(folder, *own, base=base, base_profile=profile)
+        for file, text in ((REPORT, json_text(told)), (CARD, model_card(told))):
+            write_atomically(folder / file, _writer(text))
+    return Fitting(found, verdict, target, told)
 
 
 def tower_parameters(model: Any) -> int:
