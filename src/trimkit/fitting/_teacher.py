@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from trimkit.pipeline.encoding import encode
 from trimkit.pipeline.media import EncodedMedia, with_views
 from trimkit.scorers import Scorer
 
-__all__ = ["Teacher"]
+__all__ = ["Teacher", "refuse_token_types"]
 
 _LIKELIEST = 128  # next tokens of which log-probabilities are kept; the rest counts as one
 
@@ -59,6 +60,7 @@ class Teacher:
         owners = [number for number, group in enumerate(groups) for _ in group]
         texts, images = [pair.question for pair in pairs], [pair.image for pair in pairs]
         inputs = dict(build_inputs(self._model, self._processor, images, texts, max_new_tokens=self._length))
+        refuse_token_types(self._model, inputs)
         taken = self.family.encoder_arguments(self._model, inputs)
         parts = self.family.split(self._model, taken) if self.family.separable(self._model, taken) else []
         firsts = [owners.index(number) for number in range(len(groups))]
@@ -142,6 +144,18 @@ class Teacher:
     def _with_views(self, part: dict[str, Any], image: ImageTokens) -> ImageTokens:
         media = EncodedMedia(self.family, part, [image], [False], torch.zeros(0, 0, dtype=torch.bool))
         return with_views(self._model, self._processor, media).images[0]
+
+
+def refuse_token_types(model: Any, inputs: dict[str, Any]) -> None:
+    """Refuse a model that is told token by token which part of a prompt is read in both directions.
+
+    Raises:
+        UnsupportedError: an answer led along by hand would be read in another way than a generated one.
+    """
+    if "token_type_ids" in inputs and "token_type_ids" in inspect.signature(type(model).forward).parameters:
+        raise UnsupportedError(
+            f"{type(model).__name__} reads part of its prompts in both directions: a scorer cannot be fitted to it yet"
+        )
 
 
 def _columns(places: Tensor, total: int) -> Tensor:
