@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import fit_world
 from tests.calibration import QUESTIONS, Salience, spots, write_checkpoint
 from trimkit import ConfigError, EncoderProfile, InputError, ModelError, export, reduce
 from trimkit.ask import build_inputs
 from trimkit.core.types import ImageTokens
+from trimkit.demo import items
 from trimkit.fitting import FitSettings, Fitting, Verdict, fit
 from trimkit.fitting import _fit as fit_module
 from trimkit.fitting._divergence import divergence
@@ -311,3 +314,10 @@ def test_batches_depend_on_the_step_alone() -> None:
     draws = [random.Random(f"0/answer/{step}").sample(range(100), 4) for step in (3, 3, 4)]
     assert draws[0] == draws[1] != draws[2]
     assert np.isfinite(draws[2]).all()
+
+
+def test_no_seed_of_a_test_set_draws_what_the_benchmark_fits_on(tmp_path: Path) -> None:
+    assert fit_world.NAMESPACE not in {items.EVALUATION_NAMESPACE, items.DIALOGUE_NAMESPACE, items.TRAINING_NAMESPACE}
+    fit_world.write_set(tmp_path / "set", 2, 2, 1)
+    lines = (tmp_path / "set" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all(set(json.loads(line)) == {"image", "question"} for line in lines)  # no answer among them
