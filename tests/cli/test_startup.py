@@ -87,6 +87,7 @@ OFFERED = [
     "encode-server",
     "eval",
     "export",
+    "fit",
     "language-model",
     "leaderboard",
     "methods",

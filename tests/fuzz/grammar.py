@@ -117,6 +117,10 @@ _VALUES: dict[str, Words] = {
     "--tasks": _mostly(["pope", "pope:f1"]),
     "--include-path": _files(["pictures"]),
     "--limit": _mostly(["1"], _COUNTS),
+    "--steps": _mostly(["1"], _COUNTS),
+    "--work": _files(["work", "picture.png", "loop.png"]),
+    "--cache-gb": _mostly(["1", "0", "-1", "nan", "1e400"], _COUNTS),
+    "--target": _mostly(["attention", "answer,attention", "luck", ","]),
 }
 _METHOD = ("--method", "--config", "--budget", "--set")
 _LOADED = ("--model", "--device", "--dtype")
@@ -133,6 +137,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
     "calibrate": (
         ("--images", "--max-images", "--per-image", "--max-new-tokens", "--model"),
         ("--questions", *_METHOD[:1], "--set", "--agreement", "--batch-size", "--seed", "--output", *_LOADED),
+        False,
+    ),
+    "fit": (
+        ("--images", "--max-images", "--steps", "--max-new-tokens", "--work", "--model"),
+        ("--questions", "--per-image", "--batch-size", "--cache-gb", "--target", "--seed", "--output", *_LOADED),
         False,
     ),
     "eval scenes": (

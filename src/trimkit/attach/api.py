@@ -47,9 +47,10 @@ def reduce(
         model: a transformers vision-language model, or a PEFT model around one.
         processor: its processor; reads the question back from the prompt. Not needed with ``query`` or without text.
         method: a name from ``trimkit methods`` or a ``Method``.
-        scorer: where text relevance comes from: a ``Scorer``, a ``CLIPModel``, a directory or a hub id of one, or a scorer's
-            name. By default what the checkpoint's ``trimkit.json`` names, else the public CLIP that the family's tower was
-            taken from. What is loaded from a checkpoint stays with the model, for later blocks.
+        scorer: where text relevance comes from: a ``Scorer``, a ``CLIPModel``, a directory or a hub id of one, a folder that
+            ``trimkit fit`` wrote, or a scorer's name. By default what the checkpoint's ``trimkit.json`` names, else the public
+            CLIP that the family's tower was taken from. What is loaded from a checkpoint stays with the model, for later
+            blocks.
         query: the question (one for all rows, or one a row); by default the last user turn of each prompt. A call may
             override it: ``model.generate(..., query=[...])``.
         cache_images: how many images' (or videos') features are held, by content, on the model's device (LLaVA-1.5: 2.4 MB each

@@ -21,6 +21,7 @@ from trimkit.io.settings import SETTINGS_FILE, clip_inside, read_settings, write
 from trimkit.methods import Method, get_method, method_classes
 from trimkit.models import families
 from trimkit.pipeline.selecting import no_scorer
+from trimkit.scorers import FITTED_FILE
 from trimkit.version import __version__
 
 __all__ = ["carry_reduction", "export"]
@@ -195,20 +196,23 @@ def _requirements(path: Path) -> str:
 def _placed_scorer(directory: Path, scorer: str | Path) -> str:
     """What ``clip`` is to say: a hub id, or the name of a directory within the checkpoint."""
     source = user_path(scorer)
-    if not str(scorer).strip() or (source.is_dir() and not (source / "config.json").is_file()):
-        raise ConfigError(f"scorer directory {str(scorer)!r} has no config.json: give a CLIP or SigLIP, or a hub id")
+    known = any((source / name).is_file() for name in ("config.json", FITTED_FILE))
+    if not str(scorer).strip() or (source.is_dir() and not known):
+        raise ConfigError(
+            f"scorer directory {str(scorer)!r} has no config.json: give a CLIP or SigLIP, a fitted scorer, or a hub id"
+        )
     if not source.is_dir():
         if isinstance(scorer, Path) or str(scorer).count("/") != 1 or str(scorer)[0] in "./~":
             raise ConfigError(f"there is no scorer directory {str(scorer)!r}: give one, or a hub id")
         return str(scorer)
     if source.resolve().parent == directory.resolve():
         return source.name
-    target = directory / "clip"
+    target = directory / ("scorer" if (source / FITTED_FILE).is_file() else "clip")
     if target.exists():
         raise ConfigError(f"{target} is there already: remove it, or leave scorer out to keep it in use")
     with built(target) as temporary:
         copy_tree(source, temporary)
-    return "clip"
+    return target.name
 
 
 def _check_foreign(directory: Path) -> None:

@@ -56,7 +56,14 @@ class Sources:
     labels: Labels = field(default_factory=dict)
 
 
-def read_sources(images: str | Path, questions: str | Path | None = None, *, limit: int = 64, seed: int = 0) -> Sources:
+def read_sources(
+    images: str | Path,
+    questions: str | Path | None = None,
+    *,
+    limit: int = 64,
+    seed: int = 0,
+    longest: int | None = None,
+) -> Sources:
     """Read at most ``limit`` pictures of a directory, and a file of questions.
 
     Where there are more pictures, ``seed`` draws which. A file that is no picture, or a damaged one, is skipped and named; so
@@ -67,6 +74,8 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
         questions: ``.jsonl`` (``{"image": name, "question": text}`` a line; without ``image`` it is asked of every picture),
             ``.csv`` (the same as columns), or text with one question a line for every picture. The first two may have
             ``answer``, which makes labels.
+        limit, seed: how many pictures, and which.
+        longest: pixels of the longer side that a larger picture is shrunk to, so that thousands fit into memory.
 
     Raises:
         InputError: no such directory or file, a line that cannot be read, or not one picture that can.
@@ -92,7 +101,7 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
         if len(pictures) == limit:
             break
         try:
-            pictures[name] = load_image(folder / name)
+            pictures[name] = _shrunk(load_image(folder / name), longest)
         except InputError as error:
             skipped.append((name, str(error)))
             if len(skipped) > _MOST_SKIPPED * (len(pictures) + 1):
@@ -109,6 +118,12 @@ def read_sources(images: str | Path, questions: str | Path | None = None, *, lim
     if own:
         asked = {name: [*own.get(name, ()), *_from(shared, number)] for number, name in enumerate(pictures)}
     return Sources(pictures, asked, tuple(sorted(skipped)), labels)
+
+
+def _shrunk(image: Any, longest: int | None) -> Any:
+    if longest is not None:
+        image.thumbnail((longest, longest))
+    return image
 
 
 def _from(shared: list[str], number: int) -> list[str]:

@@ -92,7 +92,7 @@ ScorerOption = Annotated[
     str | None,
     typer.Option(
         "--scorer",
-        help="Where relevance to the question comes from: a CLIP or SigLIP, directory or hub id.",
+        help="Where relevance to the question comes from: a CLIP or SigLIP (directory or hub id), or what 'trimkit fit' wrote.",
         show_default="the checkpoint's own",
     ),
 ]

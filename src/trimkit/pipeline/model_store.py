@@ -13,9 +13,9 @@ from trimkit.core.recent import Recent
 from trimkit.models import family_of
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.scorers import Scorer
-from trimkit.scorers.resolve import resolve_scorer
+from trimkit.scorers.resolve import resolve_scorer, source_of
 
-__all__ = ["feature_cache_of", "release", "scorer_of"]
+__all__ = ["feature_cache_of", "release", "scorer_of", "scorer_source"]
 
 _SCORERS = 2  # the model's own, and one to compare it with
 
@@ -54,6 +54,11 @@ def scorer_of(
     if found is not None and (scorer is None or isinstance(scorer, (str, Path))):
         _held_for(model).scorers.put((str(scorer or ""), str(directory or "")), found)
     return found
+
+
+def scorer_source(model: Any, scorer: object = None) -> str | None:
+    """The directory or hub id that ``scorer_of`` loads; None where it loads none, or is given a loaded one."""
+    return source_of(scorer, model, family_of(model).default_clip(model))
 
 
 def feature_cache_of(model: Any, images: int | FeatureCache) -> FeatureCache:

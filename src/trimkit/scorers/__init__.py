@@ -11,16 +11,27 @@ from trimkit.scorers.base import EncoderScorer, Scorer
 from trimkit.scorers.checkpoint import EncoderCheckpoint
 from trimkit.scorers.clip_native import ClipNativeScorer
 from trimkit.scorers.external import ExternalScorer, Published
+from trimkit.scorers.fitted import FITTED_FILE, FittedScorer, write_fitted
+from trimkit.scorers.fitted_network import NetworkShape, ScoringNetwork, width_for
+from trimkit.scorers.model_fingerprint import fingerprint_of, is_same_model
 from trimkit.scorers.resolve import load_scorer
 
 __all__ = [
+    "FITTED_FILE",
     "ClipNativeScorer",
     "EncoderCheckpoint",
     "EncoderScorer",
     "ExternalScorer",
+    "FittedScorer",
+    "NetworkShape",
     "Published",
     "Scorer",
+    "ScoringNetwork",
     "TextEncoder",
+    "fingerprint_of",
+    "is_same_model",
     "load_scorer",
     "scorer_classes",
+    "width_for",
+    "write_fitted",
 ]

@@ -49,6 +49,7 @@ class EncoderScorer(ABC):
         model_types: ``config.model_type`` of the encoders it reads.
         needs_views: whether it looks at the pixels itself (``ImageTokens.views``), instead of reading the features of the
             model's vision tower (``ImageTokens.features``).
+        own_profile: whether its own ``trimkit.json`` says how its similarity is to be read, and not the model's.
         profile: how its similarity is to be read; set by ``__init__``.
     """
 
@@ -56,6 +57,7 @@ class EncoderScorer(ABC):
     summary: ClassVar[str] = ""
     model_types: ClassVar[tuple[str, ...]] = ()
     needs_views: ClassVar[bool] = False
+    own_profile: ClassVar[bool] = False
 
     profile: EncoderProfile
 
@@ -76,6 +78,16 @@ class EncoderScorer(ABC):
 
         Raises:
             ModelError: the checkpoint lacks something.
+        """
+
+    def check_model(self, model: Any) -> None:  # noqa: B027 - most scorers fit every model
+        """Refuse a model that it cannot be used beside, where it was made for one alone.
+
+        Args:
+            model: the vision-language model, loaded or in part.
+
+        Raises:
+            ConfigError: as it says.
         """
 
     @abstractmethod

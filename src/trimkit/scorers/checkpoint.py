@@ -29,6 +29,7 @@ class EncoderCheckpoint:
             that reads its tower's features, the encoder's own for one that looks at pixels. None where none says.
         device, dtype: where and how the encoder is to be.
         module: the encoder, where it is loaded already. It is used as it is, wherever it is.
+        base: the scorer that a fitted one builds on, or None.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class EncoderCheckpoint:
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         module: nn.Module | None = None,
+        base: Any = None,
     ) -> None:
+        self.base = base
         self.source, self.config, self.profile = source, config, profile
         self.device, self.dtype = device or torch.device("cpu"), dtype
         self._module = module

@@ -19,8 +19,10 @@ from trimkit.scorers._shared import Shared
 from trimkit.scorers._shelf import class_for, named_class
 from trimkit.scorers.base import EncoderScorer, Scorer
 from trimkit.scorers.checkpoint import EncoderCheckpoint, fingerprint, read_config
+from trimkit.scorers.clip_native import ClipNativeScorer
+from trimkit.scorers.fitted import fitted_config
 
-__all__ = ["load_scorer", "placement", "resolve_scorer"]
+__all__ = ["load_scorer", "placement", "resolve_scorer", "source_of"]
 
 _shared: Shared[EncoderScorer] = Shared()
 _configs: Recent[Hashable, Any] = Recent(16)
@@ -69,8 +71,8 @@ def resolve_scorer(
     """The scorer for ``model``, or None where nothing is known and nothing was passed. See ``load_scorer``.
 
     Args:
-        scorer: a ``Scorer``; a ``CLIPModel`` or ``SiglipModel``; a directory or hub id of one, or a scorer's name; or None for
-            what the checkpoint's own ``trimkit.json`` names, else ``default_clip``.
+        scorer: a ``Scorer``; a ``CLIPModel`` or ``SiglipModel``; a directory or hub id of one, a folder that ``trimkit fit``
+            wrote, or a scorer's name; or None for what the checkpoint's own ``trimkit.json`` names, else ``default_clip``.
         model: the vision-language model.
         default_clip: hub id that the family knows.
         tower: as ``load_scorer`` takes it.
@@ -78,7 +80,7 @@ def resolve_scorer(
 
     Raises:
         ModelError: the checkpoint cannot be loaded or has no text tower.
-        ConfigError: ``scorer`` is none of these, or ``trimkit.json`` cannot be read.
+        ConfigError: ``scorer`` is none of these or was fitted to another model, or ``trimkit.json`` cannot be read.
     """
     if isinstance(scorer, Scorer):
         return scorer
@@ -91,7 +93,11 @@ def resolve_scorer(
         raise ConfigError(f"scorer {scorer!r} is not a Scorer, a CLIPModel, a directory or a hub id")
     named = _named_clip(settings, Path(name), default_clip, directory) if scorer is None else str(scorer)
     source = named or default_clip or ""
-    return _load(source, tower, settings, *placement(model)) if source else None
+    if not source:
+        return None
+    found = _load(source, tower, settings, *placement(model))
+    found.check_model(model)
+    return found
 
 
 def placement(model: Any) -> tuple[torch.device, torch.dtype]:
@@ -106,8 +112,26 @@ def _load(source: str, tower: Any, settings: dict[str, Any], device: torch.devic
     config = _config(source, files) if named is None else None
     kind = named or class_for(source, config, tower)
     profile = _profile(kind, source, settings)
-    checkpoint = EncoderCheckpoint(source, config, profile, device=device, dtype=dtype)
+    under = getattr(config, "base", None)
+    base = None if under is None else _native(under, device, dtype)
+    checkpoint = EncoderCheckpoint(source, config, profile, device=device, dtype=dtype, base=base)
     return _shared.get((kind, files, device, dtype, profile), lambda: kind.load(checkpoint))
+
+
+def _native(source: str, device: torch.device, dtype: torch.dtype) -> EncoderScorer:
+    """The CLIP of a tower, whose features it is given."""
+    files = fingerprint(source)
+    checkpoint = EncoderCheckpoint(source, _config(source, files), None, device=device, dtype=dtype)
+    return _shared.get((ClipNativeScorer, files, device, dtype, None), lambda: ClipNativeScorer.load(checkpoint))
+
+
+def source_of(scorer: object, model: Any, default_clip: str | None) -> str | None:
+    """The directory or hub id that ``resolve_scorer`` loads; None where it loads none, or is given a loaded one."""
+    if isinstance(scorer, (str, Path)):
+        return str(scorer)
+    name = str(getattr(model.config, "_name_or_path", "") or "")
+    settings = read_settings(Path(name)) if name and Path(name).is_dir() else {}
+    return (_named_clip(settings, Path(name), default_clip, None) or default_clip) if scorer is None else None
 
 
 def _around(encoder: nn.Module, tower: Any, settings: dict[str, Any]) -> EncoderScorer:
@@ -124,14 +148,14 @@ def _config(source: str, files: Hashable) -> Any:
     """The config of a checkpoint with these files; read once."""
     found = _configs.get(files)
     if found is None:
-        found = read_config(source)
+        found = fitted_config(Path(source)) or read_config(source)
         _configs.put(files, found)
     return found
 
 
 def _profile(kind: type[EncoderScorer], source: str, settings: dict[str, Any]) -> EncoderProfile | None:
     """What a ``trimkit.json`` says: the model's of its tower, the encoder's own of one that looks at pixels."""
-    if kind.needs_views:
+    if kind.needs_views or kind.own_profile:
         settings = read_settings(Path(source)) if Path(source).is_dir() else {}
     said = {key: value for key, value in settings.items() if key not in ("clip", "reduce")}
     return EncoderProfile(**said) if said else None

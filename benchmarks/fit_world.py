@@ -1,0 +1,46 @@
+"""Pictures and questions of the demo world to fit a scorer on, and others to test it on: all ten types, no labels handed on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trimkit.demo.items import item_rng
+from trimkit.demo.questions import sample_question
+from trimkit.demo.typed_items import ALL_TYPES, draw, sample_typed, sample_typed_item
+from trimkit.demo.world import Scene
+from trimkit.eval.shifts import apply_shift
+
+__all__ = ["NAMESPACE", "items_of", "write_set"]
+
+NAMESPACE = 0xF177
+"""Of the generators that draw what is fitted on: no seed of a test set leads there."""
+
+
+def write_set(folder: Path, count: int, per_picture: int, seed: int, shift: str = "none") -> None:
+    """``count`` pictures and ``questions.jsonl``, types in turn; where a picture is a scene, further questions about it.
+
+    A folder that is complete is left as it is.
+    """
+    done = folder / "questions.jsonl"
+    if done.is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index in range(count):
+        rng = item_rng(NAMESPACE, seed, index)
+        content, question = sample_typed(rng, ALL_TYPES[index % len(ALL_TYPES)])
+        asked = [question.text]
+        while isinstance(content, Scene) and len(asked) < per_picture:
+            asked.append(sample_question(content, rng).text)
+        name = f"{index:05}.png"
+        apply_shift(draw(content), shift, index).save(folder / name)
+        lines += [json.dumps({"image": name, "question": text}) for text in dict.fromkeys(asked)]
+    done.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def items_of(seed: int, indices: Any, shift: str) -> list[tuple[Any, Any]]:
+    """Pictures and questions with answers, types in turn."""
+    items = [(index, *sample_typed_item(seed, index)) for index in indices]
+    return [(apply_shift(picture, shift, index), question) for index, picture, question in items]

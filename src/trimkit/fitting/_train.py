@@ -1,0 +1,228 @@
+"""The second part of a fit: both targets in turn, and which of them is kept, at which temperature."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimkit.core.types import EncoderProfile, ImageTokens
+from trimkit.errors import InputError
+from trimkit.fitting._collect import Phase
+from trimkit.fitting._divergence import Reader
+from trimkit.fitting._guard import guard_method
+from trimkit.fitting._networks import FittedWords, word_embeddings
+from trimkit.fitting._records import PairRecord, pairs_of
+from trimkit.fitting._settings import BUDGETS, FitSettings
+from trimkit.fitting._targets import answer_loss, attention_loss, choose_layers
+from trimkit.fitting._training import Progress, Training
+from trimkit.io.files import write_atomically
+from trimkit.io.reading import read_json
+from trimkit.io.text import json_text
+from trimkit.methods import get_method
+from trimkit.scorers import NetworkShape, width_for
+
+__all__ = ["Split", "Trained", "new_network", "split_pictures", "train"]
+
+_TEMPERATURES = (0.5, 1.0, 2.0)
+_LOOKED_AT = 64  # pairs held out, at most, that early stopping goes by
+_LAYER_PAIRS = 24  # pairs that layers are chosen by
+_LAYERS = "layers.json"
+Pairs = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pairs by what they are for; a picture is in one part alone."""
+
+    train: Pairs
+    valid: Pairs
+    guard: Pairs
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out.
+
+    Attributes:
+        network: the better one's.
+        target: which it was fitted to, and ``temperature`` that its relevance is divided by.
+        held_out: divergence of ``focus`` on the pictures that early stopping goes by: of each target at each temperature.
+        curves: by target.
+        layers: side and layer of the attention that was aimed at.
+        best_steps: by target, where the best weights were.
+    """
+
+    network: FittedWords
+    target: str
+    temperature: float
+    held_out: dict[str, dict[str, float]]
+    curves: dict[str, list[dict[str, float]]]
+    layers: list[tuple[int, int]]
+    best_steps: dict[str, int]
+
+
+def split_pictures(reader: Reader, numbers: Sequence[int], seed: int) -> Split:
+    """A fifth of the pictures for the guard, a tenth for early stopping, the rest to fit."""
+    drawn = list(numbers)
+    random.Random(f"{seed}/split").shuffle(drawn)
+    last, valid = round(len(drawn) * 0.2), round(len(drawn) * 0.1)
+    parts = (drawn[last + valid :], drawn[last : last + valid], drawn[:last])
+    return Split(*(pairs_of(reader.store, sorted(part)) for part in parts))
+
+
+def new_network(
+    model: Any, tower_parameters: int, width: int, settings: FitSettings, *, builds_on: bool
+) -> FittedWords:
+    """A network with weights drawn by the seed, on the model's device.
+
+    Args:
+        model: the model.
+        tower_parameters: of its vision tower, of which the network is to be a share.
+        width: of the patch features.
+        settings: of the fit.
+        builds_on: whether it starts from the relevance that the model has without it.
+    """
+    embeddings = word_embeddings(model)
+    most = int(tower_parameters * settings.most_share)
+    chosen = settings.width or width_for(width, len(embeddings), most)
+    shape = NetworkShape(width, len(embeddings), chosen)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return FittedWords(shape, embeddings, builds_on=builds_on).to(model.device)
+
+
+def train(
+    reader: Reader, network: FittedWords, tokenizer: Any, split: Split, settings: FitSettings, work: Path, phase: Phase
+) -> Trained:
+    """Fit to each target in turn, and keep the better by held-out pictures.
+
+    The answer is gone after from the start or from what attention has given, whichever leaves the model nearer to its own.
+    """
+    layers = _layers(reader, split, work, phase)
+    runs = _Runs(reader, network, tokenizer, split, settings, layers)
+    progress: dict[str, Progress] = {}
+    held_out: dict[str, dict[str, float]] = {}
+    states = {}
+    start = runs.state()
+    for target in settings.targets:
+        if target == "answer":
+            runs.take_nearer(start)
+        progress[target] = runs.run(target, work, phase)
+        held_out[target] = runs.by_temperature()
+        states[target] = runs.state()
+    target, heat = min(
+        ((name, key) for name, found in held_out.items() for key in found), key=lambda each: held_out[each[0]][each[1]]
+    )
+    network.load_state_dict(states[target])
+    return Trained(
+        network=network,
+        target=target,
+        temperature=float(heat),
+        held_out=held_out,
+        curves={name: each.curve for name, each in progress.items()},
+        layers=layers,
+        best_steps={name: each.best_step for name, each in progress.items()},
+    )
+
+
+def _layers(reader: Reader, split: Split, work: Path, phase: Phase) -> list[tuple[int, int]]:
+    path = work / _LAYERS
+    if not path.exists():
+        with phase("layers", 1) as advance:
+            found = choose_layers(reader, split.train[:: max(1, len(split.train) // _LAYER_PAIRS)][:_LAYER_PAIRS])
+            advance(1)
+        write_atomically(path, lambda file: file.write(json_text(found).encode()))
+    try:
+        return [(int(side), int(layer)) for side, layer in read_json(path)]
+    except (TypeError, ValueError):
+        raise InputError(f"{path} does not name layers: remove it") from None
+
+
+class _Runs:
+    """Both targets' training of one network."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        network: FittedWords,
+        tokenizer: Any,
+        split: Split,
+        settings: FitSettings,
+        layers: list[tuple[int, int]],
+    ) -> None:
+        self._reader, self._network, self._tokenizer = reader, network, tokenizer
+        self._split, self._settings, self._layers = split, settings, layers
+        self._looked_at = split.valid[:: -(-len(split.valid) // _LOOKED_AT)]
+
+    def run(self, target: str, work: Path, phase: Phase) -> Progress:
+        """One target, to its end."""
+        losses = {
+            "attention": (self._attention, self._attention_held_out),
+            "answer": (self._answer, self._answer_held_out),
+        }
+        loss, held_out = losses[target]
+        training = Training(
+            self._network,
+            self._settings,
+            target,
+            work / f"{target}.safetensors",
+            loss=loss,
+            held_out=held_out,
+            pairs=len(self._split.train),
+        )
+        with phase(f"fit to the {target}", self._settings.steps) as advance:
+            return training.run(advance)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the network's weights."""
+        return {name: value.detach().clone() for name, value in self._network.state_dict().items()}
+
+    def take_nearer(self, other: dict[str, Tensor]) -> None:
+        """Of the network's weights and ``other`` those with which the model's answers stay nearer."""
+        own, near = self.state(), self._answer_held_out()
+        self._network.load_state_dict(other)
+        if self._answer_held_out() > near:
+            self._network.load_state_dict(own)
+
+    def by_temperature(self) -> dict[str, float]:
+        """Mean divergence of ``focus`` over the budgets, on held-out pairs, by the temperature of the relevance."""
+        found = {}
+        for heat in _TEMPERATURES:
+            rows = [
+                self._reader.measure(self._looked_at, self._rank, guard_method(share, heat))[0] for share in BUDGETS
+            ]
+            found[f"{heat:g}"] = float(sum(row.mean() for row in rows) / len(rows))
+        return found
+
+    def _batch(self, numbers: Sequence[int]) -> tuple[list[ImageTokens], list[PairRecord]]:
+        return self._reader.batch([self._split.train[number] for number in numbers])
+
+    def _attention(self, numbers: list[int], draw: random.Random) -> Tensor:
+        images, pairs = self._batch(numbers)
+        return attention_loss(self._network, images, pairs, self._tokenizer, self._layers)
+
+    @torch.no_grad()
+    def _attention_held_out(self) -> float:
+        images, pairs = self._reader.batch(self._looked_at)
+        return float(attention_loss(self._network, images, pairs, self._tokenizer, self._layers))
+
+    def _answer(self, numbers: list[int], draw: random.Random) -> Tensor:
+        images, pairs = self._batch(numbers)
+        return answer_loss(self._reader, self._network, images, pairs, self._tokenizer, draw, self._settings.shares)
+
+    def _answer_held_out(self) -> float:
+        rows = []
+        for share in BUDGETS[1:]:
+            method = get_method("trim", budget=share, aggregate="mean", profile=EncoderProfile(sign=1))
+            rows.append(self._reader.measure(self._looked_at, self._rank, method)[0].mean())
+        return float(sum(rows) / len(rows))
+
+    @torch.no_grad()
+    def _rank(self, images: Sequence[ImageTokens], pairs: Sequence[PairRecord]) -> list[Tensor]:
+        return self._network.rank(images, pairs, self._tokenizer)

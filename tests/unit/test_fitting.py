@@ -1,0 +1,323 @@
+"""`trimkit fit`: what it learns from, that it goes on to the bit, what it refuses, and that no answer reaches the scorer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import fit_world
+from tests.calibration import QUESTIONS, Salience, spots, write_checkpoint
+from trimkit import ConfigError, EncoderProfile, InputError, ModelError, export, reduce
+from trimkit.ask import build_inputs
+from trimkit.core.types import ImageTokens
+from trimkit.demo import items
+from trimkit.fitting import FitSettings, Fitting, Verdict, fit
+from trimkit.fitting import _fit as fit_module
+from trimkit.fitting._divergence import divergence
+from trimkit.fitting._questions import asked_by_model
+from trimkit.fitting._targets import _relaxed
+from trimkit.fitting._training import learning_rate
+from trimkit.io import files
+from trimkit.loading import load_model
+from trimkit.scorers import FittedScorer, NetworkShape, ScoringNetwork, load_scorer, width_for
+
+SETTINGS = FitSettings(per_picture=1, max_new_tokens=2, steps=4, every=2, batch=4, width=8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random")
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> tuple[Any, Any]:
+    return load_model(str(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def folder(loaded: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fitted(loaded, tmp_path_factory.mktemp("fit")).written or Path()
+
+
+def fitted(loaded: tuple[Any, Any], place: Path, **options: Any) -> Fitting:
+    how = {"work": place / "work", "settings": SETTINGS, "force": True, **options}
+    pictures, questions = how.pop("pictures", None) or spots(40), how.pop("questions", QUESTIONS)
+    return fit(*loaded, pictures, questions, place / "out", **how)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_the_network_stays_within_two_percent_of_the_demo_tower() -> None:
+    tower, vocabulary, features = 2_893_824, 936, 192
+    width = width_for(features, vocabulary, int(0.02 * tower))
+    assert width == 40
+    assert NetworkShape(features, vocabulary, width).parameters <= 0.02 * tower
+
+
+def test_at_the_start_the_base_alone_ranks() -> None:
+    network = ScoringNetwork(NetworkShape(6, 10, 8))
+    with torch.no_grad():
+        network.table.normal_()
+    words, weight = network.words(network.table[torch.tensor([[1, 2]])], torch.ones(1, 2, dtype=torch.bool))
+    base = torch.randn(1, 12)
+    found = network.relevance(network.patches(torch.randn(1, 12, 6), (3, 4)), words, weight, base)
+    assert torch.allclose(found - base, (found - base)[:, :1].expand_as(base), atol=1e-5)
+
+
+def test_padding_of_a_question_changes_nothing() -> None:
+    network = ScoringNetwork(NetworkShape(6, 10, 8))
+    with torch.no_grad():
+        for each in network.parameters():
+            each.normal_(std=0.3)
+    features = torch.randn(1, 12, 6)
+    alone = network(features, torch.tensor([[1, 2]]), (3, 4))
+    padded = network(features, torch.tensor([[1, 2, -1, -1]]), (3, 4))
+    assert torch.allclose(alone, padded, atol=1e-5)
+
+
+def test_two_words_that_fit_two_patches_leave_both_above_the_rest() -> None:
+    network = ScoringNetwork(NetworkShape(6, 10, 8))
+    patches = torch.zeros(1, 5, 8)
+    patches[0, 1, 0] = patches[0, 3, 1] = 10.0
+    words = torch.eye(8)[None, :2] * 3
+    found = network.relevance(patches, words, torch.zeros(1, 2))[0]
+    assert set(found.topk(2).indices.tolist()) == {1, 3}
+
+
+def test_divergence_is_zero_from_itself_and_counts_the_rest() -> None:
+    full = torch.randn(3, 40).log_softmax(-1)
+    likely = full.topk(10, dim=-1)
+    assert float(divergence(full, likely.values, likely.indices)) == pytest.approx(0.0, abs=1e-5)
+    assert float(divergence(torch.randn(3, 40).log_softmax(-1), likely.values, likely.indices)) > 0.0
+
+
+def test_the_relaxed_choice_keeps_a_number_and_gains_nothing_from_relevance_that_rises_everywhere() -> None:
+    row = torch.randn(30, requires_grad=True)
+    selection, gate = _relaxed(row, 7, torch.Generator().manual_seed(0))
+    assert len(selection.indices) == 7
+    assert torch.equal(gate.detach(), torch.ones(7))
+    gate.sum().backward()
+    assert row.grad is not None
+    assert float(row.grad.sum()) == pytest.approx(0.0, abs=1e-5)
+    assert float(row.grad.abs().sum()) > 0.0
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    rates = [learning_rate(FitSettings(steps=100), step) for step in range(100)]
+    assert rates[0] < rates[5]
+    assert rates[-1] < 0.01 * max(rates)
+
+
+def test_a_fit_that_is_killed_goes_on_and_gives_the_same_weights(
+    loaded: tuple[Any, Any], folder: Path, tmp_path: Path
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def dying(doomed: str) -> Any:
+        @contextlib.contextmanager
+        def phase(title: str, total: int) -> Iterator[Callable[[int], None]]:
+            done = 0
+
+            def advance(steps: int) -> None:
+                nonlocal done
+                done += steps
+                if title == doomed and done >= 3:
+                    raise KilledError
+
+            yield advance
+
+        return phase
+
+    for doomed in ("answers of the full model", "fit to the attention", "fit to the answer"):
+        with pytest.raises(KilledError):
+            fitted(loaded, tmp_path, phase=dying(doomed))
+        assert not (tmp_path / "out").exists()
+    assert weights(fitted(loaded, tmp_path).written or Path()) == weights(folder)
+
+
+def test_another_fit_is_not_mixed_with_the_work_of_this_one(
+    loaded: tuple[Any, Any], folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="work of another fit"):
+        fit(*loaded, spots(41), QUESTIONS, tmp_path / "out", work=folder.parent / "work", settings=SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_is_left_as_it_was(loaded: tuple[Any, Any], folder: Path) -> None:
+    model, _ = loaded
+    assert folder.is_dir()
+    assert all(each.requires_grad for each in model.parameters())
+    assert model.get_decoder().config._attn_implementation != "eager"
+    assert not any(layer.self_attn._forward_hooks for layer in model.get_decoder().layers)
+
+
+def test_a_scorer_without_a_clip_stands_alone(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    settings = FitSettings(per_picture=1, max_new_tokens=2, steps=1, every=1, batch=2, width=8, targets=("attention",))
+    found = fitted(loaded, tmp_path, scorer=Salience(), settings=settings)
+    assert not (tmp_path / "out" / "base").exists()
+    assert found.told["guard"]["against"] == "the relevance of Salience"
+
+
+def test_the_folder_serves_where_a_scorer_is_named(loaded: tuple[Any, Any], folder: Path) -> None:
+    model, processor = loaded
+    picture, question = next(iter(spots(1).values())), QUESTIONS[0]
+    inputs = build_inputs(model, processor, [picture], [question], max_new_tokens=2)
+    with reduce(model, processor, method="focus", budget=16, scorer=str(folder)) as trim:
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert trim.report.images[0].query == question
+    assert trim.report.tokens_after == 16
+    assert isinstance(load_scorer(folder), FittedScorer)
+    assert {"README.md", "fit.json", "trimkit.json", "scorer.json"} <= {each.name for each in folder.iterdir()}
+
+
+def test_no_answer_reaches_the_scorer(loaded: tuple[Any, Any], folder: Path) -> None:
+    model, processor = loaded
+    scorer = load_scorer(folder)
+    assert isinstance(scorer, FittedScorer)
+    image = ImageTokens(torch.randn(576, scorer.network.shape.features), (24, 24))
+    asked: list[str] = []
+
+    class Watching(FittedScorer):
+        def similarity(self, images: Any, queries: Any, **options: Any) -> list[torch.Tensor]:
+            asked.extend(queries)
+            return super().similarity(images, queries, **options)
+
+    watching = Watching(scorer.network, scorer.tokenizer, EncoderProfile(sign=1))
+    picture, question = next(iter(spots(1).values())), QUESTIONS[0]
+    inputs = dict(build_inputs(model, processor, [picture], [question], max_new_tokens=4))
+    planted = processor.tokenizer(" rocket", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], planted], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -planted.shape[1] :] = planted
+    with reduce(model, processor, method="focus", budget=16, scorer=watching):
+        model(**inputs, labels=labels)
+    assert set(asked) == {question}
+    assert watching.similarity([image], [question])[0].shape == (576,)
+
+
+def test_another_model_is_refused_in_one_line(checkpoint: Path, folder: Path) -> None:
+    other = load_model(str(checkpoint))
+    with torch.no_grad():
+        for each in other[0].parameters():
+            each.mul_(1.5)
+    picture = next(iter(spots(1).values()))
+    inputs = build_inputs(*other, [picture], ["what?"], max_new_tokens=2)
+    with (
+        pytest.raises(ConfigError, match="fitted to another model") as raised,
+        reduce(*other, method="focus", budget=16, scorer=str(folder)),
+    ):
+        other[0].generate(**inputs, max_new_tokens=2)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_in_half_precision_is_the_same_model(checkpoint: Path, folder: Path) -> None:
+    model, processor = load_model(str(checkpoint), dtype="bfloat16")
+    picture = next(iter(spots(1).values()))
+    inputs = build_inputs(model, processor, [picture], ["what?"], max_new_tokens=2)
+    with reduce(model, processor, method="focus", budget=16, scorer=str(folder)) as trim:
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert trim.report.tokens_after == 16
+
+
+def test_a_damaged_folder_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "scorer.json").write_text('{"model_type": "trimkit_fitted"}', encoding="utf-8")
+    with pytest.raises(ModelError, match="fit it again"):
+        load_scorer(tmp_path)
+    (tmp_path / "scorer.json").write_bytes((folder / "scorer.json").read_bytes())
+    with pytest.raises(ModelError, match="copy the folder whole"):
+        load_scorer(tmp_path)
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "model.safetensors").write_bytes(b"x" * 40)
+    with pytest.raises(ModelError, match="fit it again"):
+        load_scorer(tmp_path / "copy")
+
+
+def test_export_takes_it_along(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    target = export(str(checkpoint), tmp_path / "exported", method="focus", budget=16, scorer=folder)
+    model, processor = load_model(str(target))
+    inputs = build_inputs(model, processor, [next(iter(spots(1).values()))], ["what?"], max_new_tokens=2)
+    with reduce(model, processor, method="focus", budget=16) as trim:
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert trim.report.tokens_after == 16
+    assert isinstance(load_scorer(directory=target), FittedScorer)
+
+
+def test_too_few_pictures_and_one_question_are_one_line(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too few") as raised:
+        fitted(loaded, tmp_path, pictures=spots(5))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match="one question only"):
+        fitted(loaded, tmp_path, questions=["What is this?"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line(loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_write_and_rename", full)
+    with pytest.raises(InputError, match="No space left on device") as raised:
+        fitted(loaded, tmp_path)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_records_beyond_the_limit_are_one_line(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    small = FitSettings(**{**SETTINGS.to_plain(), "cache_gb": 1e-4, "targets": ("attention",), "shares": (0.1, 0.2)})
+    with pytest.raises(InputError, match="--cache-gb"):
+        fitted(loaded, tmp_path, settings=small)
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_guard_decides_what_is_written(
+    better: bool, loaded: tuple[Any, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Verdict(better, -0.1, -0.2, -0.01, {"0.1": 0.1}, {"0.1": 0.2}, {"0.1": (0.9, 0.8)}, "CLIP's relevance", 8, 8)
+    monkeypatch.setattr(fit_module, "guard", lambda *_: told)
+    work = folder.parent / "work"
+    found = fitted(loaded, tmp_path, force=False, work=work)
+    assert found.verdict.better is better
+    assert (found.written is not None) is better
+    assert (tmp_path / "out").exists() is better
+
+
+def test_without_questions_the_model_is_asked(loaded: tuple[Any, Any]) -> None:
+    found = asked_by_model(*loaded, spots(3), 2, lambda steps: None)
+    assert set(found) == set(spots(3))
+    assert all(len(questions) == 2 for questions in found.values())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"targets": ("luck",)}, {"shares": (0.5, 0.1)}, {"seed": -1}, {"width": 65}, {"cache_gb": 0.0}],
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        FitSettings(**wrong)
+
+
+def test_batches_depend_on_the_step_alone() -> None:
+    draws = [random.Random(f"0/answer/{step}").sample(range(100), 4) for step in (3, 3, 4)]
+    assert draws[0] == draws[1] != draws[2]
+    assert np.isfinite(draws[2]).all()
+
+
+def test_no_seed_of_a_test_set_draws_what_the_benchmark_fits_on(tmp_path: Path) -> None:
+    assert fit_world.NAMESPACE not in {items.EVALUATION_NAMESPACE, items.DIALOGUE_NAMESPACE, items.TRAINING_NAMESPACE}
+    fit_world.write_set(tmp_path / "set", 2, 2, 1)
+    lines = (tmp_path / "set" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all(set(json.loads(line)) == {"image", "question"} for line in lines)  # no answer among them
