@@ -61,7 +61,10 @@ def said_of(rule: Rule) -> dict[str, Any]:
 def promised(answers: Sequence[Answers], count: int, risk: float, measure: str, seed: int) -> dict[str, Any]:
     """A promise that the first ``count`` scenes make, and what it comes to on the others."""
     pool = [loss_of(each, measure) for each in answers]
-    tuned, proving = split_pictures(count, risk, CONFIDENCE, seed)
+    try:
+        tuned, proving = split_pictures(count, risk, CONFIDENCE, seed)
+    except trimkit.InputError as error:
+        return {"measure": measure, "risk": risk, "refused": str(error)}
     parts = {each.way: each.of(proving) for each in pool}
     promise = prove([each.of(tuned) for each in pool], parts.__getitem__, risk, CONFIDENCE)
     fresh = {each.way: each.of(np.arange(count, len(pool[0].loss), dtype=np.float64)) for each in pool}
@@ -151,8 +154,11 @@ def shown(record: Record) -> str:
     rows = []
     for name, group in (("", record["results"]["promises"]), (", wrong sign", record["results"]["wrong_sign"])):
         for each in group:
-            chosen, fixed, n = each["chosen"], each["smallest_fixed_budget"], each["chosen"]["on_others"]["n"]
             told = f"{MEASURES[each['measure']]}, at most {100 * each['risk']:g} %{name}"
+            if "refused" in each:
+                rows.append([told, "too few scenes", "", "", ""])
+                continue
+            chosen, fixed, n = each["chosen"], each["smallest_fixed_budget"], each["chosen"]["on_others"]["n"]
             tokens = f"{chosen['image_tokens']:.0f} ({percent(each['share_of_tokens'])})"
             alone = "none" if fixed is None else f"{fixed['image_tokens']:.0f}"
             rows.append(
@@ -211,7 +217,7 @@ def main() -> None:
     broken = [promised(wrong, given.wrong, 0.02, measure, given.seed) for measure in MEASURES]
     timed: dict[str, dict[str, Any] | None] = {"all tokens": {"budgets": []}}
     for each in promises:
-        if each["risk"] == 0.02:
+        if each["risk"] == 0.02 and "refused" not in each:
             name = f"{MEASURES[each['measure']]}, at most 2 %"
             timed |= {name: each["chosen"], f"{name}, smallest fixed budget": each["smallest_fixed_budget"]}
     results = {

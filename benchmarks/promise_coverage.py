@@ -3,7 +3,8 @@
 Many draws of calibration pictures, each calibrated by itself; the risk of what is chosen is known, because the losses are
 simulated, or because the pictures are drawn with replacement from a pool of scenes that the demo model has answered. A promise
 with 95 % confidence may be broken in 5 % of the draws. The second row of every kind leaves the bound out and takes what was
-seen for the truth: it has to fail, else the check is worth nothing. Writes ``benchmarks/results/promise_coverage.json``.
+seen for the truth: at every risk it has to fail on one kind, else the check is worth nothing. Writes
+``benchmarks/results/promise_coverage.json``.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def gathered(
         "versions": versions(),
     }
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ["full", *map(method_identity, methods)]}
-    with Journal(journal or Path("/dev/null"), settings) if journal else _Forgetful() as book:
+    with Journal(journal, settings) if journal else _Forgetful() as book:
         asker = _Asker(model, processor, seed, book)
         for start in range(0, n, BATCH):
             for name, found in asker.batch(range(start, start + BATCH), methods):

@@ -125,9 +125,11 @@ def test_a_fixed_budget_waits_once(demo: tuple[Any, Any], stock: dict[int, int],
     assert waits.our_calls - stock[1] <= ADDED[method]
 
 
-@pytest.mark.parametrize("method", ["trim", "prumerge", "uniform"])
-def test_a_budget_per_image_waits_twice(demo: tuple[Any, Any], method: str) -> None:
-    waits = counted(demo, method, 1, "iqr")
+@pytest.mark.parametrize(
+    ("method", "budget"), [("trim", "iqr"), ("trim", "auto"), ("prumerge", "iqr"), ("uniform", "iqr")]
+)
+def test_a_budget_per_image_waits_twice(demo: tuple[Any, Any], method: str, budget: str) -> None:
+    waits = counted(demo, method, 1, budget)
     assert waits.our_waits <= 2, dict(+waits.waits_at)
 
 

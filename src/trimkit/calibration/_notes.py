@@ -59,7 +59,7 @@ class Notes:
         if len(found) == len(keys):
             return [[float(value) for value in each["values"]] for each in found]
         rows = measure()
-        new = {key: {"values": [str(value) for value in row]} for key, row in zip(keys, rows, strict=True)}
+        new = {key: {"values": [str(float(value)) for value in row]} for key, row in zip(keys, rows, strict=True)}
         missing = {key for key, each in zip(keys, known, strict=True) if each is None}
         book.add(task, {key: row for key, row in new.items() if key in missing})
         return rows

@@ -88,7 +88,7 @@ class Promise:
         kept = f"{self.chosen.tokens:.0f} of {self.full:.0f} image tokens on average"
         if not self.chosen.rule.ways:
             return f"no reduction tried keeps the promise of {self.risk:.3g}: everything stays ({kept})"
-        asked = f", {self.chosen.again:.0%} of the questions asked again with more" if self.chosen.rule.signal else ""
+        asked = f", {self.chosen.again:.0%} of the questions asked again with more" if self.chosen.again else ""
         what = _PROMISED[self.measure].format(risk=f"{self.risk * 100:.3g}")
         return f"on pictures and questions like these, {what}, with {self.confidence * 100:.3g} % confidence: {kept}{asked}"
 

@@ -118,8 +118,10 @@ def _print(found: RiskCalibration) -> None:
     print(f"{pictures['choosing']} pictures chose what is tried, {pictures['proving']} others prove it")
     curve = said["curve"]
     proved = sum(step["proved"] for step in curve)
-    for step in [*curve[: proved + 1 : max((proved + 1) // _LINES, 1)], *curve[max(proved - 1, 0) : proved + 1]]:
-        _print_step(step)
+    shown = {*range(0, proved + 1, max((proved + 1) // _LINES, 1)), proved - 1, proved}
+    seen = {(curve[at]["image_tokens"], curve[at]["proved"]): at for at in sorted(shown) if 0 <= at < len(curve)}
+    for at in seen.values():
+        _print_step(curve[at])
     if said["smallest_fixed_budget"] is not None:
         print("without asking again")
         _print_step(said["smallest_fixed_budget"])
