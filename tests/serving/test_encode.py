@@ -30,6 +30,7 @@ from trimkit.serving.encode.checks import check_positions, placeholder_frame
 from trimkit.serving.encode.encoder import PictureEncoder
 from trimkit.serving.encode.prompt import added_tokens
 from trimkit.serving.report_json import report_of
+from trimkit.serving.server.messages import TrimRequest
 from trimkit.serving.server.settings import Limits
 
 PATHS = [sample.path for sample in sample_images().values()][:3]
@@ -217,6 +218,13 @@ def test_what_a_tokenizer_adds_is_written_as_text(added: tuple[str, ...], writte
     if added:
         with pytest.raises(UnsupportedError, match="no text"):
             added_tokens(Tokenizer())
+
+
+def test_another_method_has_its_own_default_budget_but_where_the_server_was_given_one(demo: tuple[Any, Any]) -> None:
+    for given, budget in (({}, get_method("focus").budget), ({"budget": 50}, get_method("focus", budget=50).budget)):
+        encoder = PictureEncoder(*demo, method=get_method("trim", aggregate="none", **given))
+        assert encoder.method_for(TrimRequest(method="focus")) == get_method("focus", budget=budget)
+        assert encoder.method_for(TrimRequest(budget=7)) == get_method("trim", aggregate="none", budget=7)
 
 
 def test_requests_at_once_get_their_own(encoder: PictureEncoder, engine: FakeEngine) -> None:

@@ -7,17 +7,20 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.unit.test_vllm_engine import Broken, Model, pixels, rows
+from trimkit.demo import load_demo
 from trimkit.errors import ConfigError
 from trimkit.methods import get_method
 from trimkit.serving.report_json import report_of
 from trimkit.serving.vllm import engine_counts, reports
 from trimkit.serving.vllm.engine_reports import asked_number, leave_report, take_reports
 from trimkit.serving.vllm.reports import ReportMiddleware, expect, numbered
+from trimkit.serving.vllm.seen import Seen
 from trimkit.serving.vllm.settings import FIELD, Reduction, ServerSettings, pack, unpack
 
 NUMBER = "0123456789abcdef" * 2
@@ -180,3 +183,29 @@ def test_other_responses_stay_as_they_are(stream: bool) -> None:
 
 def test_without_a_picture_the_report_is_empty() -> None:
     assert reports.report_for("1" * 32)["images"] == []
+
+
+class Items:
+    """Pictures of a request, as vLLM holds them."""
+
+    def __init__(self, *sizes: tuple[int, int]) -> None:
+        self._sizes = sizes
+
+    def get_count(self) -> int:
+        return len(self._sizes)
+
+    def get_image_size(self, number: int) -> Any:
+        width, height = self._sizes[number]
+        return SimpleNamespace(width=width, height=height)
+
+
+def test_the_part_of_a_picture_that_the_model_sees_is_found_without_its_weights() -> None:
+    model, processor = load_demo()
+    seen = Seen(SimpleNamespace(get_hf_config=lambda: model.config, get_hf_processor=lambda: processor))
+    told = {**image(3), "tokens_before": 576, "grid": [24, 24]}
+    report = report_of({"method": "trim", "images": [told, told]})
+    square, wide = seen.boxes_of({"image": Items((336, 336), (672, 336))})(report)
+    assert square == pytest.approx((0, 0, 1, 1), abs=0.01)
+    assert wide == pytest.approx((0.25, 0, 0.75, 1), abs=0.01)  # the middle, which CLIP's processor cuts out
+    assert seen.boxes_of({"image": Items((336, 336))})(report) == [None, None]
+    assert seen.boxes_of({"image": object()})(report) == [None, None]

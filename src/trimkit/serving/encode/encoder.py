@@ -108,12 +108,14 @@ class PictureEncoder:
     def method_for(self, trim: TrimRequest) -> Method:
         """The server's method with what a request says of its own: ``method``, ``budget``, the method's options.
 
+        Another method takes over the budget and the profile that the server was given, and not the defaults of its method.
+
         Raises:
             ConfigError: an unknown method, or an option that it does not have or that cannot be.
         """
         if trim.method is None and not trim.options:
             return self.method
-        own = Reduction(method=self.method.name, **self.method.model_dump(mode="json"))
+        own = Reduction(method=self.method.name, **self.method.model_dump(mode="json", exclude_unset=True))
         return configured(None, trim.method, own, **trim.options)
 
     def encode(self, pictures: Sequence[Image.Image], question: str | None, method: Method) -> list[EncodedPicture]:

@@ -22,7 +22,7 @@ from trimkit.serving.vllm.facts import image_token, knows_scorer
 from trimkit.serving.vllm.metrics import show_metrics
 from trimkit.serving.vllm.questions import Questions
 from trimkit.serving.vllm.reports import expect
-from trimkit.serving.vllm.seen import seen_by
+from trimkit.serving.vllm.seen import Seen
 from trimkit.serving.vllm.settings import FIELD, KEY, Reduction, Request, ServerSettings, pack, unpack
 from trimkit.serving.vllm.tower_signals import LayerNumbers
 
@@ -58,6 +58,7 @@ class ReducingProcessor:
         if self._settings.explicit:
             self._request({})
         self._questions: Questions | None = None
+        self._seen = Seen(self.info)
         show_metrics()
 
     def picture_mark(self, config: Any) -> int:
@@ -111,7 +112,7 @@ class ReducingProcessor:
         """The same, with a name for the report of each picture where the request wants one."""
         if request.report is None:
             return reductions
-        expect(request.report, seen_by(self.info, items))
+        expect(request.report, self._seen.boxes_of(items))
         return [replace(each, report=f"{request.report}-{number}") for number, each in enumerate(reductions)]
 
     def _reductions(self, request: Request, inputs: Any, count: int) -> list[Reduction]:

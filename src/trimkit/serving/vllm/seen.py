@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,29 +13,42 @@ from trimkit.core.types import Report
 from trimkit.errors import TrimkitError
 from trimkit.serving.vllm.facts import twin_of
 
-__all__ = ["seen_by"]
+__all__ = ["Seen"]
 
 
-def seen_by(info: Any, items: Any) -> Callable[[Report], Sequence[Any]]:
-    """What gives the box of every picture of one request, as ``trimkit.ask.seen_boxes`` does; None each where it is not known.
+class Seen:
+    """Finds boxes as ``trimkit.ask.seen_boxes`` does.
 
     Args:
         info: vLLM's processing info of the model.
-        items: the request's ``mm_data_items``.
     """
-    pictures = items["image"]
-    try:
-        sizes = [pictures.get_image_size(number) for number in range(pictures.get_count())]
-    except Exception:  # given as embeddings, or named by a uuid alone
-        return lambda report: [None] * len(report.images)
-    config = info.get_hf_config()
 
-    def boxes(report: Report) -> Sequence[Any]:
-        shown = [SimpleNamespace(size=(size.width, size.height)) for size in sizes]
+    def __init__(self, info: Any) -> None:
+        self._info = info
+        self._parts: tuple[Any, Any] | None = None  # the model without weights, and a processor of our own
+        self._lock = threading.Lock()
+
+    def boxes_of(self, items: Any) -> Callable[[Report], Sequence[Any]]:
+        """What gives the box of every picture of one request; None each where it is not known.
+
+        Args:
+            items: the request's ``mm_data_items``.
+        """
+        pictures = items["image"]
         try:
-            _, twin = twin_of(config)
-            return seen_boxes(twin, copy.deepcopy(info.get_hf_processor()), shown, report)
+            sizes = [pictures.get_image_size(number) for number in range(pictures.get_count())]
+        except Exception:  # given as embeddings, or named by a uuid alone
+            return lambda report: [None] * len(report.images)
+        shown = [SimpleNamespace(size=(size.width, size.height)) for size in sizes]
+        return lambda report: self._boxes(shown, report)
+
+    def _boxes(self, shown: Sequence[Any], report: Report) -> Sequence[Any]:
+        try:
+            with self._lock:
+                if self._parts is None:
+                    _, twin = twin_of(self._info.get_hf_config())
+                    self._parts = twin, copy.deepcopy(self._info.get_hf_processor())
+                found = seen_boxes(*self._parts, shown, report)
         except (TrimkitError, ValueError, RuntimeError, TypeError):
             return [None] * len(report.images)
-
-    return boxes
+        return found if len(found) == len(report.images) else [None] * len(report.images)  # pictures in tiles
