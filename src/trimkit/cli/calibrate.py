@@ -95,7 +95,7 @@ def command(
             "--resume", help="With --risk: file of finished questions; an interrupted run goes on from there."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Save what too few pictures gave, too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Save the result even with too few pictures.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
     """Choose sign, positions, temperature and budget for your model.

@@ -28,7 +28,7 @@ def command(
         typer.Option(
             "--method",
             help="Reduction methods with commas between, each with options of its own behind it ('trim-released sign=auto'); "
-            "'all' for every one there is.",
+            "'all' for every registered one.",
         ),
     ] = "all",
     budget: Annotated[
