@@ -38,10 +38,15 @@ _PASSIVE = re.compile(
 
 
 def prose_of(text: str) -> str:
-    """The text with everything blanked that is no prose; a piece of code becomes as many letters x."""
+    """The text with everything blanked that is no prose; a piece of code becomes one word."""
     for pattern in _BLANKED:
         text = pattern.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
-    return _CODE.sub(lambda found: re.sub(r"\S", "x", found[0]).replace(" ", "x"), text)
+    return _CODE.sub(_filler, text)
+
+
+def _filler(found: re.Match[str]) -> str:
+    """One word as long as the piece of code, and unlike its neighbors'."""
+    return f"x{found.start()}".ljust(len(found[0]), "x")[: len(found[0])]
 
 
 def house(text: str, *, history: bool = False) -> Iterator[tuple[int, str]]:

@@ -13,6 +13,7 @@ SOURCE = ROOT / "src" / "trimkit"
 NAME = re.compile(r"\btrimkit((?:\.[a-z_]\w*)+)")
 OURS = {
     "trimkit.json": "the settings file of a checkpoint",
+    "trimkit.github.io": "the site",
     "trimkit.methods.norm": "",
     "trimkit.models.deepseek_vl": "",
 }
@@ -20,7 +21,7 @@ FILES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted(ROOT.glob("docs/*.md")),
-    *sorted(ROOT.glob("*/*/*.md")),
+    *(path for path in sorted(ROOT.glob("*/*/*.md")) if path.relative_to(ROOT).parts[0] not in ("out", "node_modules")),
     *(
         path
         for folder in ("src", "benchmarks", "docs", "examples", "recipes")

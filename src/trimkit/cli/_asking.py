@@ -30,7 +30,7 @@ WordsArgument = Annotated[
     ),
 ]
 FramesOption = Annotated[
-    int, typer.Option("--frames", min=1, max=256, help="Pictures taken of a video, at equal steps, at most.")
+    int, typer.Option("--frames", min=1, max=256, help="Most pictures to take from a video, at equal steps.")
 ]
 
 _VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")

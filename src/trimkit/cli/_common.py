@@ -68,7 +68,9 @@ MethodsOption = Annotated[
 ]
 ConfigOption = Annotated[
     str | None,
-    typer.Option("--config", help="Method and options from a file that 'trimkit calibrate' wrote; others given win."),
+    typer.Option(
+        "--config", help="Method and options from a file that 'trimkit calibrate' wrote; options beside it win."
+    ),
 ]
 BudgetOption = Annotated[
     str | None,
@@ -86,27 +88,29 @@ DtypeOption = Annotated[
     str, typer.Option("--dtype", help="'auto' (the checkpoint's), 'float32', 'float16' or 'bfloat16'.")
 ]
 MaxNewTokensOption = Annotated[
-    int, typer.Option("--max-new-tokens", min=1, max=MAX_NEW_TOKENS, help="Length limit of the reply.")
+    int, typer.Option("--max-new-tokens", min=1, max=MAX_NEW_TOKENS, help="Most tokens of the reply.")
 ]
 ScorerOption = Annotated[
     str | None,
     typer.Option(
         "--scorer",
-        help="Where relevance to the question comes from: a CLIP or SigLIP (directory or hub id), or what 'trimkit fit' wrote.",
+        help="What scores relevance to the question: a CLIP or SigLIP (directory or hub id), or what 'trimkit fit' wrote.",
         show_default="the checkpoint's own",
     ),
 ]
 TowerLayerOption = Annotated[
     int | None,
     typer.Option(
-        "--tower-layer", help="Layers of the tower that see all patches.", show_default="two fifths, with --tower-keep"
+        "--tower-layer",
+        help="Number of tower layers that see all patches.",
+        show_default="two fifths, with --tower-keep",
     ),
 ]
 VisionEngineOption = Annotated[
     str | None,
     typer.Option(
         "--vision-engine",
-        help="What runs the vision tower, on a CPU: 'openvino' or 'onnxruntime' (extras of the same names).",
+        help="Engine for the vision tower, on a CPU: 'openvino' or 'onnxruntime' (extras of the same names).",
         show_default="torch",
     ),
 ]
@@ -114,15 +118,13 @@ FallbackOption = Annotated[
     str | None,
     typer.Option(
         "--fallback",
-        help="'full': ask again with all image tokens where the model is unsure; 'none': do not.",
+        help="'full': ask again with all image tokens if the model is unsure; 'none': do not.",
         show_default="the config's, else none",
     ),
 ]
 ThresholdOption = Annotated[
     float | None,
-    typer.Option(
-        "--threshold", help="Confidence below which a question is asked again.", show_default="the config's, else 0.5"
-    ),
+    typer.Option("--threshold", help="Ask again below this confidence.", show_default="the config's, else 0.5"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

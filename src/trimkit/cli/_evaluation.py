@@ -28,9 +28,7 @@ __all__ = [
     "tell_left",
 ]
 
-SeedOption = Annotated[
-    int, typer.Option("--seed", help="Which scenes: any number from 0 on; training saw none of them.")
-]
+SeedOption = Annotated[int, typer.Option("--seed", help="Which scenes: any number from 0; training saw none of them.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Prompts per generate call.")]
 PositionsOption = Annotated[
     str,
@@ -41,7 +39,7 @@ ResumeOption = Annotated[
     typer.Option(
         "--resume",
         metavar="FILE",
-        help="Keep finished rows in this file; with the same file and settings, a stopped run goes on.",
+        help="Keep finished rows in this file; the same file and settings continue a stopped run.",
     ),
 ]
 OutputOption = Annotated[str | None, typer.Option("--output", "-o", help="Also write the JSON to this file.")]

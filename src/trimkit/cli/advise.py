@@ -28,32 +28,32 @@ def command(
     ] = "h100",
     picture: Annotated[
         str | None,
-        typer.Option("--picture", metavar="WxH", help="Pixels of a picture.", show_default="the shape's own"),
+        typer.Option("--picture", metavar="WxH", help="Size of a picture in pixels.", show_default="the shape's own"),
     ] = None,
-    pictures: Annotated[int, typer.Option("--pictures", help="Of each prompt.")] = 1,
+    pictures: Annotated[int, typer.Option("--pictures", help="Pictures in each prompt.")] = 1,
     budget: Annotated[
         int | None,
         typer.Option(
-            "--budget", help="Image tokens to keep of a picture.", show_default="21 %, as the paper's 121 of 576"
+            "--budget", help="Image tokens to keep per picture.", show_default="21 %, as the paper's 121 of 576"
         ),
     ] = None,
     method: Annotated[str, typer.Option("--method", help="Reduction method; 'trimkit methods' lists them.")] = "trim",
-    text_tokens: Annotated[int, typer.Option("--text-tokens", help="Of the prompt beside its pictures.")] = 40,
+    text_tokens: Annotated[int, typer.Option("--text-tokens", help="Text tokens of the prompt.")] = 40,
     new_tokens: Annotated[int, typer.Option("--new-tokens", help="Length of the answer.")] = 32,
-    clients: Annotated[int, typer.Option("--clients", help="Requests that are answered together, as one batch.")] = 1,
-    compiled: Annotated[bool, typer.Option("--compiled", help="Prefill and decoding are compiled.")] = False,
+    clients: Annotated[int, typer.Option("--clients", help="Requests answered together, as one batch.")] = 1,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Assume compiled prefill and decoding.")] = False,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="bfloat16, float16 or float32.", show_default="the device's first")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Of the CPU, with --device here.", show_default="torch's own")
+        int | None, typer.Option("--threads", help="CPU threads, with --device here.", show_default="torch's own")
     ] = None,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Say where a request's time goes on a device, and what fewer image tokens buy there.
+    """Predict whether fewer image tokens help on a device, and why.
 
-    Arithmetic on the device's published figures, or on figures measured here; no model is loaded or downloaded. It also says
-    where fewer tokens do not help, and why.
+    It calculates where a request's time goes, from the device's published figures or from figures measured here. It loads and
+    downloads no model.
     """
     from trimkit.advice.advise import Question, advise
     from trimkit.advice.devices import device_of

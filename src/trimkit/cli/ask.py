@@ -38,8 +38,8 @@ def command(
 ) -> None:
     """Ask one question about one picture or several, with fewer image tokens.
 
-    Seconds are those of one generate call, from pixels to reply; with --compare medians of several, in turn. A checkpoint that
-    'trimkit export' wrote is reduced as it says, where no method, budget or config is given.
+    Seconds cover one generate call, from pixels to reply; with --compare they are medians of several calls in turn. If you give
+    no method, budget or config, a checkpoint that 'trimkit export' wrote uses its own.
     """
     from trimkit import ask
 

@@ -21,33 +21,31 @@ def command(
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="A new JSONL file.")],
     question: Annotated[
-        str | None, typer.Option("--question", help="For rows without one; a directory needs it.")
+        str | None, typer.Option("--question", help="Question for rows without one; required for a directory.")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="The model's name at the servers.", show_default="the first that they list"),
+        typer.Option("--model", help="Name of the model on the servers.", show_default="the first that they list"),
     ] = None,
     method: common.MethodOption = None,
     budget: common.BudgetOption = None,
     settings: common.SetOption = None,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, max=MAX_NEW_TOKENS, help="Length limit of a reply.")
+        int, typer.Option("--max-new-tokens", min=1, max=MAX_NEW_TOKENS, help="Most tokens of a reply.")
     ] = 256,
     in_flight: Annotated[int, typer.Option("--in-flight", min=1, max=1024, help="Requests at once, per server.")] = 8,
-    retries: Annotated[int, typer.Option("--retries", min=0, max=100, help="Further tries of a row.")] = 4,
-    timeout: Annotated[float, typer.Option("--timeout", min=1.0, help="Seconds until a reply counts as none.")] = 300.0,
+    retries: Annotated[int, typer.Option("--retries", min=0, max=100, help="Retries per row.")] = 4,
+    timeout: Annotated[float, typer.Option("--timeout", min=1.0, help="Seconds to wait for a reply.")] = 300.0,
     api_key: Annotated[
         str | None, typer.Option("--api-key", envvar="TRIMKIT_API_KEY", help="Sent as a bearer token.")
     ] = None,
-    retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Ask those rows of a finished output again that have no answer.")
-    ] = False,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Ask the rows without an answer again.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
     """Ask servers about every row of a data set.
 
-    Writes one line a row, in the order of the rows; a row that cannot be answered has its error there. The same command goes on
-    where an earlier one was stopped. Without --method, --budget and --set, the servers reduce as they were started.
+    Writes one line per row, in order; a row without an answer has its error there. Run the same command again to continue a
+    stopped one. Without --method, --budget and --set, the servers use their own settings.
     """
     from trimkit.serving.batch import run_batch
     from trimkit.serving.batch.dataset import count_rows, read_rows

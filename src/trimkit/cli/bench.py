@@ -41,7 +41,8 @@ def command(
         ),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option("--layers", help="Of the shape's language model; the rest is extrapolated.")
+        int | None,
+        typer.Option("--layers", help="Build only so many layers of the language model; extrapolate the rest."),
     ] = None,
     method: common.MethodsOption = None,
     config: common.ConfigOption = None,
@@ -58,7 +59,7 @@ def command(
         str | None,
         typer.Option(
             "--tower-keep",
-            help="Share of patches that the vision tower is run to its end on, or several; 1.0 is all.",
+            help="Share of patches that go through the whole vision tower, or several; 1.0 is all.",
             show_default="1.0",
         ),
     ] = None,
@@ -72,22 +73,22 @@ def command(
         ),
     ] = None,
     new_tokens: Annotated[
-        str | None, typer.Option("--new-tokens", help="Length of the reply, or several.", show_default="1")
+        str | None, typer.Option("--new-tokens", help="Tokens of the reply, or several lengths.", show_default="1")
     ] = None,
-    batch_size: Annotated[str, typer.Option("--batch-size", help="Rows of a call, or several.")] = "1",
-    pictures: Annotated[int, typer.Option("--pictures", help="Of each prompt of a random shape.")] = 1,
+    batch_size: Annotated[str, typer.Option("--batch-size", help="Requests per call, or several sizes.")] = "1",
+    pictures: Annotated[int, typer.Option("--pictures", help="Pictures in each prompt of a random shape.")] = 1,
     memory: Annotated[
         float | None,
-        typer.Option("--memory", help="Gigabytes: also say the largest batch that they hold, full and reduced."),
+        typer.Option("--memory", help="Gigabytes: also print the largest batch that fits, full and reduced."),
     ] = None,
-    questions: Annotated[int, typer.Option("--questions", help="About each picture, one after the other.")] = 1,
-    text_tokens: Annotated[
-        int, typer.Option("--text-tokens", help="Tokens of a random shape's prompt beside the picture.")
-    ] = 40,
+    questions: Annotated[
+        int, typer.Option("--questions", help="Questions about each picture, one after the other.")
+    ] = 1,
+    text_tokens: Annotated[int, typer.Option("--text-tokens", help="Text tokens of a random shape's prompt.")] = 40,
     repeats: Annotated[
         int | None, typer.Option("--repeats", help="Timed runs of each arm, all arms in turn.", show_default="9")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of weights and inputs.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of weights and inputs.")] = 0,
     device: Annotated[
         str | None,
         typer.Option("--device", help="'cpu', 'auto' (a GPU where there is one), or cuda:N.", show_default="auto"),
@@ -100,7 +101,7 @@ def command(
             show_default="auto",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's own")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.", show_default="torch's own")] = None,
     plot: Annotated[
         str | None, typer.Option("--plot", help="Also draw time against image tokens: a .png or .svg file.")
     ] = None,
@@ -109,8 +110,8 @@ def command(
 ) -> None:
     """Measure what fewer image tokens save: time, memory, FLOPs.
 
-    The stock model and every method at every budget answer in turn, after a warm-up. Medians with quartiles; ratios with 95 %
-    intervals. A random shape is as fast as a trained model of that shape.
+    After a warm-up, the stock model and every method at every budget answer in turn. You get medians with quartiles, and ratios
+    with 95% intervals. A random shape is as fast as a trained model of that shape.
     """
     from trimkit.bench.plot import check_plot
     from trimkit.bench.presets import preset

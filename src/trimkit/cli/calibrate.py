@@ -23,7 +23,7 @@ NAME = "calibrate"
 
 
 def command(
-    images: Annotated[str, typer.Option("--images", help="A directory of pictures as the model will see them.")],
+    images: Annotated[str, typer.Option("--images", help="A directory of pictures like those you will ask about.")],
     questions: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +37,7 @@ def command(
     method: common.MethodOption = None,
     settings: common.SetOption = None,
     agreement: Annotated[
-        float, typer.Option("--agreement", help="Share of answers that are to stay the same; picks the budget.")
+        float, typer.Option("--agreement", help="Share of answers that must stay the same; picks the budget.")
     ] = 0.95,
     risk: Annotated[
         float | None,
@@ -45,7 +45,7 @@ def command(
             "--risk", help="Promise that at most this share of answers changes, for example 0.02, and prove it."
         ),
     ] = None,
-    confidence: Annotated[float, typer.Option("--confidence", help="With --risk: of the promise.")] = 0.95,
+    confidence: Annotated[float, typer.Option("--confidence", help="With --risk: confidence of the promise.")] = 0.95,
     measure: Annotated[
         str,
         typer.Option(
@@ -56,9 +56,7 @@ def command(
     ] = "answer",
     fallback: Annotated[
         bool,
-        typer.Option(
-            "--fallback/--no-fallback", help="With --risk: ask again with all tokens where the model is unsure."
-        ),
+        typer.Option("--fallback/--no-fallback", help="With --risk: ask again with all tokens if the model is unsure."),
     ] = True,
     knee: Annotated[bool, typer.Option("--knee", help="Pick the budget at the curve's knee instead.")] = False,
     max_images: Annotated[
@@ -67,7 +65,7 @@ def command(
             "--max-images",
             min=1,
             max=MAX_QUESTIONS,
-            help="Pictures used, drawn by the seed.",
+            help="Most pictures to use; the seed draws them.",
             show_default="64; 600 with --risk",
         ),
     ] = None,
@@ -77,7 +75,7 @@ def command(
             "--per-image",
             min=1,
             max=MAX_QUESTIONS,
-            help="Questions of each picture, at most.",
+            help="Most questions per picture.",
             show_default="2; 1 with --risk",
         ),
     ] = None,
@@ -86,7 +84,7 @@ def command(
         int, typer.Option("--batch-size", min=1, max=MAX_BATCH, help="Prompts per generate call.")
     ] = 8,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=MAX_SEED, help="Of the draw of pictures and of the intervals.")
+        int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of the draw of pictures and of the intervals.")
     ] = 0,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
@@ -97,15 +95,15 @@ def command(
             "--resume", help="With --risk: file of finished questions; an interrupted run goes on from there."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Save what too few pictures gave, too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Save the result even with too few pictures.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
     """Choose sign, positions, temperature and budget for your model.
 
-    Needs your pictures, better with your questions, and no labels: what is chosen stays nearest to what the model says with
-    all its image tokens. Every other command with a --method takes the config with --config.
+    Give your pictures and, better, your questions. You need no labels: the result stays closest to what the model says with all
+    image tokens. Pass the saved file to other commands with --config.
 
-    With --risk, the fewest tokens are chosen with which a promise is proved, by pictures that have not chosen them.
+    With --risk, it finds the fewest tokens with which at most that share of answers changes, and proves it on other pictures.
     """
     from trimkit.calibration import files_of
 

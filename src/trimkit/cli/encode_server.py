@@ -19,7 +19,7 @@ def command(
     upstream: Annotated[
         str, typer.Option("--upstream", metavar="URL", help="vLLM with this checkpoint's language model.")
     ],
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     method: common.MethodOption = None,
     config: common.ConfigOption = None,
@@ -28,32 +28,36 @@ def command(
     scorer: common.ScorerOption = None,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
-    cache_images: Annotated[int, typer.Option("--cache-images", min=0, help="Pictures whose features are held.")] = 256,
+    cache_images: Annotated[
+        int, typer.Option("--cache-images", min=0, help="Pictures whose features are cached.")
+    ] = 256,
     api_key: Annotated[
-        str | None, typer.Option("--api-key", envvar="TRIMKIT_API_KEY", help="Clients have to send it.")
+        str | None, typer.Option("--api-key", envvar="TRIMKIT_API_KEY", help="Key that clients must send.")
     ] = None,
     upstream_key: Annotated[
-        str | None, typer.Option("--upstream-key", envvar="TRIMKIT_UPSTREAM_KEY", help="The engine wants it.")
+        str | None, typer.Option("--upstream-key", envvar="TRIMKIT_UPSTREAM_KEY", help="Key of the engine.")
     ] = None,
     remote_pictures: Annotated[
         bool, typer.Option("--remote-pictures", help="Fetch pictures from public http(s) addresses for clients.")
     ] = False,
     max_queue: Annotated[
-        int, typer.Option("--max-queue", min=1, max=10_000, help="Requests under way; others get a 429.")
+        int, typer.Option("--max-queue", min=1, max=10_000, help="Most requests at a time; others get a 429.")
     ] = 64,
-    max_pictures: Annotated[int, typer.Option("--max-pictures", min=1, max=256, help="In one request.")] = 8,
+    max_pictures: Annotated[
+        int, typer.Option("--max-pictures", min=1, max=256, help="Most pictures of one request.")
+    ] = 8,
     max_pixels: Annotated[
-        int, typer.Option("--max-pixels", min=1, max=200_000_000, help="Width x height of one picture.")
+        int, typer.Option("--max-pixels", min=1, max=200_000_000, help="Most pixels (width x height) of one picture.")
     ] = 40_000_000,
-    max_body: Annotated[int, typer.Option("--max-body", min=1, max=1024, help="MiB of one request.")] = 32,
+    max_body: Annotated[int, typer.Option("--max-body", min=1, max=1024, help="Largest request, in MiB.")] = 32,
     deadline: Annotated[
-        float, typer.Option("--deadline", min=0.1, max=86_400, help="Seconds that the engine may say nothing.")
+        float, typer.Option("--deadline", min=0.1, max=86_400, help="Seconds to wait for the engine.")
     ] = 300.0,
 ) -> None:
     """Encode pictures in front of a text-only vLLM.
 
-    Takes OpenAI chat requests, keeps the image tokens that matter to the question, and sends the engine text and embeddings.
-    'trimkit language-model' writes what the engine serves, with --enable-prompt-embeds. Positions are 1-D: LLaVA and its like.
+    It takes OpenAI chat requests, keeps the image tokens that matter to the question, and sends the engine text and embeddings.
+    The engine serves what 'trimkit language-model' wrote, with --enable-prompt-embeds. It works for 1-D positions, as in LLaVA.
     """
     with needing_serve_extra():
         import uvicorn

@@ -14,7 +14,7 @@ NAME = "eval dialogues"
 
 def command(
     seed: evaluation.SeedOption = 1,
-    n: Annotated[int, typer.Option("--n", help="How many dialogues of three questions, one a scene.")] = 300,
+    n: Annotated[int, typer.Option("--n", help="Number of dialogues, one per scene.")] = 300,
     method: common.MethodsOption = None,
     config: common.ConfigOption = None,
     turns: Annotated[
@@ -34,10 +34,10 @@ def command(
     output: evaluation.OutputOption = None,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Hold dialogues of three turns about held-out scenes, each turn about other objects, and grade the replies.
+    """Ask three turns about each held-out scene, every turn about other objects, and grade the replies.
 
-    Accuracy by turn and by question type, and the image tokens kept. One JSON object for one method and policy, a list for
-    several.
+    You get accuracy by turn and by question type, and the image tokens kept. --json prints one object for one method and
+    policy, a list for several.
     """
     from trimkit.eval import dialogues
     from trimkit.eval.tally import check_arguments

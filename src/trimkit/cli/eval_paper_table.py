@@ -37,7 +37,7 @@ def command(
     include_path: Annotated[
         str | None, typer.Option("--include-path", help="A directory with more task files of lmms-eval.")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows a data set.", show_default="all")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows per data set.", show_default="all")] = None,
     resume: evaluation.ResumeOption = None,
     batch_size: evaluation.BatchOption = 1,
     scorer: common.ScorerOption = None,
@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """Score methods on the paper's data sets, and compare each with the full model.
 
-    Needs lmms-eval (pip install "trimkit[eval]"), which loads the data from the hub. The full model is always run, too. What
-    a GPT grades is left out where no API key is set.
+    It needs lmms-eval (pip install "trimkit[eval]"), which loads the data from the hub. It always runs the full model, too.
+    Without an API key, it leaves out what a GPT grades.
     """
     if find_spec("lmms_eval") is None:
         raise MissingDependencyError("lmms-eval is not installed: pip install 'trimkit[eval]'")

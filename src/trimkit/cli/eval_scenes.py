@@ -14,7 +14,7 @@ NAME = "eval scenes"
 
 def command(
     seed: evaluation.SeedOption = 1,
-    n: Annotated[int, typer.Option("--n", help="How many questions, one a scene.")] = 1000,
+    n: Annotated[int, typer.Option("--n", help="Number of questions, one per scene.")] = 1000,
     method: common.MethodsOption = None,
     config: common.ConfigOption = None,
     budget: common.BudgetOption = None,
@@ -23,7 +23,7 @@ def command(
     tower_keep: Annotated[
         float | None,
         typer.Option(
-            "--tower-keep", help="Share of the patches that the vision tower is run to its end on.", show_default="all"
+            "--tower-keep", help="Share of the patches that go through the whole vision tower.", show_default="all"
         ),
     ] = None,
     tower_layer: common.TowerLayerOption = None,
@@ -38,8 +38,8 @@ def command(
 ) -> None:
     """Ask about held-out scenes, and grade the replies.
 
-    Accuracy by question type with 95 % intervals, and the image tokens kept. One JSON object for one method, a list for
-    several.
+    You get accuracy by question type with 95% intervals, and the image tokens kept. --json prints one object for one method, a
+    list for several.
     """
     from trimkit.eval import scenes
     from trimkit.eval.journal import check_journal

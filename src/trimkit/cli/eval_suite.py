@@ -22,13 +22,13 @@ _OWN_SIGN = {"trim-released": ["sign=auto"]}
 
 def command(
     seed: evaluation.SeedOption = 1,
-    n: Annotated[int, typer.Option("--n", help="How many questions, one a scene.")] = 2004,
+    n: Annotated[int, typer.Option("--n", help="Number of questions, one per scene.")] = 2004,
     method: Annotated[
         str,
         typer.Option(
             "--method",
             help="Reduction methods with commas between, each with options of its own behind it ('trim-released sign=auto'); "
-            "'all' for every one there is.",
+            "'all' for every registered one.",
         ),
     ] = "all",
     budget: Annotated[
@@ -68,10 +68,10 @@ def command(
         ),
     ] = None,
     ours: Annotated[
-        str, typer.Option("--ours", help="The method that is compared with every other at the same budget.")
+        str, typer.Option("--ours", help="The method to compare with every other at the same budget.")
     ] = _OURS,
     journal: Annotated[
-        str | None, typer.Option("--journal", help="File of finished answers: an interrupted run goes on from there.")
+        str | None, typer.Option("--journal", help="File of finished answers; an interrupted run continues from it.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Processes that share the work, one thread each.")] = 1,
     positions: evaluation.PositionsOption = "auto",
@@ -89,8 +89,8 @@ def command(
 ) -> None:
     """Compare methods on held-out scenes: the same questions for all, with paired bootstrap intervals.
 
-    Pictures are drawn and encoded once. Accuracy by question type, what is left of the full model's, and our method against
-    every other one at the same number of tokens.
+    Each picture is drawn and encoded once. You get accuracy by question type, the share of the full model's accuracy, and our
+    method against every other one at the same number of tokens.
     """
     from trimkit.eval import suite, suite_results
     from trimkit.eval.journal import check_journal

@@ -33,9 +33,9 @@ def command(
 ) -> None:
     """Write a checkpoint that plain transformers reduces.
 
-    It needs trimkit installed, and trust_remote_code=True in from_pretrained; without that it is the checkpoint it was. With
-    --dtype the weights are loaded and saved in it, else a local checkpoint is copied as it is. With --onnx no trimkit is needed
-    where the graph runs: pixels and the question's token ids in, reduced embeddings and the kept indices out.
+    Load it with trust_remote_code=True and trimkit installed; otherwise it is the original one. --dtype loads the weights and
+    saves them in that type; without it, a local checkpoint is copied unchanged. --onnx writes a graph that runs without
+    trimkit: from pixels and the question's token ids to reduced embeddings and kept indices.
     """
     chosen = common.pick_method(method, budget, settings, config, model)
     if onnx:

@@ -17,10 +17,10 @@ def command(
     dtype: common.DtypeOption = "auto",
     as_json: common.JsonOption = False,
 ) -> None:
-    """Write the language model of a checkpoint alone.
+    """Write a checkpoint's language model without its vision tower.
 
-    A text-only vLLM serves it behind 'trimkit encode-server'. Its chat template passes text through: the encoder has rendered
-    the checkpoint's own.
+    A text-only vLLM serves it behind 'trimkit encode-server'. Its chat template passes text through, because the encoder has
+    already rendered the checkpoint's own.
     """
     from trimkit.serving.encode.language_model import save_language_model
 

@@ -11,7 +11,7 @@ NAME = "methods"
 
 
 def command(as_json: common.JsonOption = False) -> None:
-    """List the reduction methods: what they read, where they work, what others measured, and their options."""
+    """List the reduction methods: what they need, where they work, what others measured, and their options."""
     from trimkit.methods import method_classes
 
     entries = [_entry(cls) for _, cls in method_classes()]

@@ -28,21 +28,23 @@ def command(
     ],
     more: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- VLLM_ARGUMENTS...]", help="Further arguments of vLLM, as they are."),
+        typer.Argument(metavar="[-- VLLM_ARGUMENTS...]", help="Further arguments for vLLM."),
     ] = None,
     engine: Annotated[
         Literal["auto", "vllm", "transformers"],
         typer.Option("--engine", help="'auto' takes vLLM where it is installed."),
     ] = "auto",
-    host: Annotated[str, typer.Option("--host", help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     name: Annotated[
         str | None,
-        typer.Option("--served-model-name", help="What requests call the model.", show_default="MODEL"),
+        typer.Option("--served-model-name", help="Name of the model in requests.", show_default="MODEL"),
     ] = None,
     api_key: Annotated[
         str | None,
-        typer.Option("--api-key", envvar="TRIMKIT_API_KEY", help="What clients have to send; better by the variable."),
+        typer.Option(
+            "--api-key", envvar="TRIMKIT_API_KEY", help="Key that clients must send; safer through the variable."
+        ),
     ] = None,
     origins: Annotated[
         list[str] | None, typer.Option("--cors-origin", help="A site whose pages may ask, or '*'; repeatable.")
@@ -69,28 +71,32 @@ def command(
     remote_pictures: Annotated[
         bool, typer.Option("--remote-pictures", help="Fetch pictures from public http(s) addresses for clients.")
     ] = False,
-    max_batch: Annotated[int, typer.Option("--max-batch", min=1, max=256, help="Replies generated at one time.")] = 16,
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, max=256, help="Replies generated at a time.")] = 16,
     max_queue: Annotated[
         int, typer.Option("--max-queue", min=1, max=10_000, help="Requests that may wait; others get a 429.")
     ] = 64,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, max=100_000, help="Most tokens of a reply.")] = 1024,
-    max_pictures: Annotated[int, typer.Option("--max-pictures", min=1, max=256, help="In one request.")] = 8,
+    max_pictures: Annotated[
+        int, typer.Option("--max-pictures", min=1, max=256, help="Most pictures of one request.")
+    ] = 8,
     max_pixels: Annotated[
-        int, typer.Option("--max-pixels", min=1, max=200_000_000, help="Width x height of one picture.")
+        int, typer.Option("--max-pixels", min=1, max=200_000_000, help="Most pixels (width x height) of one picture.")
     ] = 40_000_000,
-    max_body: Annotated[int, typer.Option("--max-body", min=1, max=1024, help="MiB of one request.")] = 32,
+    max_body: Annotated[int, typer.Option("--max-body", min=1, max=1024, help="Largest request, in MiB.")] = 32,
     deadline: Annotated[float, typer.Option("--deadline", min=0.1, max=86_400, help="Seconds for a request.")] = 300.0,
     grace: Annotated[
         float,
-        typer.Option("--grace", min=0.1, max=3600, help="Seconds that running requests have to finish at a stop."),
+        typer.Option(
+            "--grace", min=0.1, max=3600, help="Seconds for running requests to finish when the server stops."
+        ),
     ] = 30.0,
     device: common.DeviceOption = "auto",
     dtype: common.DtypeOption = "auto",
 ) -> None:
     """Serve a model with fewer image tokens, for any client of the OpenAI chat API.
 
-    With vLLM this starts its server, in which trimkit's plugin reduces; the limits but --max-batch and --max-pictures are then
-    vLLM's own. Without vLLM the same API is served from transformers, on any machine, one model in one process.
+    With vLLM installed, this starts vLLM's server with trimkit's plugin; of the limits, only --max-batch and --max-pictures
+    then apply. Without vLLM, it serves the same API from transformers, on any machine.
     """
     from trimkit.serving.server import vllm_command
 

@@ -26,7 +26,7 @@ _OF_THE_SERVER = ("model", "scorer", "device", "dtype", "config")
 def command(
     context: typer.Context,
     words: asking.WordsArgument = None,
-    output: Annotated[str, typer.Option("--output", "-o", help="Where the picture goes: .png, .jpg or .webp.")] = (
+    output: Annotated[str, typer.Option("--output", "-o", help="File to write: .png, .jpg or .webp.")] = (
         "overlay.png"
     ),
     model: common.ModelOption = "demo",
@@ -40,17 +40,19 @@ def command(
         str | None,
         typer.Option("--server", help="Ask a running server (trimkit serve) at this address, and draw its report."),
     ] = None,
-    api_key: Annotated[str | None, typer.Option("--api-key", envvar="TRIMKIT_API_KEY", help="Of the server.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", envvar="TRIMKIT_API_KEY", help="Key of the server.")
+    ] = None,
     max_new_tokens: common.MaxNewTokensOption = 32,
     device: common.DeviceOption = "cpu",
     dtype: common.DtypeOption = "auto",
     as_json: common.JsonOption = False,
 ) -> None:
-    """Draw what is kept of a picture, or of several, for a question.
+    """Draw which patches of a picture, or of several, stay for a question.
 
-    Left the kept patches, right what they were ranked by, below both answers with tokens and seconds. A method that merges has
-    one tint for each token; what the model's processor cropped away is drawn dark on the picture as it was given. With --server
-    nothing is loaded here: the server answers, and its report is drawn.
+    On the left you see the kept patches, on the right their ranking, below both answers with tokens and seconds. If a method
+    merges, each token has one tint. What the model's processor cropped is dark. With --server, a running server answers, and
+    this command draws its report.
     """
     if server is not None:
         given = {"method": method, "budget": budget, **common.read_settings(settings)}
