@@ -18,6 +18,7 @@ from trimkit.io.reading import check_checkpoint
 __all__ = ["DTYPES", "find_checkpoint", "load_checkpoint", "load_model", "pick_device"]
 
 _PACKAGED = Path(__file__).parent / "demo" / "model"
+_LARGEST_ID = 2**31
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -160,6 +161,10 @@ def _check_architecture(name: str, source: str, options: dict[str, Any]) -> Any:
             f"model {name!r} ({model_type or 'no model_type'}) is not a vision-language model: give one that answers "
             "questions about images, such as 'llava-hf/llava-1.5-7b-hf'"
         )
+    for key in ("image_token_id", "image_token_index", "video_token_id"):
+        value = getattr(config, key, None)
+        if isinstance(value, int) and abs(value) >= _LARGEST_ID:  # no tensor could hold it
+            raise ModelError(f"model {name!r} has a {key} that is no token: check its config.json")
     return config
 
 

@@ -173,3 +173,12 @@ def test_a_checkpoint_that_cannot_be_asked_is_not_served(rows: Path, capsys: Cap
     with torch.random.fork_rng():
         err = refused(["serve", "model", "--port", "0", "--engine", "transformers"], capsys)
     assert "check its config" in err
+
+
+def test_a_placeholder_that_no_tensor_can_hold_is_refused_when_the_model_is_loaded(
+    rows: Path, capsys: Captured
+) -> None:
+    path = save_small(rows / "model") / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_token_index": -(10**40)}))
+    words = ["eval", "suite", "--n", "1", "--method", "random", "--budget", "3", "--model", "model"]
+    assert "check its config" in refused(words, capsys)

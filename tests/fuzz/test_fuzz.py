@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import faulthandler
 import io
+import itertools
 import json
 import os
 import shutil
@@ -129,6 +130,11 @@ def tidied(folder: Path, there: set[str]) -> list[str]:
     return [name for name in new if not name.endswith((".part", "journal.jsonl"))]
 
 
+def before_of(name: str, words: list[str]) -> list[str]:
+    """The options that a name is given to."""
+    return [option for option, word in itertools.pairwise(words) if word == name]
+
+
 def is_only_output(name: str, words: list[str]) -> bool:
     """Whether a file was named as the place of a result, and as nothing else: it is there to be replaced."""
     place = os.path.realpath(name)
@@ -156,6 +162,7 @@ def fuzz(folder: Path, commands: int, seed: int, seconds: int) -> int:
             faults.append(f"{[word[:80] for word in words]} ({encoding}): {type(error).__name__}: {str(error)[:400]}")
         slowest = max(slowest, time.perf_counter() - started)
         left = tidied(folder, there)
+        left = [name for name in left if not {"--journal", "--resume"} & set(before_of(name, words))]
         if code == 2 and left:
             faults.append(f"{words}: refused, and {left} is there")
         changed = [name for name, content in world.contents(folder).items() if content != before[name]]
