@@ -265,8 +265,8 @@ docs: $(STAMP)  ## regenerate the method table, the CLI pages and the result tab
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m benchmarks.tables
 
-matrix: $(STAMP)  ## run the contract tests and write what they found, by model family
-	$(BIN)/python -m pytest tests/contract --matrix benchmarks/results/families.json
+matrix: $(STAMP)  ## run the contract tests of model families that have no row yet, and add it; all of them anew: ALL=1
+	$(BIN)/python -m pytest tests/contract --matrix benchmarks/results/families.json $(if $(ALL),,--matrix-missing)
 	$(BIN)/python -m docs.generate
 
 architectures: $(STAMP)  ## try every image-text-to-text architecture of transformers; writes benchmarks/results/architectures.json

@@ -83,9 +83,14 @@ def matrix() -> str:
     rows = []
     for name, found in record["families"].items():
         rows.append([f"`{name}`", *[_outcome(found.get(check, {})) for check in record["checks"]]])
-    packages = ", ".join(f"{key} {record['versions'][key]}" for key in ("torch", "transformers"))
     note = "Passed tests; + skipped, - failed. Source: `benchmarks/results/families.json`"
-    return f"{_text_table(['model type', *record['checks']], rows)}\n\n{note}, {record['date']}, {packages}."
+    runs: dict[str, list[str]] = {}
+    for name, run in record.get("measured", dict.fromkeys(record["families"], record)).items():
+        packages = ", ".join(f"{key} {run['versions'][key]}" for key in ("torch", "transformers"))
+        runs.setdefault(f"{run['date']}, {packages}", []).append(f"`{name}`")
+    latest = max(runs, key=lambda run: len(runs[run]))
+    others = [f"{', '.join(names)}: {run}" for run, names in runs.items() if run != latest]
+    return f"{_text_table(['model type', *record['checks']], rows)}\n\n{'; '.join([f'{note}, {latest}', *others])}."
 
 
 def architectures() -> str:

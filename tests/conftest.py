@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-commands", type=int, default=2000, help="how many command lines make fuzz runs")
     parser.addoption("--fuzz-seed", type=int, help="of these; by default the number of the day")
     parser.addoption("--matrix", type=Path, help="write what the contract tests found, by family, to this JSON file")
+    parser.addoption("--matrix-missing", action="store_true", help="run only families that the file of --matrix lacks")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if path is not None:
         from tests.matrix import Matrix
 
-        config.pluginmanager.register(Matrix(path))
+        config.pluginmanager.register(Matrix(path, missing=config.getoption("--matrix-missing")))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,4 +1,7 @@
-"""The matrix of families and checks, as the contract tests found it: ``pytest tests/contract --matrix FILE`` writes it."""
+"""The matrix of families and checks, as the contract tests found it: ``pytest tests/contract --matrix FILE`` writes it.
+
+What the file says of families that are not run stays. With ``--matrix-missing`` only those that it does not have are run.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import datetime
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,14 +32,20 @@ VIDEO = "all these with videos"
 
 
 class Matrix:
-    """Counts outcomes by family and check, and writes them when the session ends."""
+    """Counts outcomes by family and check, and merges them into the file when the session ends.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: the file; it may be there already.
+        missing: run nothing but families that the file does not have.
+    """
+
+    def __init__(self, path: Path, *, missing: bool = False) -> None:
+        self._path, self._missing = path, missing
+        self._before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self._of: dict[str, tuple[str, str]] = {}
         self._counts: dict[str, dict[str, Counter[str]]] = {}
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         for item in items:
             check, params = CHECKS.get(getattr(item, "originalname", "")), getattr(item, "callspec", None)
             family = None if params is None else params.params.get("case", params.params.get("name"))
@@ -43,6 +53,13 @@ class Matrix:
                 check = VIDEO
             if check is not None and isinstance(family, str):
                 self._of[item.nodeid] = (family, check)
+        if self._missing:
+            left = [item for item in items if not self._wanted(item.nodeid)]
+            items[:] = [item for item in items if self._wanted(item.nodeid)]
+            config.hook.pytest_deselected(items=left)
+
+    def _wanted(self, nodeid: str) -> bool:
+        return nodeid in self._of and self._of[nodeid][0] not in self._before.get("families", {})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.nodeid in self._of and (report.when == "call" or report.outcome != "passed"):
@@ -50,15 +67,22 @@ class Matrix:
             self._counts.setdefault(family, {}).setdefault(check, Counter())[report.outcome] += 1
 
     def pytest_sessionfinish(self) -> None:
+        if not self._counts:
+            return
+        found = {
+            family: {check: dict(sorted(counts.items())) for check, counts in checks.items()}
+            for family, checks in self._counts.items()
+        }
+        now = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "versions": versions()}
+        kept = self._before.get("families", {})
+        older = {"date": self._before.get("date"), "versions": self._before.get("versions")}
+        measured = dict.fromkeys(kept, older) | self._before.get("measured", {})
         record = {
             "experiment": "families",
             "command": "make matrix",
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "versions": versions(),
+            **now,
             "checks": [*CHECKS.values(), VIDEO],
-            "families": {
-                family: {check: dict(sorted(counts.items())) for check, counts in checks.items()}
-                for family, checks in sorted(self._counts.items())
-            },
+            "families": dict(sorted((kept | found).items())),
+            "measured": dict(sorted((measured | dict.fromkeys(found, now)).items())),
         }
         self._path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

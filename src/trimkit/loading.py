@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from trimkit.errors import ConfigError, InputError, ModelError, TrimkitError, UnsupportedError
+from trimkit.io.building import building_is_broken, one_at_a_time
 from trimkit.io.files import user_path
 from trimkit.io.progress import without_progress_bars
 from trimkit.io.reading import check_checkpoint
@@ -17,11 +18,12 @@ from trimkit.io.reading import check_checkpoint
 __all__ = ["DTYPES", "find_checkpoint", "load_checkpoint", "load_model", "pick_device"]
 
 _PACKAGED = Path(__file__).parent / "demo" / "model"
+_LARGEST_ID = 2**31
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 def load_model(name: str = "demo", device: str = "cpu", dtype: str = "auto") -> tuple[Any, Any]:
-    """Load a vision-language model, in eval mode, and its processor.
+    """Load a vision-language model, in eval mode, and its processor. Of several threads one loads at a time.
 
     Args:
         name: ``demo`` for the packaged model, a directory written by ``save_pretrained``, or a hub id ``owner/name``.
@@ -55,7 +57,7 @@ def load_checkpoint(name: str, device: str, dtype: str, class_for: Callable[[Any
     place = pick_device(device)
     source, options = _locate(name)
     try:
-        with without_progress_bars():
+        with without_progress_bars(), one_at_a_time():
             config = _check_architecture(name, source, options)
             model, processor = _read(name, source, dtype, options, class_for(config))
         return model.to(place).eval(), processor
@@ -159,6 +161,10 @@ def _check_architecture(name: str, source: str, options: dict[str, Any]) -> Any:
             f"model {name!r} ({model_type or 'no model_type'}) is not a vision-language model: give one that answers "
             "questions about images, such as 'llava-hf/llava-1.5-7b-hf'"
         )
+    for key in ("image_token_id", "image_token_index", "video_token_id"):
+        value = getattr(config, key, None)
+        if isinstance(value, int) and abs(value) >= _LARGEST_ID:  # no tensor could hold it
+            raise ModelError(f"model {name!r} has a {key} that is no token: check its config.json")
     return config
 
 
@@ -173,6 +179,11 @@ def _read(name: str, source: str, dtype: str, options: dict[str, Any], model_cla
         source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
     missing = sorted(info["missing_keys"])
+    if missing and building_is_broken():
+        raise ModelError(
+            f"model {name!r} cannot be loaded: another thread of this process has loaded a model by transformers at the same "
+            "time, which leaves transformers broken: start the process again, and load models one after the other"
+        )
     if missing:  # transformers fills these with random numbers
         raise ModelError(
             f"model {name!r} is incomplete: its weights lack {len(missing)} tensors (first: {missing[0]}); "

@@ -1,194 +1,220 @@
-"""Command lines as hypothesis draws them: every command and option, with good and hostile values."""
+"""Command lines by chance: every command and option, with good and hostile values.
+
+The chance is Python's own, seeded for each command line. Hypothesis repeats parts of what it has drawn: a quarter of its lines
+were copies, and most were refused for their first value.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
 
-from hypothesis import strategies as st
+from tests.fuzz.values import DATA, HOSTILE_TEXT, INPUTS, MODELS, NEW_FOLDERS, VALUES, Words, files, mostly, one_of
 
-from tests.fuzz.world import CONFIGS, DEEP, DIGITS, QUESTIONS
-
-Words = st.SearchStrategy[str]
-
-_WORDS = [
-    "",
-    " ",
-    "\n",
-    "-",
-    "--",
-    "0",
-    "-1",
-    "\udcff",
-    "\ud800x",
-    "a\0b",
-    "x" * 300,
-    "é" * 200,
-    "²",
-    "٣",
-    "\x1b[2J",
-    "%s",
-]
-_WORDS += [DEEP, DIGITS, "-" + DIGITS, "9" * 5000, "1e12", "1e400", "NaN", "-inf", "null", "true", "[1", "{}", '"x"']
-HOSTILE_TEXT = st.one_of(
-    st.sampled_from(_WORDS),
-    st.text(max_size=20),
-)
-_INPUTS = [
-    "picture.png",
-    "soft.png",
-    "hard.png",
-    "sixteen.png",
-    "nan.tif",
-    "inf.tif",
-    "cut.png",
-    "\udcff.png",
-    "scene1",
-]
-_ODD = ["pipe", "loop.png", "dangling.png", "/dev/zero", "/dev/null", "/dev/full", "pictures", "sparse.json", "nothing"]
-_ODD += ["~nobody-has-this-name/x.png", "no/such/place.png", "/proc/self/mem", "/", "..", "x" * 300 + ".png"]
-_MODELS = [*["model"] * 20, *["demo"] * 4, "model-layer", "model-layers", "model-token", "model-type", "model-above"]
-_MODELS += ["model-absolute", "model-hub", "model-number", "model-deep", "model-reduce", "model-pipe", "model-zero"]
-
-
-def _mostly(good: Sequence[str], bad: Words = HOSTILE_TEXT, share: int = 14) -> Words:
-    """Good values, and of ``share + 1`` values one bad one."""
-    return st.one_of(*[st.sampled_from(list(good))] * share, bad)
-
-
-def _files(good: Sequence[str], share: int = 14) -> Words:
-    return _mostly(good, st.one_of(st.sampled_from([*_INPUTS, *_ODD]), HOSTILE_TEXT), share)
-
-
-_OUTPUTS = [
-    *["out.json", "out.png"] * 6,
-    "out.svg",
-    "picture.png",
-    "soft.png",
-    "hard.png",
-    "config.json",
-    "questions.txt",
-]
-_OUTPUTS += ["read-only.json", "pictures/one.png", "model/config.json", "journal.jsonl", "linked.json"]
-_COUNTS = st.sampled_from(["0", "-1", "1000000000000", DIGITS, "x", "1e3", "", "²", "1.5"])
-_VALUES: dict[str, Words] = {
-    "--model": _mostly(_MODELS, _files(["nothing", "no-such-owner/no-such-model", "./x"], 2), 30),
-    "--method": _mostly(
-        [*["random", "none", "uniform", "divprune"] * 3, "trim", "random,none", "dart", "fastv", "focus"]
-    ),
-    "--config": _files(["config.json"] * 8 + [*CONFIGS]),
-    "--budget": _mostly(["3", "0.5", "1.0", "iqr", "top-p:0.9", "auto", "auto:0.3", "16", "9" * 20, "1e-300", "0.2,3"]),
-    "--set": st.one_of(
-        st.sampled_from(["aggregate=none", "temperature=2", "seed=3", f"seed={DIGITS}", f"seed={DEEP}", "sign=-1", "x"])
-    )
-    | st.tuples(st.sampled_from(["budget", "seed", "temperature", "aggregate", "profile", "sign"]), HOSTILE_TEXT).map(
-        "=".join
-    ),
-    "--max-new-tokens": _mostly(["1", "2"], _COUNTS),
-    "--device": _mostly(["cpu", "cpu", "cpu"]),
-    "--dtype": _mostly(["auto", "float32"]),
-    "--n": _mostly(["1", "2"], _COUNTS),
-    "--batch-size": _mostly(["1", "2"], _COUNTS),
-    "--seed": _mostly(["0", "1", "2147483647"], _COUNTS),
-    "--positions": _mostly(["auto", "contiguous", "original"]),
-    "--turns": _mostly(["refresh", "first", "union", "first,union"]),
-    "--output": _files(_OUTPUTS),
-    "--resume": _files(["journal.jsonl", "config.json", "picture.png", "out.json"]),
-    "--journal": _files(["journal.jsonl", "config.json", "picture.png", "out.json"]),
-    "--tower-keep": _mostly(["0.5", "1.0"]),
-    "--tower-layer": _mostly(["1"], _COUNTS),
-    "--shift": _mostly(["none", "blur"]),
-    "--query": _mostly(["What is red?"]),
-    "--ours": _mostly(["random", "focus"]),
-    "--grid": _mostly(["random seed=1|2", "trim sign=1|-1", f"random seed={DIGITS}", "trim", "random budget=" + DEEP]),
-    "--workers": _mostly(["1", "1", "1"], _COUNTS),
-    "--images": _files(["pictures", "pictures", "pictures", "empty-directory"]),
-    "--questions": _files([*QUESTIONS, *["questions.txt"] * 8]),
-    "--agreement": _mostly(["0.5", "0.95"]),
-    "--max-images": _mostly(["1"], _COUNTS),
-    "--per-image": _mostly(["1"], _COUNTS),
-    "--random": _mostly(["small"]),
-    "--layers": _mostly(["1"], _COUNTS),
-    "--new-tokens": _mostly(["1"], _COUNTS),
-    "--text-tokens": _mostly(["5"], _COUNTS),
-    "--repeats": _mostly(["1"], _COUNTS),
-    "--threads": _mostly(["1"], _COUNTS),
-    "--plot": _files(["out.svg", "picture.png", "out.json", "loop.png"]),
-    "--scorer": _files(["model", "./clip", "no-such-owner/no-such-clip"]),
-    "--tasks": _mostly(["pope", "pope:f1"]),
-    "--include-path": _files(["pictures"]),
-    "--limit": _mostly(["1"], _COUNTS),
-    "--steps": _mostly(["1"], _COUNTS),
-    "--work": _files(["work", "picture.png", "loop.png"]),
-    "--cache-gb": _mostly(["1", "0", "-1", "nan", "1e400"], _COUNTS),
-    "--target": _mostly(["attention", "answer,attention", "luck", ","]),
-}
 _METHOD = ("--method", "--config", "--budget", "--set")
-_LOADED = ("--model", "--device", "--dtype")
-_BENCH = ("--seed", "--plot", "--output", "--device", "--dtype")
+_LOADED = ("--model", "--scorer", "--device", "--dtype")
+_BENCH = ("--seed", "--plot", "--output", "--device", "--dtype", "--scorer", "--pictures", "--questions", "--memory")
 _EVAL = ("--seed", "--positions", "--output")
+_SERVED = ("--host", "--scorer", "--device", "--dtype", "--api-key", "--max-queue", "--max-pictures", "--max-pixels")
 
-# Options that are always given, since their defaults are made for hours; then those that may be.
-COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = {
-    "ask": (("--max-new-tokens", "--model"), (*_METHOD, *_LOADED), True),
-    "show": (("--max-new-tokens", "--model", "--output"), (*_METHOD, *_LOADED), True),
-    "methods": ((), ("--model",), False),
-    "models": ((), (), False),
-    "export": (("--output", "--model"), (*_METHOD, "--scorer"), False),
-    "calibrate": (
+
+@dataclass(frozen=True)
+class Command:
+    """What a command is given.
+
+    Attributes:
+        always: options whose defaults are made for hours.
+        sometimes: options that may be given.
+        flags: options without a value.
+        first: what its arguments are, each with how many of ten command lines have it.
+        own: values of options that mean something else here.
+    """
+
+    always: tuple[str, ...] = ()
+    sometimes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ("--json",)
+    first: tuple[tuple[Words, int], ...] = ()
+    own: tuple[tuple[str, Words], ...] = ()
+
+    def options(self) -> Iterator[str]:
+        """All that it knows."""
+        yield from (*self.always, *self.sometimes, *self.flags)
+
+
+_ASKED = ((files(["picture.png", *INPUTS]), 5), (files(INPUTS), 1), (mostly(["What is red?", "Où?"]), 4))
+_A_MODEL = ((MODELS, 10),)
+_ADVISED = mostly(["llava-1.5-7b", "qwen2.5-vl-7b", "demo", "model"], MODELS, 2)
+_DEVICES = mostly(["h100", "a100", "here"])
+_COUNTED = mostly(["1", "2"], VALUES["--n"], 4)
+
+
+def _new_rows(chance: Random) -> str:
+    return f"{NEW_FOLDERS(chance)}.jsonl"
+
+
+COMMANDS: dict[str, Command] = {
+    "ask": Command(
+        ("--max-new-tokens", "--model"),
+        (*_METHOD, *_LOADED, "--fallback", "--threshold", "--vision-engine", "--frames"),
+        ("--json", "--compare"),
+        _ASKED,
+    ),
+    "show": Command(
+        ("--max-new-tokens", "--model", "--output"),
+        (*_METHOD, *_LOADED, "--frames", "--api-key"),
+        first=_ASKED,
+    ),
+    "show --server": Command(
+        ("--server", "--output"), ("--method", "--budget", "--set", "--api-key", "--max-new-tokens"), first=_ASKED
+    ),
+    "methods": Command((), ("--model",)),
+    "models": Command(),
+    "advise": Command(
+        (),
+        (
+            "--picture",
+            "--pictures",
+            "--budget",
+            "--method",
+            "--text-tokens",
+            "--new-tokens",
+            "--clients",
+            "--dtype",
+            "--threads",
+            "--device",
+        ),
+        ("--json", "--compiled"),
+        ((_ADVISED, 7),),
+        (("--device", _DEVICES), ("--dtype", mostly(["bfloat16", "float16", "float32"])), ("--budget", _COUNTED)),
+    ),
+    "batch": Command(
+        ("--output", "--server", "--retries", "--timeout"),
+        (
+            "--question",
+            "--model",
+            "--method",
+            "--budget",
+            "--set",
+            "--max-new-tokens",
+            "--in-flight",
+            "--api-key",
+            "--server",
+        ),
+        ("--json", "--retry-errors"),
+        ((DATA, 10),),
+        (("--output", one_of(_new_rows, _new_rows, VALUES["--output"])),),
+    ),
+    "serve": Command(
+        ("--port", "--engine"),
+        (
+            *_METHOD,
+            *_SERVED,
+            "--served-model-name",
+            "--cors-origin",
+            "--max-batch",
+            "--max-tokens",
+            "--max-body",
+            "--deadline",
+            "--grace",
+        ),
+        ("--remote-pictures",),
+        _A_MODEL,
+    ),
+    "encode-server": Command(
+        ("--port", "--upstream"),
+        (*_METHOD, *_SERVED, "--max-body", "--deadline", "--upstream-key", "--cache-images"),
+        ("--remote-pictures",),
+        _A_MODEL,
+    ),
+    "language-model": Command(("--output",), ("--dtype",), first=_A_MODEL, own=(("--output", NEW_FOLDERS),)),
+    "export": Command(
+        ("--output",),
+        (*_METHOD, "--scorer", "--device", "--dtype"),
+        ("--json", "--onnx"),
+        _A_MODEL,
+        (("--output", NEW_FOLDERS),),
+    ),
+    "calibrate": Command(
         ("--images", "--max-images", "--per-image", "--max-new-tokens", "--model"),
-        ("--questions", *_METHOD[:1], "--set", "--agreement", "--batch-size", "--seed", "--output", *_LOADED),
-        False,
+        (
+            "--questions",
+            *_METHOD[:1],
+            "--set",
+            "--agreement",
+            "--batch-size",
+            "--seed",
+            "--output",
+            *_LOADED,
+            "--risk",
+            "--confidence",
+            "--measure",
+        ),
+        ("--json", "--knee", "--force", "--fallback", "--no-fallback"),
     ),
-    "fit": (
-        ("--images", "--max-images", "--steps", "--max-new-tokens", "--work", "--model"),
-        ("--questions", "--per-image", "--batch-size", "--cache-gb", "--target", "--seed", "--output", *_LOADED),
-        False,
-    ),
-    "eval scenes": (
+    "eval scenes": Command(
         ("--n", "--batch-size", "--model"),
         (*_METHOD, *_EVAL, "--tower-keep", "--tower-layer", "--resume", *_LOADED),
-        False,
     ),
-    "eval dialogues": (("--n", "--batch-size", "--model"), (*_METHOD, *_EVAL, "--turns", *_LOADED), False),
-    "eval suite": (
+    "eval dialogues": Command(("--n", "--batch-size", "--model"), (*_METHOD, *_EVAL, "--turns", *_LOADED)),
+    "eval suite": Command(
         ("--n", "--batch-size", "--method", "--budget", "--model"),
         ("--config", *_EVAL, "--shift", "--query", "--ours", "--journal", "--workers", "--grid", *_LOADED),
-        False,
     ),
-    "eval paper-table": (
+    "eval paper-table": Command(
         ("--model",),
-        (*_METHOD, "--positions", "--tasks", "--include-path", "--limit", "--resume", "--batch-size", "--output"),
-        False,
+        (
+            *_METHOD,
+            "--positions",
+            "--tasks",
+            "--include-path",
+            "--limit",
+            "--resume",
+            "--batch-size",
+            "--output",
+            "--scorer",
+            "--device",
+            "--dtype",
+        ),
     ),
-    "bench": (
+    "bench": Command(
         ("--repeats", "--new-tokens", "--budget", "--threads", "--model"),
-        ("--random", "--layers", *_METHOD, "--tower-keep", "--tower-layer", "--batch-size", "--text-tokens", *_BENCH),
-        False,
+        (
+            "--random",
+            "--layers",
+            *_METHOD,
+            "--tower-keep",
+            "--tower-layer",
+            "--batch-size",
+            "--text-tokens",
+            *_BENCH,
+            "--vision-engine",
+        ),
+        first=((HOSTILE_TEXT, 1),),  # 'ask' and 'claim' take minutes
+        own=(("--questions", mostly(["1", "2"], VALUES["--n"])),),
     ),
 }
 
 
-@st.composite
-def command_lines(draw: st.DrawFn) -> list[str]:
+_OTHERS = ["", "aks", "eval", "eval nothing"]
+_ENDINGS = ["--help", "--version", "--no-such", "-o", "--show-completion", "--debug"]
+
+
+def command_line(chance: Random) -> list[str]:
     """One command line, without the program's name."""
-    command = draw(st.sampled_from([*COMMANDS, *COMMANDS, "", "aks", "eval", "eval nothing"]))
-    words = command.split()
-    always, sometimes, takes_picture = COMMANDS.get(command, ((), (), False))
-    if takes_picture and draw(st.booleans()):
-        words.append(draw(_files(["picture.png", *_INPUTS])))
-        if draw(st.integers(0, 5)):
-            words.append(draw(_mostly(["What is red?", "Où?"])))
-    if command == "export":
-        words.append(draw(_VALUES["--model"]))
-        always = ("--output",)
-    picked = draw(st.lists(st.sampled_from(sometimes), max_size=4)) if sometimes else []
-    for option in [*always, *picked]:
-        words += [option, draw(_VALUES[option])]
-    if command and draw(st.booleans()):
-        words.append("--json")
-    extra = draw(st.integers(0, 60))
+    name = chance.choice([*COMMANDS, *COMMANDS, *_OTHERS])
+    command = COMMANDS.get(name, Command())
+    words = name.removesuffix(" --server").split()
+    words += [values(chance) for values, often in command.first if chance.randint(1, 10) <= often]
+    own, picked = dict(command.own), chance.choices(command.sometimes or [""], k=chance.randint(0, 4))
+    for option in filter(None, [*command.always, *picked]):
+        words += [option, own.get(option, VALUES[option])(chance)]
+    words += [flag for flag in command.flags if name and chance.random() < (0.5 if flag == "--json" else 0.2)]
+    extra = chance.randint(0, 60)
     if extra == 0:
-        words.append(draw(HOSTILE_TEXT))
+        words.append(HOSTILE_TEXT(chance))
     elif extra == 1:
-        words.append(draw(st.sampled_from(["--help", "--version", "--no-such", "-o"])))
+        words.append(chance.choice(_ENDINGS))
+    elif extra == 2:
+        words += ["--", HOSTILE_TEXT(chance)]
     return words

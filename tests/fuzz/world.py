@@ -8,9 +8,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 from PIL import Image
+from pyarrow import parquet
 
 from tests.checkpoint import save_small
+from trimkit.attach.export import export
 
 DEEP = "[" * 5000 + "]" * 5000
 DIGITS = "9" * 40
@@ -40,6 +43,25 @@ QUESTIONS: dict[str, object] = {
     "torn.jsonl": '{"question": "Wh\n',
     "columns.csv": "a,b\n1,2\n",
 }
+ROWS: dict[str, object] = {
+    "rows.jsonl": '{"image": "picture.png", "question": "What is red?"}\n{"id": 7, "images": ["soft.png", "nan.tif"]}\n',
+    "rows-odd.jsonl": f'[]\n{{"image": {DEEP}}}\n{{"image": "\\ud800", "question": {DIGITS}}}\n"x\n\n{{"images": []}}\n',
+    "rows-places.jsonl": "".join(
+        json.dumps({"image": place, "question": "?"}) + "\n"
+        for place in (
+            "/dev/zero",
+            "pipe",
+            "x" * 300,
+            "a\0b",
+            "~nobody-has-this-name/x",
+            "data:image/png,??",
+            "http://[",
+        )
+    ),
+    "rows-latin.jsonl": b'{"question": "\xe9"}\n\xff\xfe\n',
+    "rows-empty.jsonl": "",
+    "rows-no.parquet": "PAR1 is what it begins with",
+}
 
 
 def build(folder: Path) -> None:
@@ -55,7 +77,16 @@ def build(folder: Path) -> None:
     Image.fromarray(np.where(ramp > 9, ramp, np.nan).astype(np.float32)).save(folder / "nan.tif")
     Image.fromarray(np.where(ramp > 9, ramp, np.inf).astype(np.float32)).save(folder / "inf.tif")
     (folder / "cut.png").write_bytes((folder / "picture.png").read_bytes()[:60])
-    for name, content in {**CONFIGS, **QUESTIONS}.items():
+    frames = [picture.rotate(90 * number) for number in range(3)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    (folder / "frames").mkdir()
+    for number, frame in enumerate(frames):
+        frame.save(folder / "frames" / f"{number}.png")
+    (folder / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    Image.new("1", (30_000, 30_000)).save(folder / "bomb.png")
+    table = {"image": ["picture.png", None], "question": ["What is red?", None]}
+    parquet.write_table(pyarrow.table(table), folder / "rows.parquet")
+    for name, content in {**CONFIGS, **QUESTIONS, **ROWS}.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else str(content).encode())
     (folder / "read-only.json").write_text("{}")
     (folder / "read-only.json").chmod(0o444)
@@ -94,6 +125,12 @@ def _models(folder: Path) -> None:
     }.items():
         shutil.copytree(small, folder / name)
         (folder / name / "trimkit.json").write_text(settings)
+    for name, config in {"model-config": DEEP, "model-list": "[1, 2]"}.items():
+        shutil.copytree(small, folder / name)
+        (folder / name / "config.json").write_text(config)
+    shutil.copytree(small, folder / "model-cut")
+    os.truncate(folder / "model-cut" / "model.safetensors", 5000)
+    export(small, folder / "model-exported", method="random", budget=3)
     shutil.copytree(small, folder / "model-pipe")
     os.mkfifo(folder / "model-pipe" / "tokenizer_extra.json")
     shutil.copytree(small, folder / "model-zero")
@@ -104,6 +141,13 @@ def _models(folder: Path) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The user's own files that no command may change."""
-    kept = [*CONFIGS, *QUESTIONS, "picture.png", "hard.png", "pictures/one.png", "pictures/two.jpg", "read-only.json"]
+    kept = [*CONFIGS, *QUESTIONS, *ROWS, "rows.parquet", "moving.gif", "picture.png", "hard.png", "read-only.json"]
+    kept += ["pictures/one.png", "pictures/two.jpg"]
     kept += ["model/config.json", "model/model.safetensors", "cut.png", "sixteen.png"]
     return {name: (folder / name).read_bytes() for name in kept}
+
+
+def names(folder: Path) -> set[str]:
+    """All files and directories that are there, however deep."""
+    found = (os.path.join(place, name) for place, below, here in os.walk(folder) for name in (*below, *here))
+    return {os.path.relpath(path, folder) for path in found}

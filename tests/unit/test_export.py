@@ -371,6 +371,20 @@ def test_a_checkpoint_that_is_saved_again_is_reduced_again(
         assert torch.equal(_said(_load(again), asked), expected[0])
 
 
+def test_a_checkpoint_that_is_saved_before_its_first_generate_is_stock_until_the_files_are_copied(
+    exported: Path, asked: Any, expected: Any, tmp_path: Path
+) -> None:
+    """No code of trimkit's runs before; docs/using.md says what to do."""
+    _load(exported).save_pretrained(tmp_path / "saved")
+    AutoProcessor.from_pretrained(exported).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "custom_generate").exists()
+    assert torch.equal(_said(_load(tmp_path / "saved"), asked), expected[1])
+    shutil.copy(exported / "trimkit.json", tmp_path / "saved")
+    for folder in ("custom_generate", "clip"):
+        shutil.copytree(exported / folder, tmp_path / "saved" / folder)
+    assert torch.equal(_said(_load(tmp_path / "saved"), asked), expected[0])
+
+
 def test_saving_over_a_checkpoint_leaves_what_is_there(exported: Path, asked: Any, tmp_path: Path) -> None:
     model = _load(exported)
     _said(model, asked)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from trimkit.bench.shapes import SHAPES, Shape
-from trimkit.errors import InputError, ModelError, UnknownNameError, UnsupportedError
+from trimkit.errors import InputError, ModelError, TrimkitError, UnknownNameError, UnsupportedError
+from trimkit.io.files import user_path
+from trimkit.io.reading import check_checkpoint
 
 __all__ = ["model_of", "with_picture"]
 
 _TILES = {"llava_next": 4, "llava_onevision": 9}  # the most that the published checkpoints cut a picture to
+_LARGEST = 10_000_000  # of the numbers in a config
 _CLIP = SHAPES["llava-1.5-7b"]
 
 
@@ -21,27 +24,44 @@ def model_of(name: str) -> Shape:
 
     Raises:
         UnknownNameError: neither a shape nor a directory.
+        InputError: no path can be so, or its directory holds a file that never ends.
         ModelError: the config cannot be read.
         UnsupportedError: an architecture whose arithmetic is not known here.
     """
     if name in SHAPES:
         return SHAPES[name]
-    folder = _demo() if name == "demo" else Path(name).expanduser()
+    folder = _demo() if name == "demo" else user_path(name)
     if not folder.is_dir():
         raise UnknownNameError("model", name, [*SHAPES, "demo"])
-    from transformers import AutoConfig
-
     try:
-        config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        return _shape_of(folder)
+    except TrimkitError:
+        raise
+    except Exception as error:  # the readers of configs fail in ways of their own
         raise ModelError(
             f"{name} has no config.json that can be read: give a checkpoint's directory or a shape"
         ) from error
+
+
+def _shape_of(folder: Path) -> Shape:
+    """What the config in a directory says.
+
+    Raises:
+        InputError: the directory holds a file that never ends.
+        UnsupportedError: see ``model_of``.
+    """
+    from transformers import AutoConfig
+
+    check_checkpoint(folder)
+    config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     kind = str(config.model_type)
     if kind not in {shape.kind for shape in SHAPES.values()}:
         known = ", ".join(sorted({shape.kind for shape in SHAPES.values()}))
         raise UnsupportedError(f"no arithmetic for model type {kind!r}, only for {known}: name a shape of like size")
     shape = _merging(config, kind) if kind.startswith("qwen") else _crops(config, kind)
+    numbers = (*shape.vision, *shape.language, shape.image_tokens, shape.vocabulary)
+    if not all(1 <= number <= _LARGEST for number in numbers):
+        raise ModelError(f"the sizes in {str(folder / 'config.json')!r} are those of no model: check it")
     return replace(shape, **_text_tower(folder))
 
 

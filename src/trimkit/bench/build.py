@@ -10,6 +10,7 @@ import torch
 from trimkit.bench.kinds import IMAGE_TOKEN, kind_of
 from trimkit.bench.kinds.parts import clip_tower
 from trimkit.bench.shapes import Shape
+from trimkit.io.building import one_at_a_time
 from trimkit.scorers import ClipNativeScorer, ExternalScorer, Scorer
 
 __all__ = ["IMAGE_TOKEN", "build_llava", "build_scorer", "clip_config", "llava_config"]
@@ -47,7 +48,7 @@ def build_llava(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed:
 
     auto: Any = transformers.AutoModelForImageTextToText  # typed only in part
     torch.manual_seed(seed)
-    with torch.device(device):
+    with one_at_a_time(), torch.device(device):
         model: Any = auto.from_config(llava_config(shape), dtype=dtype)
     return model.eval()
 
@@ -58,7 +59,7 @@ def build_scorer(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed
 
     auto: Any = transformers.AutoModel  # typed only in part
     torch.manual_seed(seed)
-    with torch.device(device):
+    with one_at_a_time(), torch.device(device):
         clip: Any = auto.from_config(clip_config(shape), dtype=dtype)
     words = _WordHash(shape.text_vocabulary)
     if not _native(shape):

@@ -164,7 +164,7 @@ def pick_call(
         ConfigError: a fallback that is not known, or a threshold without one.
     """
     from trimkit.config import call_options, exported_reduction
-    from trimkit.core.confidence import Fallback, fallback_of
+    from trimkit.core.confidence import fallback_of
 
     own = None if model is None or config is not None else exported_reduction(model)
     found = call_options(config, own)
@@ -174,7 +174,7 @@ def pick_call(
         said = fallback_of(found.get("fallback"))
         if said is None:
             raise ConfigError("--threshold is when a question is asked again: give --fallback full, too")
-        found["fallback"] = Fallback(**{**said.model_dump(), "threshold": threshold})
+        found["fallback"] = fallback_of({**said.model_dump(), "threshold": threshold})
     return found
 
 

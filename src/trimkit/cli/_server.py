@@ -10,11 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit
 
 from trimkit.errors import InputError
-from trimkit.io.text import is_text, one_line, parse_json
+from trimkit.io.addresses import is_sendable_key, is_server_address
+from trimkit.io.text import one_line, parse_json
 
 __all__ = ["ServerAnswer", "ask_server", "draw_answer"]
 
@@ -49,9 +50,11 @@ def ask_server(
         key: the API key, or None.
 
     Raises:
-        InputError: the address, the connection, or what the server refuses.
+        InputError: the address, the key, the connection, or what the server refuses.
     """
     base = _base(url)
+    if not is_sendable_key(key):
+        raise InputError("the API key holds what no header can carry: give it without spaces, in plain letters")
     models = _call(f"{base}/models", None, key)
     try:
         model = str(models["data"][0]["id"])
@@ -111,12 +114,7 @@ def _views(image: Any, told: dict[str, Any], picture: Any) -> list[Any]:
 
 
 def _base(url: str) -> str:
-    try:
-        parts = urlsplit(url.strip())
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and is_text(url)
-    except ValueError:
-        usable = False
-    if not usable or not url.isascii():
+    if not is_server_address(url.strip()):
         raise InputError(
             f"server {url[:120]!r} is not an http or https address: give for example http://localhost:8000"
         )
@@ -131,7 +129,7 @@ def _call(url: str, body: bytes | None, key: str | None) -> Any:
             text = answer.read(_MAX_BYTES + 1)
     except urllib.error.HTTPError as error:
         raise InputError(f"{url} answers {error.code}: {_told(error)}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:  # another protocol answers by an HTTPException
         cause = getattr(error, "reason", None) or error
         raise InputError(f"{url} cannot be reached ({cause}): check the address, and that the server runs") from None
     if len(text) > _MAX_BYTES:

@@ -63,9 +63,10 @@ def command(
         import uvicorn
 
         from trimkit.serving.encode.app import create_app
+        from trimkit.serving.encode.upstream import check_upstream
         from trimkit.serving.server.process import listening
     from trimkit.serving.encode.encoder import PictureEncoder
-    from trimkit.serving.server.settings import Limits
+    from trimkit.serving.server.settings import Limits, check_own_key
 
     limits = Limits(
         body_bytes=max_body * 2**20,
@@ -75,6 +76,8 @@ def command(
         queue=max_queue,
         deadline=deadline,
     )
+    check_upstream(upstream, upstream_key)
+    check_own_key(api_key)
     chosen = common.pick_method(method, budget, settings, config, model)
     with listening(host, port) as listener, common.quiet():
         encoder = PictureEncoder.from_pretrained(

@@ -11,6 +11,7 @@ from torch import nn
 
 from trimkit.core.types import EncoderProfile
 from trimkit.errors import ModelError
+from trimkit.io.building import one_at_a_time
 from trimkit.io.progress import without_progress_bars
 
 __all__ = ["EncoderCheckpoint", "fingerprint", "read_config"]
@@ -65,7 +66,7 @@ class EncoderCheckpoint:
         auto: Any = transformers  # its classes are typed only in part
         options = {"config": self.config if config is None else config, "use_safetensors": True}
         try:
-            with without_progress_bars():
+            with without_progress_bars(), one_at_a_time():
                 found, info = (model_class or auto.AutoModel).from_pretrained(
                     self.source, output_loading_info=True, trust_remote_code=False, **options
                 )

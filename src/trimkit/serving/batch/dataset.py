@@ -10,7 +10,7 @@ from typing import Any
 
 from trimkit.errors import ConfigError, InputError, MissingDependencyError
 from trimkit.io.files import user_path
-from trimkit.io.text import parse_json
+from trimkit.io.text import is_text, parse_json
 
 __all__ = ["PICTURES", "BadRow", "Row", "count_rows", "read_rows"]
 
@@ -57,11 +57,13 @@ def read_rows(source: str | Path, question: str | None = None) -> Iterator[Row |
         question: for rows that have none.
 
     Raises:
-        ConfigError: there is no such file or directory, it is of another kind, it has no pictures, or a directory comes without
-            a question.
+        ConfigError: there is no such file or directory, it is of another kind, it has no pictures, a directory comes without
+            a question, or the question is no text.
         MissingDependencyError: pyarrow is not installed.
     """
     path = user_path(source)
+    if not is_text(question or ""):
+        raise ConfigError("the question is not UTF-8 text: write it again")
     if path.is_dir():
         return _of_directory(path, question)
     if not path.is_file():
@@ -164,6 +166,8 @@ def _row(fields: Mapping[str, Any], index: int, base: Path, question: str | None
         asked = question if fields.get("question") is None else fields["question"]
         if not isinstance(asked, str) or not asked.strip():
             raise InputError("no question: add the field 'question', or give one for all")
+        if not is_text(asked):
+            raise InputError("the question is no text, it holds half a letter: write it again")
         return Row(index, name, tuple(_picture(each, base) for each in given), asked)
     except InputError as error:
         return BadRow(index, name, str(error))

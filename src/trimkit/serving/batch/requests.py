@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimkit.errors import InputError
+from trimkit.errors import ConfigError, InputError
 from trimkit.io.reading import check_regular, read_bytes
+from trimkit.io.text import is_text
 from trimkit.serving.batch.dataset import Row
 
 __all__ = ["RequestSettings", "chat_request", "check_pictures", "reply_of"]
@@ -35,6 +36,9 @@ class RequestSettings:
         temperature: 0 is greedy.
         trim: how image tokens are reduced (``method``, ``budget``, the method's options); empty leaves it to the servers.
         extra: other fields of the request's body, as they are.
+
+    Raises:
+        ConfigError: ``model`` is no text.
     """
 
     model: str
@@ -42,6 +46,11 @@ class RequestSettings:
     temperature: float = 0.0
     trim: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no request could say."""
+        if not is_text(self.model):
+            raise ConfigError(f"model {self.model!r} is not UTF-8 text: give the name that the server lists")
 
     def to_plain(self) -> dict[str, Any]:
         """JSON-like, so that a later run can tell whether it has the same."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trimkit.errors import ConfigError, MissingDependencyError
+from trimkit.io.addresses import is_sendable_key, is_server_address
+from trimkit.io.text import parse_json
 
 if TYPE_CHECKING:
     import httpx
@@ -49,8 +51,10 @@ class ServerSettings:
         if not self.urls:
             raise ConfigError("there is no server to ask: give its address, such as http://localhost:8000")
         for url in self.urls:
-            if not url.lower().startswith(("http://", "https://")):
+            if not is_server_address(url):
                 raise ConfigError(f"server {url!r} is no address: give one such as http://localhost:8000")
+        if not is_sendable_key(self.api_key):
+            raise ConfigError("the API key holds what no header can carry: give it without spaces, in plain letters")
         for name, low in (("in_flight", 1), ("retries", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"{name} {getattr(self, name)} is below {low}")
@@ -123,7 +127,7 @@ class ServerPool:
         for server in self._servers:
             try:
                 reply = await self._client.get(f"{server.url}/v1/models")
-                return str(reply.json()["data"][0]["id"])
+                return str(_content(reply)["data"][0]["id"])
             except (self._errors, ValueError, LookupError, TypeError) as error:
                 causes.append(f"{server.url}: {_cause(error)}")
         raise ServersGoneError(
@@ -155,6 +159,8 @@ class ServerPool:
     async def _ask(self, server: _Server, body: dict[str, Any]) -> Any:
         try:
             reply = await self._client.post(f"{server.url}/v1/chat/completions", json=body)
+        except UnicodeEncodeError:
+            raise RowFailedError("the question or the model's name is no text: it holds half a letter", None) from None
         except self._errors as error:
             self._rest(server)
             raise RowFailedError(f"{server.url}: {_cause(error)}", None) from None
@@ -168,7 +174,7 @@ class ServerPool:
         if reply.status_code != 200:
             raise RowFailedError(_message(reply), reply.status_code)
         try:
-            answer = reply.json()
+            answer = _content(reply)
         except ValueError:
             self._rest(server)
             raise RowFailedError(f"{server.url}: the reply is no JSON", 502) from None
@@ -203,10 +209,19 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:120]}" if str(error) else type(error).__name__
 
 
+def _content(reply: Any) -> Any:
+    """The JSON of a reply.
+
+    Raises:
+        ValueError: it is none, or one that is meant to do harm.
+    """
+    return parse_json(reply.content.decode())
+
+
 def _message(reply: Any) -> str:
     """What an error reply says, OpenAI's form or another."""
     try:
-        said = reply.json()
+        said = _content(reply)
         error = said.get("error", said)
         text = error.get("message") if isinstance(error, dict) else error
         return str(text or error)[:500]

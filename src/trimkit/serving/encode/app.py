@@ -18,7 +18,7 @@ from trimkit.serving.encode.upstream import Upstream
 from trimkit.serving.server.errors import ApiError
 from trimkit.serving.server.keys import check_key
 from trimkit.serving.server.replies import Waiting
-from trimkit.serving.server.settings import Limits
+from trimkit.serving.server.settings import Limits, check_own_key
 
 __all__ = ["create_app"]
 
@@ -45,8 +45,9 @@ def create_app(
         transport: of httpx, in place of the network; for tests.
 
     Raises:
-        ConfigError: ``upstream`` is no address.
+        ConfigError: ``upstream`` is no address, or no header can carry one of the keys.
     """
+    check_own_key(api_key)
     limits = limits or Limits()
     waiting = Waiting(limits.queue)
     metrics = EncodeMetrics(lambda: waiting.count)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trimkit.errors import ConfigError, UnsupportedError
+from trimkit.io.building import one_at_a_time
 from trimkit.io.directories import built, new_directory
 from trimkit.loading import load_model
 
@@ -64,7 +65,7 @@ def _alone(model: Any) -> Any:
     config = model.config.get_text_config()
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     try:
-        with torch.device("meta"):
+        with one_at_a_time(), torch.device("meta"):
             auto: Any = AutoModelForCausalLM
             alone = auto.from_config(config)
     except (ValueError, KeyError):

@@ -8,16 +8,29 @@ from typing import Any
 import httpx
 
 from trimkit.errors import ConfigError
+from trimkit.io.addresses import is_sendable_key, is_server_address
 from trimkit.serving.encode.metrics import EncodeMetrics
 from trimkit.serving.server.answers import event
 from trimkit.serving.server.errors import ApiError
 from trimkit.serving.server.settings import Limits
 
-__all__ = ["Upstream"]
+__all__ = ["Upstream", "check_upstream"]
 
 _DONE = b"data: [DONE]"
 _KEPT_SECONDS = 2.0  # below the 5 after which vLLM closes a connection that nothing comes by
 _CUT_OFF = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
+
+
+def check_upstream(url: str, api_key: str | None) -> None:
+    """Look at the engine's address and key; nothing is sent.
+
+    Raises:
+        ConfigError: ``url`` is no http(s) address, or no header can carry the key.
+    """
+    if not is_server_address(url):
+        raise ConfigError(f"upstream {url!r} is no address: give one such as http://localhost:8001")
+    if not is_sendable_key(api_key):
+        raise ConfigError("the upstream's key holds what no header can carry: give it in plain letters, without spaces")
 
 
 class Upstream:
@@ -31,7 +44,7 @@ class Upstream:
         transport: of httpx, in place of the network; for tests.
 
     Raises:
-        ConfigError: ``url`` is no http(s) address.
+        ConfigError: ``url`` is no http(s) address, or no header can carry the key.
     """
 
     def __init__(
@@ -43,8 +56,7 @@ class Upstream:
         metrics: EncodeMetrics,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        if not url.lower().startswith(("http://", "https://")):
-            raise ConfigError(f"upstream {url!r} is no address: give one such as http://localhost:8001")
+        check_upstream(url, api_key)
         self._metrics = metrics
         self._client = httpx.AsyncClient(
             base_url=url.rstrip("/").removesuffix("/v1"),

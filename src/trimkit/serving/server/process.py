@@ -148,7 +148,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
-        except (OSError, OverflowError, UnicodeError, ValueError) as error:
+        except (OSError, OverflowError, TypeError, ValueError) as error:  # names that are none: of every kind
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"cannot listen at {host}:{port} ({reason}): give another --host or --port") from None
         yield listener

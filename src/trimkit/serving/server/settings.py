@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from trimkit.errors import ConfigError
+from trimkit.io.addresses import is_sendable_key
 
-__all__ = ["Access", "Limits"]
+__all__ = ["Access", "Limits", "check_own_key"]
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,28 @@ class Access:
         api_key: that ``Authorization: Bearer`` has to give below ``/v1``; None for nobody's.
         origins: whose pages a browser lets ask (CORS), such as ``https://example.org``, or ``*``.
         remote_pictures: whether ``image_url`` may be an http or https address, which this machine then fetches.
+
+    Raises:
+        ConfigError: a key that no client could send.
     """
 
     model_name: str
     api_key: str | None = None
     origins: tuple[str, ...] = ()
     remote_pictures: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a key that nobody could give."""
+        check_own_key(self.api_key)
+
+
+def check_own_key(key: str | None) -> None:
+    """Look at the key that clients have to send.
+
+    Raises:
+        ConfigError: no header can carry it.
+    """
+    if not is_sendable_key(key):
+        raise ConfigError(
+            "the API key is one that no client could send: choose plain letters and digits, without spaces"
+        )

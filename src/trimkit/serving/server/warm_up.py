@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from trimkit.errors import UnsupportedError
+from trimkit.io.text import one_line
+from trimkit.serving.server.errors import ApiError
 from trimkit.serving.server.jobs import Job
 from trimkit.serving.server.kv_batch import KVBatch
 from trimkit.serving.server.prefill import Prefill, ReducedPrompt
@@ -37,7 +39,7 @@ def warm_up(model: Any, service: Service) -> bool:
     """
     prefill = service.prefill
     with torch.no_grad():
-        prompts = [prefill.reduce(_job(service, number)) for number in (0, 1)]
+        prompts = [prefill.reduce(_tried(model, service, number)) for number in (0, 1)]
         right = [prefill.stock_logits(prompt) for prompt in prompts]
         for merges in (True, False):
             prefill.merges = merges
@@ -63,6 +65,21 @@ def _second(model: Any, prefill: Prefill, prompts: Sequence[ReducedPrompt]) -> T
         batch.join(filled.cache, len(prompt.ids), filled.position)
         tokens.append(int(filled.logits.argmax()))
     return batch.step(tokens)
+
+
+def _tried(model: Any, service: Service, number: int) -> Job:
+    """A job as requests are turned into one.
+
+    Raises:
+        UnsupportedError: that does not work with this checkpoint, which is broken in a way of its own.
+    """
+    try:
+        return _job(service, number)
+    except (ApiError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        cause = one_line(str(error))[:160] or type(error).__name__
+        raise UnsupportedError(
+            f"{type(model).__name__} of this checkpoint cannot be asked ({cause}): check its config and its processor"
+        ) from error
 
 
 def _job(service: Service, number: int) -> Job:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from trimkit.io.building import one_at_a_time
 from trimkit.io.settings import load_settings
 from trimkit.models import Family, families, family_of
 from trimkit.scorers import Scorer, load_scorer
@@ -39,7 +40,7 @@ def twin_of(config: Any) -> tuple[Family, Any]:
     from transformers import AutoModelForImageTextToText
 
     made: Any = AutoModelForImageTextToText  # its methods are typed only in part
-    with torch.device("meta"):
+    with one_at_a_time(), torch.device("meta"):
         model = made.from_config(copy.deepcopy(config))
     return family_of(model), model.eval()
 
