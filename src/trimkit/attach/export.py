@@ -156,7 +156,7 @@ def _carry_settings(origin: Path, target: Path) -> None:
 
 
 def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None, base: str = "") -> None:
-    """Settings and a model card, then code: until the code is there, the checkpoint is as it was."""
+    """Settings, then code, then a model card: until the code is there, the checkpoint is as it was."""
     _check_foreign(directory)
     settings = read_settings(directory)
     if scorer is not None:
@@ -164,8 +164,8 @@ def _write(directory: Path, reduction: dict[str, Any], scorer: str | Path | None
     _check_readable(directory, reduction)
     _check_scorer(directory, reduction, settings)
     write_settings(directory, {**settings, "reduce": reduction})
-    write_card(directory, reduction, base)
     _write_code(directory)
+    write_card(directory, reduction, base)
 
 
 def _write_code(directory: Path) -> None:
