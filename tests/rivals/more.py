@@ -44,10 +44,12 @@ def hiprune(vector: Vector) -> Outputs:
     image = replace(image, grid=(side, side))
     count, alpha = parameters["HIPRUNE_RETENTION"], parameters["HIPRUNE_ALPHA"]
     selection, found = kept(image, "hiprune", budget=count, alpha=alpha, object_layer=layer)
-    parts = anchors_and_registers(given["object_received"], given["deep_received"], count, alpha, side)
+    received = (given["object_received"], given["deep_received"])
+    parts = anchors_and_registers(received[0][None], received[1][None], [count], alpha, [side])
+    falling = [each.sort(descending=True, stable=True).indices for each in received]
     return {
-        "anchor_indices": parts[0],
-        "register_indices": parts[1],
+        "anchor_indices": falling[0][parts[0][0][falling[0]]],
+        "register_indices": falling[1][parts[1][0][falling[1]]],
         "indices": selection.indices,
         "tokens": found,
         "count": len(selection),
