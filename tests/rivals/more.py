@@ -120,10 +120,10 @@ def apet(vector: Vector) -> Outputs:
     features, number = vector.inputs["features"], vector.parameters["basis_token_num"]
     first, count = int(vector.outputs["basis_indices"][0]), vector.parameters["visual_token_num"]
     selection, found = kept(ImageTokens(features), "apet", budget=count, basis=number, first=first)
-    basis = farthest_points(features, first, number)
-    order = approximation_errors(features, basis).sort(descending=True, stable=True).indices[:count]
+    basis = farthest_points(features[None], [first], number)
+    order = approximation_errors(features[None], basis)[0].sort(descending=True, stable=True).indices[:count]
     return {
-        "basis_indices": basis,
+        "basis_indices": basis[0],
         "indices_in_order": order,
         "indices": selection.indices,
         "tokens": found,
