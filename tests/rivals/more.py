@@ -16,7 +16,7 @@ from trimkit.core.layer_read import LayerRead, TextRows
 from trimkit.core.tower_plan import TowerRead
 from trimkit.core.types import Selection
 from trimkit.methods.apet import approximation_errors, farthest_points
-from trimkit.methods.flowcut import flow_scores, flow_step
+from trimkit.methods.flowcut import flow_scores, flow_steps
 from trimkit.methods.hiprune import anchors_and_registers
 from trimkit.methods.mmtok import coverage_rows, greedy_cover
 from trimkit.methods.prunesid import principal_groups
@@ -140,7 +140,7 @@ def _one_layer(vector: Vector) -> Outputs:
     seen = attention(given["q"], given["k"], heads).mean(dim=0)[0, 1:]
     values, ahead, last = given["v"].unflatten(1, (heads, -1)), vector.parameters["rpl"], 100
     read = TowerRead(last - 2 - ahead, last, len(seen), seen, values, given.get("cumulative"))
-    going, scores = flow_step(read, vector.parameters["target"])
+    going, scores = flow_steps([read], [vector.parameters["target"]])[0]
     assert going is not None
     states = given["hidden"]
     return {
@@ -163,7 +163,7 @@ def _whole_tower(vector: Vector) -> Outputs:
         weights, values = attention(query, key, heads), value.unflatten(1, (heads, -1))
         states = states + torch.einsum("hqk,khd->qhd", weights, values).flatten(1) @ given["wo"][number]
         read = TowerRead(number, layers - 1, total, weights.mean(dim=0)[0, 1:], values, carried)
-        going, carried = flow_step(read, vector.parameters["target"])
+        going, carried = flow_steps([read], [vector.parameters["target"]])[0]
         if going is not None:
             left, states = left[going], torch.cat([states[:1], states[1:][going]])
         lengths.append(len(states))

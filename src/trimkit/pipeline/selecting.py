@@ -183,7 +183,14 @@ def make_batch(
         tower_keys=keys,
         signals=_signals(images, device),
         lengths=lengths,
+        alive_counts=_alive_counts(images),
     )
+
+
+def _alive_counts(images: Sequence[ImageTokens]) -> tuple[int, ...] | None:
+    """Where the host knows all of them."""
+    known = tuple(image.alive_count for image in images if image.alive_count is not None)
+    return known if len(known) == len(images) else None
 
 
 def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
@@ -231,7 +238,7 @@ def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
 
 def _with_features(image: ImageTokens, layers: Sequence[Tensor]) -> ImageTokens:
     features, *deeper = layers
-    kept = replace(image, features=features, layers=tuple(deeper), views=(), alive=None)
+    kept = replace(image, features=features, layers=tuple(deeper), views=(), alive=None, alive_count=None)
     return replace(kept, cls_attention=None, keys=None, signals={})
 
 
