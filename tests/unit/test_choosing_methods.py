@@ -126,6 +126,9 @@ def test_a_method_that_lists(monkeypatch: pytest.MonkeyPatch, together: bool) ->
     if together:
         monkeypatch.setattr(transfer, "ONE_BY_ONE", frozenset())
     assert kept(Listing(budget=3)) == [[1, 1, 2], [1, 1, 2], [1, 1, 2], [0]]  # type: ignore[arg-type]
+    some = batch()
+    marks = Listing(budget=3).keep(Listing(budget=3).scores(some), some)  # type: ignore[arg-type]
+    assert [row.nonzero().flatten().tolist() for row in marks] == [[1, 2], [1, 2], [1, 2], [0]]
     given = InOrder(budget=0.5).select(batch())  # type: ignore[arg-type]
     assert [each.ordered.tolist() for each in given] == [[3, 2, 1, 1], [1, 1], [3, 2, 1, 1], [0]]
     assert [each.order is None for each in given] == [False, False, False, True]

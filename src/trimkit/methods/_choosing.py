@@ -107,7 +107,7 @@ class ChoosingMethod(Method):
         return F.sanitize(scores, batch.padding)
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
-        return self._kept(scores, batch)[0]
+        return self._kept(scores, batch).keep
 
     def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         """``[B]`` how many tokens stay."""
