@@ -94,7 +94,8 @@ def anchors_and_registers(
     reached = torch.full((images, total), total, device=device).scatter_reduce(
         1, targets, rank.repeat(1, 5), "amin", include_self=True
     )
-    kept, wanted = upload([[count, round(count * alpha / 5)] for count in counts], device).split(1, dim=1)
+    numbers = upload([[count, round(count * alpha / 5)] for count in counts], device)
+    kept, wanted = torch.split(numbers, 1, dim=1)
     most = reached.sort(dim=1).values.gather(1, kept)  # with more anchors than that, more than T patches are near one
     wanted = torch.minimum(wanted, most)
     near_one, anchors = reached < wanted, rank < wanted

@@ -86,8 +86,9 @@ def run_scores(attention: Tensor, projected: Tensor | None, runs: int) -> Tensor
     scores = []
     for length in dict.fromkeys(lengths):  # two at most, the longer runs first
         tokens, start = lengths.count(length) * length, sum(each for each in lengths if each > length)
-        seen = attention[:, start : start + tokens].unflatten(1, (-1, length))
-        own = None if projected is None else projected[:, start : start + tokens].float().unflatten(1, (-1, length))
+        part, shape = slice(start, start + tokens), (-1, length)
+        seen = torch.unflatten(attention[:, part], 1, shape)
+        own = None if projected is None else torch.unflatten(projected[:, part].float(), 1, shape)
         scores.append(_run_scores(seen, own))
     return torch.cat(scores, dim=1)
 

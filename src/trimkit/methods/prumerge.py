@@ -183,7 +183,7 @@ class PruMergePlus(PruMerge):
         """``[B, N]`` int64, the place of each patch in the order of the language model; N of what is dropped."""
         place = torch.arange(attention.shape[1], device=attention.device)
         given = upload([[total, max(total, 1), min(self.min_tokens, total)] for total in totals], attention.device)
-        total, some, least = given.split(1, dim=1)
+        total, some, least = torch.split(given, 1, dim=1)
         real = place < total
         # Shares and steps in float64: the published code computes them so, on the host.
         share = torch.maximum(F.iqr_count(attention, real).unsqueeze(1), least).double() / some

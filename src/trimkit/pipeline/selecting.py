@@ -165,6 +165,7 @@ def make_batch(
 ) -> TokenBatch:
     """Pad images to one batch."""
     lengths = tuple(len(image) for image in images)
+    alive = tuple(image.alive_count for image in images if image.alive_count is not None)
     features = pad_sequence([image.features for image in images], batch_first=True).detach()
     device, width = features.device, features.shape[1]
     mask = torch.ones(features.shape[:2], dtype=torch.bool, device=device)
@@ -183,14 +184,8 @@ def make_batch(
         tower_keys=keys,
         signals=_signals(images, device),
         lengths=lengths,
-        alive_counts=_alive_counts(images),
+        alive_counts=alive if len(alive) == len(images) else None,
     )
-
-
-def _alive_counts(images: Sequence[ImageTokens]) -> tuple[int, ...] | None:
-    """Where the host knows all of them."""
-    known = tuple(image.alive_count for image in images if image.alive_count is not None)
-    return known if len(known) == len(images) else None
 
 
 def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
