@@ -95,7 +95,8 @@ def flow_scores(attention: Tensor, values: Tensor) -> Tensor:
 
 def _entropy(read: TowerRead) -> Tensor:
     shares = read.attention / read.attention.sum()
-    return -torch.special.xlogy(shares, shares).sum()
+    entropy: Tensor = -torch.special.xlogy(shares, shares).sum()
+    return entropy
 
 
 def _kept(read: TowerRead, target: int, entropy: float | None) -> int:
