@@ -16,7 +16,7 @@ from trimkit.core.layer_read import LayerRead, TextRows
 from trimkit.core.tower_plan import TowerRead
 from trimkit.core.types import Selection
 from trimkit.methods.apet import approximation_errors, farthest_points
-from trimkit.methods.flowcut import flow_scores, flow_step
+from trimkit.methods.flowcut import flow_scores, flow_steps
 from trimkit.methods.hiprune import anchors_and_registers
 from trimkit.methods.mmtok import coverage_rows, greedy_cover
 from trimkit.methods.prunesid import principal_groups
@@ -44,10 +44,12 @@ def hiprune(vector: Vector) -> Outputs:
     image = replace(image, grid=(side, side))
     count, alpha = parameters["HIPRUNE_RETENTION"], parameters["HIPRUNE_ALPHA"]
     selection, found = kept(image, "hiprune", budget=count, alpha=alpha, object_layer=layer)
-    parts = anchors_and_registers(given["object_received"], given["deep_received"], count, alpha, side)
+    received = (given["object_received"], given["deep_received"])
+    parts = anchors_and_registers(received[0][None], received[1][None], [count], alpha, [side])
+    falling = [each.sort(descending=True, stable=True).indices for each in received]
     return {
-        "anchor_indices": parts[0],
-        "register_indices": parts[1],
+        "anchor_indices": falling[0][parts[0][0][falling[0]]],
+        "register_indices": falling[1][parts[1][0][falling[1]]],
         "indices": selection.indices,
         "tokens": found,
         "count": len(selection),
@@ -118,10 +120,10 @@ def apet(vector: Vector) -> Outputs:
     features, number = vector.inputs["features"], vector.parameters["basis_token_num"]
     first, count = int(vector.outputs["basis_indices"][0]), vector.parameters["visual_token_num"]
     selection, found = kept(ImageTokens(features), "apet", budget=count, basis=number, first=first)
-    basis = farthest_points(features, first, number)
-    order = approximation_errors(features, basis).sort(descending=True, stable=True).indices[:count]
+    basis = farthest_points(features[None], [first], number)
+    order = approximation_errors(features[None], basis)[0].sort(descending=True, stable=True).indices[:count]
     return {
-        "basis_indices": basis,
+        "basis_indices": basis[0],
         "indices_in_order": order,
         "indices": selection.indices,
         "tokens": found,
@@ -138,7 +140,7 @@ def _one_layer(vector: Vector) -> Outputs:
     seen = attention(given["q"], given["k"], heads).mean(dim=0)[0, 1:]
     values, ahead, last = given["v"].unflatten(1, (heads, -1)), vector.parameters["rpl"], 100
     read = TowerRead(last - 2 - ahead, last, len(seen), seen, values, given.get("cumulative"))
-    going, scores = flow_step(read, vector.parameters["target"])
+    going, scores = flow_steps([read], [vector.parameters["target"]])[0]
     assert going is not None
     states = given["hidden"]
     return {
@@ -161,7 +163,7 @@ def _whole_tower(vector: Vector) -> Outputs:
         weights, values = attention(query, key, heads), value.unflatten(1, (heads, -1))
         states = states + torch.einsum("hqk,khd->qhd", weights, values).flatten(1) @ given["wo"][number]
         read = TowerRead(number, layers - 1, total, weights.mean(dim=0)[0, 1:], values, carried)
-        going, carried = flow_step(read, vector.parameters["target"])
+        going, carried = flow_steps([read], [vector.parameters["target"]])[0]
         if going is not None:
             left, states = left[going], torch.cat([states[:1], states[1:][going]])
         lengths.append(len(states))

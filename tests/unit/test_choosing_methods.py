@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trimkit.core import transfer
 from trimkit.core.types import EncoderProfile, ImageTokens, TokenBatch
 from trimkit.methods import ChoosingMethod, Method, get_method
 from trimkit.methods.focus import Focus
@@ -76,6 +77,23 @@ class Together(ChoosingMethod):
         return torch.arange(scores.shape[1]) < torch.tensor(counts).unsqueeze(1)
 
 
+class Listing(Together):
+    """Lists tokens from the last to the first, and the second again where there is room."""
+
+    name: ClassVar[str] = "listing"
+
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        rows = [[*range(count - 1, 0, -1), 1] for count in counts]
+        return torch.tensor([row + [scores.shape[1]] * (max(counts) - len(row)) for row in rows])
+
+
+class InOrder(Listing):
+    """The same order in the language model."""
+
+    name: ClassVar[str] = "in-order"
+    lists_in_order: ClassVar[bool] = True
+
+
 def batch() -> TokenBatch:
     generator = torch.Generator().manual_seed(0)
     images = [ImageTokens(torch.randn(total, 6, generator=generator)) for total in LENGTHS]
@@ -100,6 +118,23 @@ def test_a_method_with_a_rule_of_its_own_is_counted() -> None:
 
 def test_a_method_that_sees_several() -> None:
     assert kept(Together(budget=3)) == [[0, 1, 2], [0, 1, 2], [0, 1, 2], [0]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_method_that_lists(monkeypatch: pytest.MonkeyPatch, together: bool) -> None:
+    """Ascending with what is given twice; images that keep all stay as they are."""
+    if together:
+        monkeypatch.setattr(transfer, "ONE_BY_ONE", frozenset())
+    assert kept(Listing(budget=3)) == [[1, 1, 2], [1, 1, 2], [1, 1, 2], [0]]  # type: ignore[arg-type]
+    some = batch()
+    marks = Listing(budget=3).keep(Listing(budget=3).scores(some), some)  # type: ignore[arg-type]
+    assert [row.nonzero().flatten().tolist() for row in marks] == [[1, 2], [1, 2], [1, 2], [0]]
+    given = InOrder(budget=0.5).select(batch())  # type: ignore[arg-type]
+    assert [each.ordered.tolist() for each in given] == [[3, 2, 1, 1], [1, 1], [3, 2, 1, 1], [0]]
+    assert [each.order is None for each in given] == [False, False, False, True]
+    image = batch().part([0], 9)
+    assert Listing().choose(image, torch.ones(9), 3).tolist() == [1, 1, 2]
+    assert InOrder().choose(image, torch.ones(9), 3).tolist() == [2, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["focus", "cdpruner", "divprune", "uniform"])

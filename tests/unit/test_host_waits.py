@@ -16,12 +16,13 @@ from trimkit.demo import load_demo
 from trimkit.demo.items import sample_item
 
 GREEDY = ("focus", "cdpruner", "divprune", "scope", "mmr", "mmtok")
-# These follow published code that decides on the host, step by step: so many waits with a fixed budget, and no more.
-ON_THE_HOST = {"divprune": 2, "hiprune": 6, "holov": 7, "flowcut": 8, "resize": 9, "apet": 21, "prunesid": 184}
-ON_THE_HOST_PER_IMAGE = {**{name: count + 2 for name, count in ON_THE_HOST.items()}, "prumerge-plus": 9}
+# The published code of these decides on the host: PruneSID by singular vectors; FlowCut at each layer that patches leave, how
+# many (one layer of the demo model's tower). So many waits with a fixed budget, whatever the batch, and no more.
+ON_THE_HOST = {"flowcut": 2, "prunesid": 2}
+ON_THE_HOST_PER_IMAGE = {"prunesid": 3}
 METHODS = sorted(name for name, cls in trimkit.methods.method_classes() if cls.stage == "tower" and name != "none")
 ADDED = dict.fromkeys(METHODS, 500) | dict.fromkeys(GREEDY, 3000) | {"trim": 350}
-ADDED |= {"holov": 1100, "prunesid": 1000, "vispruner": 800}
+ADDED |= {"vispruner": 800}
 HERE = torch.device("cpu")
 
 Call = Callable[[torch.Tensor], Any]
@@ -42,6 +43,7 @@ Call = Callable[[torch.Tensor], Any]
         lambda x: x + torch.ones(3).to(HERE),
         lambda x: x.__setitem__(x.argmax(), 0.0),
         lambda x: torch.equal(x, x),
+        lambda x: torch.linalg.eigh(x * x[:, None]),
     ],
 )
 def test_what_waits_is_counted(waiting: Call) -> None:
@@ -62,6 +64,7 @@ def test_what_waits_is_counted(waiting: Call) -> None:
         lambda x: transfer.upload([1, 2], x.device) + 1,
         lambda x: x.masked_fill(x > 0, 1.0),
         lambda x: x.to(torch.float64),
+        lambda x: torch.linalg.solve_ex(torch.eye(3) + x * x[:, None], x),
     ],
 )
 def test_what_does_not_wait_is_not(free: Call) -> None:
@@ -134,7 +137,18 @@ def test_a_budget_per_image_waits_twice(demo: tuple[Any, Any], method: str, budg
 
 
 FREE = [name for name in METHODS if not trimkit.methods.get_method(name).fixed_budget]
-TOGETHER = [name for name in METHODS if name not in ON_THE_HOST_PER_IMAGE]
+IMAGE_BY_IMAGE = (
+    "apet",
+    "avg-pool",
+    "flowcut",
+    "mmr",
+    "mmtok",
+    "prumerge",
+    "prumerge-plus",
+    "prunesid",
+    "visionzip",
+    "vispruner",
+)
 
 
 @pytest.mark.slow
@@ -146,12 +160,15 @@ def test_every_method_waits_twice_with_a_budget_per_image(demo: tuple[Any, Any],
 
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [121, "iqr"])
-@pytest.mark.parametrize("method", [name for name in TOGETHER if name in FREE])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_batch_waits_no_more_than_an_image(
     demo: tuple[Any, Any], stock: dict[int, int], method: str, budget: Any
 ) -> None:
-    """Sixteen pictures with sixteen questions, and no more calls than one may add; merging goes image by image."""
+    """Sixteen pictures with sixteen questions, and no more calls than one may add; some work image by image."""
+    if budget == "iqr" and method not in FREE:
+        pytest.skip("needs a fixed budget")
     waits = counted(demo, method, 16, budget)
-    assert waits.our_waits <= (1 if budget == 121 else 2), dict(+waits.waits_at)
-    if budget == 121 and method not in ("avg-pool", "mmr", "mmtok", "prumerge", "visionzip", "vispruner"):
+    limit = ON_THE_HOST.get(method, 1) if budget == 121 else ON_THE_HOST_PER_IMAGE.get(method, 2)
+    assert waits.our_waits <= limit, dict(+waits.waits_at)
+    if budget == 121 and method not in IMAGE_BY_IMAGE:
         assert waits.our_calls - stock[16] <= ADDED[method]

@@ -2,8 +2,9 @@
 
 A ``TorchFunctionMode`` sees every call into torch from Python. It follows which tensors would be on the accelerator: all, but
 those that were fetched to the host, made there without a device, or computed from such alone. What reads a value of one on the
-accelerator (``tolist``, ``bool``, a mask as an index) or copies it to the host is a wait; so is a copy to the accelerator that
-is not ``non_blocking``. On a GPU, ``torch.cuda.set_sync_debug_mode("error")`` finds the same: see ``no_waits``.
+accelerator (``tolist``, ``bool``, a mask as an index, ``linalg.eigh``, which checks that it converged) or copies it to the
+host is a wait; so is a copy to the accelerator that is not ``non_blocking``. On a GPU,
+``torch.cuda.set_sync_debug_mode("error")`` finds the same: see ``no_waits``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _READS = frozenset(
     _words(
         "tolist item __bool__ __int__ __float__ __index__ __complex__ __contains__ nonzero argwhere "
         "masked_select equal allclose unique unique_consecutive bincount numpy __array__ __format__ __repr__ "
-        "isin_scalar "
+        "isin_scalar linalg_eigh linalg_eigvalsh linalg_svd linalg_solve linalg_inv linalg_cholesky "
     )
 )
 _MAKERS = frozenset(

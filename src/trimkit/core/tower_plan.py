@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -38,10 +38,12 @@ class TowerPlan:
     Attributes:
         name: of the method and all options that have a say: two plans of one name give the same tokens.
         grid: rows and columns of patches that the picture is resized to before the tower, from those of the tower; or None.
-        step: is asked behind every layer: which patches go on, ``[k]`` int64 ascending or None for all, and what is handed on
-            to the next step (for these); or None.
+        step: is asked behind every layer about all pictures of a call; or None. It says of each which patches go on, ``[k]``
+            int64 ascending or None for all, and what is handed on to the next step (for these).
     """
 
     name: str
     grid: Callable[[int, int], tuple[int, int]] | None = field(default=None, repr=False)
-    step: Callable[[TowerRead], tuple[Tensor | None, Tensor | None]] | None = field(default=None, repr=False)
+    step: Callable[[Sequence[TowerRead]], Sequence[tuple[Tensor | None, Tensor | None]]] | None = field(
+        default=None, repr=False
+    )

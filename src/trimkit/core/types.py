@@ -92,6 +92,7 @@ class ImageTokens:
         midway: set where the tower has not been run to its end yet; ``features`` are then the states at that layer.
         alive: ``[N]`` bool, which patches the tower was run to its end on, where it was not on all; the others have the
             features of the layer at which they were dropped, and are not selected.
+        alive_count: how many that is, where the host knows it.
     """
 
     features: Tensor
@@ -105,6 +106,7 @@ class ImageTokens:
     keys: Tensor | None = None
     midway: Midway | None = None
     alive: Tensor | None = None
+    alive_count: int | None = None
     signals: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     def signal(self, name: str) -> Tensor | None:
@@ -135,6 +137,7 @@ class TokenBatch:
         layer: at which of the method's cuts that is, and what else it reads there; likewise.
         signals: what else the method has asked for, by name: B tensors without padding, see ``trimkit.core.signals``.
         lengths: real tokens of each image as numbers of the host, what ``mask`` says on the device; see ``totals``.
+        alive_counts: how many of them are ``alive`` in each image, where the host knows it of all.
     """
 
     features: Tensor
@@ -150,6 +153,7 @@ class TokenBatch:
     signals: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict, compare=False)
     lengths: tuple[int, ...] | None = None
     queries: tuple[str | None, ...] | None = None
+    alive_counts: tuple[int, ...] | None = None
 
     @property
     def totals(self) -> tuple[int, ...]:

@@ -12,9 +12,10 @@ from trimkit.errors import ConfigError
 from trimkit.io.validation import first_fault
 from trimkit.methods._base import Method
 from trimkit.methods._choosing import ChoosingMethod
+from trimkit.methods._planned import PlannedMethod
 from trimkit.registry import Registry
 
-__all__ = ["ChoosingMethod", "Method", "get_method", "method_class", "method_classes"]
+__all__ = ["ChoosingMethod", "Method", "PlannedMethod", "get_method", "method_class", "method_classes"]
 
 
 def _collect(module: ModuleType) -> Iterator[tuple[str, type[Method]]]:

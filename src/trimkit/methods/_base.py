@@ -19,6 +19,7 @@ from trimkit.core.types import EncoderProfile, Selection, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._images import keep_all, on_device, single
 from trimkit.methods._in_language_model import InLanguageModel
+from trimkit.methods._kept import Kept
 from trimkit.methods._published import PublishedAccuracy
 
 __all__ = ["Method"]
@@ -190,23 +191,22 @@ class Method(InLanguageModel):
     def select(self, batch: TokenBatch) -> list[Selection]:
         """Choose the tokens of every image of a batch; a row's result does not depend on the other rows.
 
-        Waits for the device at most once, for the counts, and not at all where ``fixed_counts`` knows them.
+        It waits for the device once at most, for counts that ``fixed_counts`` does not know.
         """
         if self.keeps_all:
             return keep_all(batch)
         batch = replace(batch, lengths=batch.totals)
         scores = self.scores(batch)
-        keep, counts = self._kept(scores, batch)
-        if counts is None or self._may_be_negative:
-            counts = self._fetched(keep, scores)
-        indices = rows_of(F.places(keep, max(counts, default=0)), counts)
-        relevance = self.signed_relevance(batch)
-        unpadded = [None if each is None else rows_of(each, batch.totals) for each in (scores, relevance)]
+        kept = self._kept(scores, batch)
+        asked = self._fetched(kept.keep, scores) if kept.counts is None or self._may_be_negative else []
+        indices, orders = kept.places(asked if kept.counts is None else kept.counts)
+        rated = scores, self.signed_relevance(batch)
+        unpadded = [None if each is None else rows_of(each, batch.totals) for each in rated]
         chosen = [
-            self._pack(at, total, *(None if rows is None else rows[row] for rows in unpadded))
+            self._pack(at, total, *(None if rows is None else rows[row] for rows in (orders, *unpadded)))
             for row, (at, total) in enumerate(zip(indices, batch.totals, strict=True))
         ]
-        return [self._finished(selection, batch, row) for row, selection in enumerate(chosen)]
+        return [self._finished(each, batch, row) for row, each in enumerate(chosen)]
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         """``[B, N]`` bool: the budget applied to the scores."""
@@ -230,9 +230,9 @@ class Method(InLanguageModel):
         fixed = self.budget.kind in ("ratio", "count") and type(self).keep is Method.keep
         return self._patch_counts(totals) if fixed else None
 
-    def _kept(self, scores: Tensor, batch: TokenBatch) -> tuple[Tensor, list[int] | None]:
+    def _kept(self, scores: Tensor, batch: TokenBatch) -> Kept:
         """What ``keep`` gives, and how many that is of each image, where the host knows it."""
-        return self.keep(scores, batch), self.fixed_counts(batch.totals)
+        return Kept(self.keep(scores, batch), self.fixed_counts(batch.totals))
 
     @property
     def _may_be_negative(self) -> bool:
@@ -271,9 +271,7 @@ class Method(InLanguageModel):
         return self.budget.tokens(total)
 
     def _patch_counts(self, totals: Sequence[int]) -> list[int]:
-        """Patches of a fixed budget: one place each is the class token's and the aggregated token's, unless all are kept; one
-        patch stays.
-        """
+        """Patches of a fixed budget, at least one; the class and the aggregated token take a place, unless all stay."""
         counts, others = [], int(self.keeps_class_token) + int(self.aggregate != "none")
         for total in totals:
             tokens = self.fixed_tokens(total)
@@ -286,14 +284,16 @@ class Method(InLanguageModel):
         class_token = self.keeps_class_token and room > 0
         return class_token, self.aggregate != "none" and room > int(class_token)
 
-    def _pack(self, indices: Tensor, total: int, scores: Tensor | None, relevance: Tensor | None) -> Selection:
-        """The selection of one image of ``total`` tokens."""
+    def _pack(self, indices: Tensor, total: int, *rows: Tensor | None) -> Selection:
+        """The selection of one image of ``total`` tokens; ``rows`` are its order, scores and relevance."""
+        order, scores, relevance = rows
         class_token, aggregated = self._joined(len(indices), total)
         return Selection(
             indices=indices,
             total=total,
             aggregated=aggregated,
             class_token=class_token,
+            order=order if len(indices) < total else None,
             scores=scores,
             relevance=relevance,
             weights=scores if self.aggregate == "weighted" else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.greedy import gram, wide_dtype
+from trimkit.core.greedy import kept as marks
 from trimkit.core.transfer import one_by_one, upload
 from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method
 from trimkit.methods._images import single
+from trimkit.methods._kept import Kept
 
 __all__ = [
     "ChoosingMethod",
@@ -43,7 +45,12 @@ class ChoosingMethod(Method):
     could turn a greedy choice, does not depend on the batch.
 
     A method that should be fast on a GPU overrides ``qualities`` and ``choices`` instead, which see several images at once.
+
+    Class attributes:
+        lists_in_order: whether the language model gets tokens in the order in which ``choices`` lists them.
     """
+
+    lists_in_order: ClassVar[bool] = False
 
     def quality(self, image: TokenBatch) -> Tensor:
         """``[N]`` scores of one image's tokens, not negative; ``image`` is a batch of one without padding."""
@@ -59,7 +66,11 @@ class ChoosingMethod(Method):
         """
         if type(self).choices is ChoosingMethod.choices:
             raise NotImplementedError
-        return F.places(self.choices(image, scores.unsqueeze(0), [count])[0], count)
+        chosen = self.choices(image, scores.unsqueeze(0), [count])[0]
+        if chosen.dtype == torch.bool:
+            return F.places(chosen, count)
+        chosen = chosen if self.gives_the_count else chosen[chosen < len(scores)]
+        return chosen if self.lists_in_order else chosen.sort().values
 
     def qualities(self, batch: TokenBatch) -> Tensor:
         """``[B, N]`` scores, not negative, of images of one length: there is no padding in ``batch``."""
@@ -69,6 +80,9 @@ class ChoosingMethod(Method):
 
     def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
         """``[B, N]`` bool, what is kept of images of any lengths; on padding, anything.
+
+        Or ``[B, K]`` int64, K the largest count: the tokens of each image, listed, then N up to K. So a token can be given
+        twice; where ``lists_in_order`` is set, the language model gets them in that order.
 
         Args:
             batch: B images.
@@ -93,7 +107,7 @@ class ChoosingMethod(Method):
         return F.sanitize(scores, batch.padding)
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
-        return self._kept(scores, batch)[0]
+        return self._kept(scores, batch).keep
 
     def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         """``[B]`` how many tokens stay."""
@@ -104,33 +118,37 @@ class ChoosingMethod(Method):
         return self._patch_counts(totals) if fixed else None
 
     @property
-    def chooses_each_once(self) -> bool:
-        """Whether what is kept is as many tokens as asked for, so that they need not be counted on the device.
+    def gives_the_count(self) -> bool:
+        """Whether it keeps as many tokens as asked for, so that they need not be counted on the device.
 
-        Of methods that see several images at once; what ``choose`` gives for one may hold a token twice, or lack one.
+        So it is of methods that see several images at once; what ``choose`` gives for one may hold a token twice, or lack one.
         """
         nearest = next(cls for cls in type(self).__mro__ if "choose" in vars(cls) or "choices" in vars(cls))
         return "choices" in vars(nearest)
 
-    def _kept(self, scores: Tensor, batch: TokenBatch) -> tuple[Tensor, list[int] | None]:
+    def _kept(self, scores: Tensor, batch: TokenBatch) -> Kept:
         if type(self).keep is not ChoosingMethod.keep:
-            return self.keep(scores, batch), None
+            return Kept(self.keep(scores, batch))
         totals, counts = batch.totals, self.fixed_counts(batch.totals)
         counts = self.counts(scores, batch).tolist() if counts is None else counts
         choices, keep, held = self._batched("choose", "choices"), batch.mask, list(totals)
+        listed: Tensor | None = None
         for rows in self._groups(batch, [row for row, total in enumerate(totals) if 0 < counts[row] < total]):
             some = batch.part(rows, max(totals[row] for row in rows), [totals[row] for row in rows])
             width, mine = some.mask.shape[1], [counts[row] for row in rows]
             for row in rows:
                 held[row] = counts[row]
-            if len(rows) == len(totals):
-                keep = choices(some, scores[:, :width], mine)
-                break
-            at = upload(rows, scores.device)
-            chosen = choices(some, scores.index_select(0, at)[:, :width], mine)
+            at = None if len(rows) == len(totals) else upload(rows, scores.device)
+            chosen = choices(some, (scores if at is None else scores.index_select(0, at))[:, :width], mine)
+            if chosen.dtype != torch.bool:
+                listed = _listed(batch if listed is None else listed, chosen, at, width)
+                continue
             chosen = torch.nn.functional.pad(chosen, (0, keep.shape[1] - width))
-            keep = keep.index_copy(0, at, chosen)
-        return (keep if batch.padding is None else keep & batch.mask), held if self.chooses_each_once else None
+            keep = chosen if at is None else keep.index_copy(0, at, chosen)
+        if listed is not None:
+            keep = marks(listed, keep.shape[1])
+        exact = held if self.gives_the_count else None
+        return Kept(keep if batch.padding is None else keep & batch.mask, exact, listed, self.lists_in_order)
 
     @staticmethod
     def _groups(batch: TokenBatch, rows: list[int]) -> list[list[int]]:
@@ -145,6 +163,27 @@ class ChoosingMethod(Method):
         nearest = next(cls for cls in type(self).__mro__ if alone in vars(cls) or together in vars(cls))
         owner = type(self) if together in vars(nearest) else ChoosingMethod
         return partial(getattr(owner, together), self)
+
+
+def _listed(before: TokenBatch | Tensor, chosen: Tensor, at: Tensor | None, width: int) -> Tensor:
+    """``[B, K]`` lists of all images with those of the rows ``at``, of images padded to ``width`` tokens.
+
+    Args:
+        before: lists so far; a batch where there are none yet: every token of each image.
+        chosen: ``[R, K']``, ``width`` where a list has ended.
+        at: ``[R]``; None are all.
+    """
+    if isinstance(before, TokenBatch):
+        tokens = before.mask.shape[1]
+        if at is None:
+            return chosen if width == tokens else chosen.masked_fill(chosen == width, tokens)
+        every = torch.arange(tokens, device=chosen.device).expand(before.mask.shape)
+        before = every.masked_fill(~before.mask, tokens)
+    tokens = before.shape[1]
+    chosen = torch.nn.functional.pad(
+        chosen.masked_fill(chosen == width, tokens), (0, tokens - chosen.shape[1]), value=tokens
+    )
+    return chosen if at is None else before.index_copy(0, at, chosen)
 
 
 def signal(method: Method, batch: TokenBatch, name: str) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from trimkit.core import functional as F
@@ -12,6 +11,8 @@ from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._base import Method
 from trimkit.methods._choosing import signal
+from trimkit.methods._images import on_device
+from trimkit.methods._kept import Kept
 
 __all__ = ["PlannedMethod"]
 
@@ -32,7 +33,13 @@ class PlannedMethod(Method):
         return signal(self, batch, "alive").float()
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
-        totals = batch.mask.sum(dim=1).tolist()
-        alive = (scores * batch.mask).sum(dim=1).tolist()
-        counts = [min(self.fixed_tokens(total), int(there)) for total, there in zip(totals, alive, strict=True)]
-        return F.count_select(scores, torch.tensor(counts, device=scores.device), batch.mask)
+        return self._kept(scores, batch).keep
+
+    def _kept(self, scores: Tensor, batch: TokenBatch) -> Kept:
+        """What is alive, and no more than the budget. The device is asked for its number where the family does not say it."""
+        alive = batch.alive_counts
+        if alive is None:
+            alive = tuple((scores * batch.mask).sum(dim=1).long().tolist())
+        pairs = zip(batch.totals, alive, strict=True)
+        counts = [min(self.fixed_tokens(total), there) for total, there in pairs]
+        return Kept(F.count_select(scores, on_device(counts, scores), batch.padding), counts)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.greedy import gram
+from trimkit.core.transfer import upload
 from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines, wide_dtype
+from trimkit.methods._images import on_device
 
 __all__ = ["ApET", "approximation_errors", "farthest_points"]
 
@@ -45,32 +50,33 @@ class ApET(ChoosingMethod):
     first: Literal["drawn"] | int = "drawn"
     seed: int = 0
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return approximation_errors(image.features[0], self._basis(image))
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return approximation_errors(batch.features, self._basis(batch))
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        return scores.sort(descending=True, stable=True).indices[:count]
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        return F.count_select(scores, on_device(counts, scores), batch.padding)
 
     def mixing(self, image: TokenBatch, indices: Tensor) -> Tensor | None:
-        features, basis = image.features[0], self._basis(image)
-        errors = approximation_errors(features, basis)
+        basis, total = self._basis(image), image.features.shape[1]
+        errors, basis = approximation_errors(image.features, basis)[0], basis[0]
         order = indices[errors[indices].sort(descending=True, stable=True).indices]
         placed = min(self.basis, len(order) - 1)
-        leads, rows = order[: len(order) - placed], torch.zeros(len(indices), len(features), device=features.device)
-        at = torch.zeros(len(features), dtype=torch.int64, device=features.device)
-        at[indices] = torch.arange(len(indices), device=features.device)
-        joining = torch.ones(len(features), dtype=torch.bool, device=features.device)
-        joining[indices] = False
-        joining = joining.nonzero().squeeze(1)
-        nearest = leads[cosines(features)[joining][:, leads].argmax(dim=1)]
+        leads, device = order[: len(order) - placed], indices.device
+        rows = torch.zeros(len(indices), total, device=device)
+        at = torch.zeros(total, dtype=torch.int64, device=device)
+        at[indices] = torch.arange(len(indices), device=device)
+        free = torch.ones(total, dtype=torch.bool, device=device).index_fill(0, indices, False)
+        joining = F.places(free, total - len(indices))
+        nearest = leads[cosines(image.features[0])[joining][:, leads].argmax(dim=1)]
         rows[at[nearest], joining] = 1.0
         rows[at[leads], leads] = 1.0
         rows[at[order[len(order) - placed :].sort().values], basis[:placed]] = 1.0
         return rows / rows.sum(dim=1, keepdim=True)
 
-    def _basis(self, image: TokenBatch) -> Tensor:
-        features = image.features[0]
-        return farthest_points(features, self._first(image.keys[0], len(features)), min(self.basis, len(features)))
+    def _basis(self, batch: TokenBatch) -> Tensor:
+        total = batch.features.shape[1]
+        first = [self._first(key, total) for key in batch.keys]
+        return farthest_points(batch.features, first, min(self.basis, total))
 
     def _first(self, key: str, total: int) -> int:
         if self.first != "drawn":
@@ -80,22 +86,29 @@ class ApET(ChoosingMethod):
         return int.from_bytes(digest, "big") % total
 
 
-def farthest_points(features: Tensor, first: int, count: int) -> Tensor:
-    """``[count]`` int64: from ``first`` on, always the row of ``[N, D]`` that is farthest from those already chosen."""
+def farthest_points(features: Tensor, first: Sequence[int], count: int) -> Tensor:
+    """``[B, count]`` int64: from each ``first`` on, always the row of ``[B, N, D]`` that is farthest from those chosen."""
     wide = features.to(wide_dtype(features.device)).nan_to_num(0.0)
-    chosen = torch.full((count,), first, dtype=torch.int64, device=features.device)
-    distance = (wide - wide[first]).square().sum(dim=1)
-    for turn in range(1, count):
-        chosen[turn] = distance.argmax()
-        distance = torch.minimum(distance, (wide - wide[chosen[turn]]).square().sum(dim=1))
-    return chosen
+    chosen = [upload(first, features.device).unsqueeze(1)]
+    distance = torch.full(features.shape[:2], torch.inf, dtype=wide.dtype, device=wide.device)
+    for _ in range(1, count):
+        distance = torch.minimum(distance, (wide - _rows(wide, chosen[-1])).square().sum(dim=2))
+        chosen.append(distance.argmax(dim=1, keepdim=True))
+    return torch.cat(chosen, dim=1)
 
 
 def approximation_errors(features: Tensor, basis: Tensor) -> Tensor:
-    """``[N]`` distance of each row of ``[N, D]`` to its ridge fit by the rows ``basis``."""
+    """``[B, N]`` distance of each row of ``[B, N, D]`` to its ridge fit by the rows ``basis`` ``[B, K]``."""
     wide = features.to(wide_dtype(features.device)).nan_to_num(0.0)
-    rows = wide[basis]
-    ridge = _RIDGE * torch.eye(len(basis), dtype=wide.dtype, device=wide.device)
-    shares = torch.linalg.solve(rows @ rows.T + ridge, rows @ wide.T)
-    errors: Tensor = torch.linalg.vector_norm(wide - shares.T @ rows, dim=1)
+    rows = _rows(wide, basis)
+    ridge = _RIDGE * torch.eye(basis.shape[1], dtype=wide.dtype, device=wide.device)
+    # Without a check of the matrix, for which the host would wait: the ridge makes it regular.
+    shares = torch.linalg.solve_ex(gram(rows) + ridge, gram(rows, wide)).result
+    fits = gram(shares.transpose(1, 2), rows.transpose(1, 2))
+    errors: Tensor = torch.linalg.vector_norm(wide - fits, dim=2)
     return errors
+
+
+def _rows(wide: Tensor, places: Tensor) -> Tensor:
+    """``[B, K, D]`` rows of ``[B, N, D]``."""
+    return wide.gather(1, places.unsqueeze(2).expand(-1, -1, wide.shape[2]))

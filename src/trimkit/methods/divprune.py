@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from trimkit.core.budget import Budget, BudgetField
-from trimkit.core.greedy import gram, kept, most_different
-from trimkit.core.types import Selection, TokenBatch
+from trimkit.core.greedy import gram, most_different
+from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, Compared, compared, cosines, units
 from trimkit.methods._published import RERUNS, PublishedAccuracy
 
@@ -54,10 +53,6 @@ class DivPrune(ChoosingMethod):
             return min(max(round(self.budget.value * total), 1), total)
         return super().fixed_tokens(total)
 
-    @property
-    def chooses_each_once(self) -> bool:
-        return not self.repeats
-
     def qualities(self, batch: TokenBatch) -> Tensor:
         features = units(compared(self, batch))
         mean = torch.nn.functional.normalize(features.mean(dim=1, keepdim=True), dim=2)
@@ -65,18 +60,7 @@ class DivPrune(ChoosingMethod):
 
     def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
         broken = ~compared(self, batch).isfinite().all(dim=2)
-        return kept(most_different(self._distances(batch), counts, batch.totals, broken), scores.shape[1])
-
-    def finish(self, image: TokenBatch, selection: Selection) -> Selection:
-        """With what is given again: it is one token, since choosing it anew does not change its distance to itself."""
-        if selection.scores is None or not self.repeats:
-            return selection
-        asked = self.fixed_counts([selection.total]) or self.counts(selection.scores[None], image).tolist()
-        missing = asked[0] - len(selection.indices)
-        if missing < 1:
-            return selection
-        again = self._distances(image)[0].index_select(0, selection.indices).amin(dim=0).argmax().repeat(missing)
-        return replace(selection, indices=torch.cat([selection.indices, again]).sort().values)
+        return most_different(self._distances(batch), counts, batch.totals, broken)
 
     def _distances(self, batch: TokenBatch) -> Tensor:
         """``[B, N, N]`` cosine distances: -1 to what is not finite, which is far from everything and not to be wanted.

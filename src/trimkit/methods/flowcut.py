@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.tower_plan import TowerPlan, TowerRead
 from trimkit.methods._planned import PlannedMethod
 
-__all__ = ["FlowCut", "flow_scores", "flow_step"]
+__all__ = ["FlowCut", "flow_scores", "flow_steps"]
 
 
 class FlowCut(PlannedMethod):
@@ -39,29 +40,44 @@ class FlowCut(PlannedMethod):
     def tower_plan(self) -> TowerPlan:
         return TowerPlan(f"flowcut {self.budget}", step=self._step)
 
-    def _step(self, read: TowerRead) -> tuple[Tensor | None, Tensor | None]:
-        return flow_step(read, self.budget.tokens(read.total))
+    def _step(self, reads: Sequence[TowerRead]) -> list[tuple[Tensor | None, Tensor | None]]:
+        return flow_steps(reads, [self.budget.tokens(read.total) for read in reads])
 
 
-def flow_step(read: TowerRead, target: int) -> tuple[Tensor | None, Tensor | None]:
-    """What a layer leaves: ``[k]`` int64 patches, ascending, or None for all; and their cumulative scores ``[k]``.
+def flow_steps(reads: Sequence[TowerRead], targets: Sequence[int]) -> list[tuple[Tensor | None, Tensor | None]]:
+    """What a layer leaves of each picture: ``[k]`` int64 patches, ascending, or None for all, and their cumulative scores.
+
+    How many patches leave depends on the attention. So the host waits once for all pictures, at a layer where patches leave
+    and that is not the last such one.
 
     Args:
-        read: of the layer.
-        target: T, tokens to be kept in the end, 1 or more.
+        reads: of the layer.
+        targets: T of each, tokens to be kept in the end, 1 or more.
     """
-    patches = len(read.attention)
-    if patches <= target:
-        return None, None
-    scores = flow_scores(read.attention, read.values)
-    if read.carried is not None:
-        scores = 0.5 * read.carried + 0.5 * scores
-    ahead = read.last - 2 - read.layer
-    if ahead % 2 != 0 and ahead > 0:
-        return None, scores
-    kept = max(patches - _dropped(read.attention, target, ahead), target)
-    going = scores.sort(descending=True, stable=True).indices[:kept].sort().values
-    return going, scores[going]
+    cut = [i for i, (read, target) in enumerate(zip(reads, targets, strict=True)) if len(read.attention) > target]
+    asked = [i for i in cut if _ahead(reads[i]) > 0 and _ahead(reads[i]) % 2 == 0]
+    entropies = dict(
+        zip(asked, torch.stack([_entropy(reads[i]) for i in asked]).tolist() if asked else [], strict=True)
+    )
+    found: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(reads)
+    for i in cut:
+        scores = flow_scores(reads[i].attention, reads[i].values)
+        carried = reads[i].carried
+        if carried is not None:
+            scores = 0.5 * carried + 0.5 * scores
+        found[i] = (None, scores)
+        if _ahead(reads[i]) <= 0 or i in entropies:
+            going = _going(scores, _kept(reads[i], targets[i], entropies.get(i)))
+            found[i] = (going, scores[going])
+    return found
+
+
+def _ahead(read: TowerRead) -> int:
+    return read.last - 2 - read.layer
+
+
+def _going(scores: Tensor, count: int) -> Tensor:
+    return scores.sort(descending=True, stable=True).indices[:count].sort().values
 
 
 def flow_scores(attention: Tensor, values: Tensor) -> Tensor:
@@ -77,11 +93,16 @@ def flow_scores(attention: Tensor, values: Tensor) -> Tensor:
     return (attention / attention.sum() + flow / flow.sum()) * norms
 
 
-def _dropped(attention: Tensor, target: int, ahead: int) -> int:
-    """How many patches leave."""
-    patches = len(attention)
-    if ahead <= 0:
-        return patches - target
-    shares = attention / attention.sum()
-    entropy = -float(torch.special.xlogy(shares, shares).sum()) / math.log(patches)
-    return round((patches - target) / math.sqrt(ahead) * (1 - entropy**2))
+def _entropy(read: TowerRead) -> Tensor:
+    shares = read.attention / read.attention.sum()
+    entropy: Tensor = -torch.special.xlogy(shares, shares).sum()
+    return entropy
+
+
+def _kept(read: TowerRead, target: int, entropy: float | None) -> int:
+    """How many patches go on; ``entropy`` is None where only the target may."""
+    patches = len(read.attention)
+    if entropy is None:
+        return target
+    share = 1 - (entropy / math.log(patches)) ** 2
+    return max(patches - round((patches - target) / math.sqrt(_ahead(read)) * share), target)

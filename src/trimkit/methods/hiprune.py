@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
+from trimkit.core.transfer import upload
 from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, signal
 
@@ -56,41 +58,51 @@ class HiPrune(ChoosingMethod):
     def _anchored(self) -> str:
         return f"received@{_DEPTH if self.object_layer == 'auto' else self.object_layer}"
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return F.sanitize(signal(self, image, "received"))[0]
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return F.sanitize(signal(self, batch, "received"))
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        grid = image.grids[0]
-        columns = 0 if grid is None or grid[0] * grid[1] != len(scores) else grid[1]
-        anchored = F.sanitize(signal(self, image, self._anchored))[0]
-        return anchors_and_registers(anchored, scores, count, self.alpha, columns)[2]
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        grids = zip(batch.grids, batch.totals, strict=True)
+        columns = [grid[1] if grid is not None and grid[0] * grid[1] == total else 0 for grid, total in grids]
+        anchored, padding = F.sanitize(signal(self, batch, self._anchored), batch.padding), batch.padding
+        if padding is not None:
+            anchored, scores = (each.masked_fill(~padding, -torch.inf) for each in (anchored, scores))
+        return anchors_and_registers(anchored, scores, counts, self.alpha, columns)[2]
 
 
 def anchors_and_registers(
-    in_object_layer: Tensor, in_deep_layer: Tensor, count: int, alpha: float, columns: int
+    in_object_layer: Tensor, in_deep_layer: Tensor, counts: Sequence[int], alpha: float, columns: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What HiPrune keeps of one image.
+    """What HiPrune keeps, without a wait for the device.
 
     Args:
-        in_object_layer, in_deep_layer: ``[N]`` attention received.
-        count: T, 1 to N.
+        in_object_layer, in_deep_layer: ``[B, N]`` attention received; -inf on padding.
+        counts: T of each image, less than its tokens.
         alpha: share of anchors with their buffers.
-        columns: of the token grid; 0 where there is none.
+        columns: of each image's token grid; 0 where there is none.
 
     Returns:
-        Anchors and registers by falling attention, and ``[count]`` all that is kept, ascending; int64.
+        ``[B, N]`` bool: anchors, registers, and all that is kept.
     """
-    total = len(in_object_layer)
-    ranked = in_object_layer.sort(descending=True, stable=True).indices
-    steps = [0, -1, 1, *((-columns, columns) if columns else ())]
-    moves = torch.tensor(steps, device=ranked.device)
-    for wanted in range(min(round(count * alpha / 5), count), -1, -1):
-        anchors = ranked[:wanted]
-        near = torch.zeros(total, dtype=torch.bool, device=ranked.device)
-        near[(anchors[:, None] + moves).clamp(0, total - 1).flatten()] = True
-        if int(near.sum()) <= count:
-            break
-    order = in_deep_layer.masked_fill(near, -torch.inf).sort(descending=True, stable=True).indices
-    registers = order[: count - int(near.sum())]
-    near[registers] = True
-    return anchors, registers, near.nonzero().squeeze(1)
+    device, (images, total) = in_object_layer.device, in_object_layer.shape
+    place = torch.arange(total, device=device)
+    rank = _ranks(in_object_layer)
+    steps = upload([[0, -1, 1, -each, each] for each in columns], device)
+    last = (in_object_layer > -torch.inf).sum(dim=1, keepdim=True) - 1
+    targets = torch.minimum((place + steps.unsqueeze(2)).flatten(1).clamp(min=0), last)
+    # With w anchors a patch is near one where the best rank that reaches it is below w.
+    reached = torch.full((images, total), total, device=device).scatter_reduce(
+        1, targets, rank.repeat(1, 5), "amin", include_self=True
+    )
+    numbers = upload([[count, round(count * alpha / 5)] for count in counts], device)
+    kept, wanted = torch.split(numbers, 1, dim=1)
+    most = reached.sort(dim=1).values.gather(1, kept)  # with more anchors than that, more than T patches are near one
+    wanted = torch.minimum(wanted, most)
+    near_one, anchors = reached < wanted, rank < wanted
+    keep = _ranks(in_deep_layer.masked_fill(near_one, torch.inf)) < kept
+    return anchors, keep & ~near_one, keep
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """``[B, N]`` int64: 0 of the highest; of equal ones the first is higher."""
+    return values.sort(dim=1, descending=True, stable=True).indices.argsort(dim=1)

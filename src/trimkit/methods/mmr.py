@@ -73,7 +73,7 @@ class MMR(ChoosingMethod):
         return torch.where(high == low, 1.0, (values - low) / (high - low))
 
     @property
-    def chooses_each_once(self) -> bool:
+    def gives_the_count(self) -> bool:
         return True
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:

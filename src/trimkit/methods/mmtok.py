@@ -101,7 +101,7 @@ class MMTok(ChoosingMethod):
         return self._rows(image).sum(dim=0)
 
     @property
-    def chooses_each_once(self) -> bool:
+    def gives_the_count(self) -> bool:
         return True
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:

@@ -158,12 +158,11 @@ class PruMergePlus(PruMerge):
     def counts(self, scores: Tensor, batch: TokenBatch) -> Tensor:
         if self.budget.kind != "iqr":
             return super().counts(scores, batch)
-        rows = zip(scores, batch.totals, strict=True)
-        lengths = [len(self._adaptive(row[:total])) if total else 0 for row, total in rows]
-        return F.limit_counts(torch.tensor(lengths, device=scores.device), max_tokens=self.max_tokens)
+        found = (self._adaptive(scores, batch.totals) < scores.shape[1]).sum(dim=1)
+        return F.limit_counts(found, max_tokens=self.max_tokens)
 
     @property
-    def chooses_each_once(self) -> bool:
+    def gives_the_count(self) -> bool:
         return self.samples == "adaptive"
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
@@ -174,20 +173,28 @@ class PruMergePlus(PruMerge):
             steps = self._steps(len(attention)).to(attention.device)
             return torch.cat([_highest(attention, int(len(attention) * self.budget.value)), steps])
         if self.budget.kind == "iqr":
-            return self._adaptive(attention)[:count]
+            return self._adaptive(attention[None], [len(attention)])[0].sort(stable=True).indices[:count]
         top = _highest(attention, max(1, round(count * self.outliers)))
         left = torch.ones_like(attention, dtype=torch.bool).scatter(0, top, False)
         places = evenly(len(attention) - len(top), count - len(top))
         return torch.cat([top, F.places(left, int(left.numel()) - len(top))[upload(places, left.device)]])
 
-    def _adaptive(self, attention: Tensor) -> Tensor:
-        total = len(attention)
-        share = max(int(F.iqr_count(attention[None])), min(self.min_tokens, total)) / total
-        top = _highest(attention, max(int(total * share), 1))
-        sampled = torch.zeros_like(attention, dtype=torch.bool)
-        sampled[: total - 1 : max(int(int(1 / share) / 3), 1)] = True
-        sampled[top] = False
-        return torch.cat([top, sampled.nonzero().squeeze(1)])
+    def _adaptive(self, attention: Tensor, totals: Sequence[int]) -> Tensor:
+        """``[B, N]`` int64, the place of each patch in the order of the language model; N of what is dropped."""
+        place = torch.arange(attention.shape[1], device=attention.device)
+        given = upload([[total, max(total, 1), min(self.min_tokens, total)] for total in totals], attention.device)
+        total, some, least = torch.split(given, 1, dim=1)
+        real = place < total
+        # Shares and steps in float64: the published code computes them so, on the host.
+        share = torch.maximum(F.iqr_count(attention, real).unsqueeze(1), least).double() / some
+        top = (total * share).long().clamp(min=1)
+        ranked = attention.masked_fill(~real, -torch.inf).sort(dim=1, descending=True, stable=True)
+        rank = ranked.indices.argsort(dim=1)
+        step = ((1.0 / share).long() // 3).clamp(min=1)
+        outlier = (rank < top) & real
+        sampled = (place % step == 0) & (place < total - 1) & ~outlier
+        behind = top + sampled.cumsum(dim=1) - 1
+        return torch.where(outlier, rank, torch.where(sampled, behind, len(place)))
 
     def _steps(self, total: int) -> Tensor:
         step = int(1 / self.budget.value)

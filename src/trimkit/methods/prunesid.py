@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
-from trimkit.core.types import Selection, TokenBatch
+from trimkit.core.transfer import fetch, upload
+from trimkit.core.types import TokenBatch
 from trimkit.methods._choosing import ChoosingMethod, cosines, signal, wide_dtype
 
 __all__ = ["PruneSID", "group_counts", "principal_groups", "suppressed_order"]
+
+Bools = NDArray[np.bool_]
 
 
 class PruneSID(ChoosingMethod):
@@ -53,28 +58,48 @@ class PruneSID(ChoosingMethod):
         own = {"cls_attention", "cls_state"} if self.class_token else {"cls_attention"}
         return frozenset() if self.keeps_all else frozenset(own)
 
-    def quality(self, image: TokenBatch) -> Tensor:
-        return F.sanitize(signal(self, image, "cls_attention"))[0]
+    lists_in_order: ClassVar[bool] = True
 
-    def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        features = image.features[0].nan_to_num(0.0)
-        tokens = count + 1  # the class token's place, whether it is kept or not
-        groups = principal_groups(features, tokens // 4)
+    def qualities(self, batch: TokenBatch) -> Tensor:
+        return F.sanitize(signal(self, batch, "cls_attention"))
+
+    def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
+        """On the host, by one transfer for all images: singular vectors are found by waiting, whatever the device."""
+        asked = list(zip(batch.totals, counts, strict=True))
+        pairs = [self._pairs(batch.features[row, :total], count + 1) for row, (total, count) in enumerate(asked)]
+        host = fetch([scores, *(each for pair in pairs for each in pair)])
+        attention = host[0].float().numpy()
+        picked = np.full((len(asked), max(counts)), scores.shape[1])
+        for row, (total, count) in enumerate(asked):
+            products, repeats = host[1 + 2 * row : 3 + 2 * row]
+            picked[row, :count] = _listed(products, repeats.numpy(), attention[row, :total], count + 1)
+        return upload(picked, scores.device)
+
+    @staticmethod
+    def _pairs(features: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+        """``[N, N]`` products of the centered patches, and bool, which patches repeat each other.
+
+        Args:
+            features: ``[N, D]`` of one image.
+            tokens: T.
+        """
+        features = features.nan_to_num(0.0)
         similar = cosines(features.to(wide_dtype(features.device)))
-        pairs = len(features) * (len(features) - 1) / 2
-        threshold = tokens / 32 * float(similar.triu(diagonal=1).sum()) / pairs
-        lists, taken = [], []
-        for group in range(max(tokens // 4, 1)):
-            members = (groups == group).nonzero().squeeze(1)
-            order, distinct = suppressed_order(similar[members][:, members], scores[members], threshold)
-            lists.append(members[order])
-            taken.append(distinct)
-        counts = group_counts(taken, [len(members) for members in lists], tokens)
-        return torch.cat([members[:own] for members, own in zip(lists, counts, strict=True)])
+        mean = tokens / 32 * similar.triu(diagonal=1).sum() / (len(features) * (len(features) - 1) / 2)
+        return _products(features), similar > mean
 
-    def finish(self, image: TokenBatch, selection: Selection) -> Selection:
-        listed = self.choose(image, self.quality(image), len(selection.indices))
-        return replace(selection, order=torch.searchsorted(selection.indices, listed))
+
+def _listed(products: Tensor, repeats: Bools, attention: NDArray[np.float32], tokens: int) -> list[int]:
+    """The ``tokens - 1`` patches of one image that stay, in the order of the language model."""
+    groups = _groups(products, tokens // 4).numpy()
+    falling = np.argsort(-attention, kind="stable")
+    lists, taken = [], []
+    for group in range(max(tokens // 4, 1)):
+        order, distinct = suppressed_order(repeats, falling[groups[falling] == group])
+        lists.append(order)
+        taken.append(distinct)
+    counts = group_counts(taken, [len(members) for members in lists], tokens)
+    return [member for members, own in zip(lists, counts, strict=True) for member in members[:own]]
 
 
 def principal_groups(features: Tensor, components: int) -> Tensor:
@@ -84,28 +109,33 @@ def principal_groups(features: Tensor, components: int) -> Tensor:
         features: ``[N, D]``.
         components: how many; at most the rank allows are told apart.
     """
+    return _groups(_products(features), components)
+
+
+def _products(features: Tensor) -> Tensor:
+    """``[N, N]``: the singular vectors of the centered patches are its eigenvectors, and it is smaller."""
     squashed = torch.sigmoid(features.float()).to(wide_dtype(features.device))
     centered = squashed - squashed.mean(dim=1, keepdim=True)
-    # The singular vectors of the centered patches are eigenvectors of their products, which are fewer.
-    vectors = torch.linalg.eigh(centered @ centered.T).eigenvectors.flip(1)[:, : max(components, 1)]
+    return centered @ centered.T
+
+
+def _groups(products: Tensor, components: int) -> Tensor:
+    vectors = torch.linalg.eigh(products).eigenvectors.flip(1)[:, : max(components, 1)]
     groups: Tensor = vectors.abs().argmax(dim=1)
     return groups
 
 
-def suppressed_order(similarity: Tensor, attention: Tensor, threshold: float) -> tuple[list[int], int]:
+def suppressed_order(repeats: Bools, falling: NDArray[np.int64]) -> tuple[list[int], int]:
     """Members of one group in the order in which they are taken, and how many were taken before repeats.
 
     Args:
-        similarity: ``[m, m]``.
-        attention: ``[m]``.
-        threshold: a member more similar than this to a taken one is suppressed, and comes after all that are taken.
+        repeats: ``[N, N]``; a member that repeats a taken one is suppressed, and comes after all that are taken.
+        falling: the members by falling attention.
     """
-    falling = attention.sort(descending=True, stable=True).indices.tolist()
-    repeats = (similarity > threshold).tolist()
     taken: list[int] = []
     suppressed: list[int] = []
-    for member in falling:
-        (suppressed if any(repeats[lead][member] for lead in taken) else taken).append(member)
+    for member in falling.tolist():
+        (suppressed if repeats[taken, member].any() else taken).append(member)
     return taken + suppressed, len(taken)
 
 

@@ -45,7 +45,7 @@ class VisPruner(ChoosingMethod):
         return F.sanitize(signal(self, image, "cls_attention"))[0]
 
     @property
-    def chooses_each_once(self) -> bool:
+    def gives_the_count(self) -> bool:
         return True
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from inspect import signature
 from typing import Any
 
@@ -24,7 +24,7 @@ __all__ = ["go_on", "layer_states", "resized_states", "run_stepwise"]
 
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
-Step = Callable[[TowerRead], tuple[Tensor | None, Tensor | None]]
+Step = Callable[[Sequence[TowerRead]], Sequence[tuple[Tensor | None, Tensor | None]]]
 
 
 class _NoSuchLayerError(ConfigError, IndexError):
@@ -87,17 +87,17 @@ def resized_states(tower: Any, pixels: Tensor, grid: tuple[int, int], last: int)
     return go_on(tower, state, 0, last)
 
 
-def run_stepwise(tower: Any, pixels: Tensor, last: int, step: Step) -> tuple[Tensor, Tensor]:
-    """One picture through ``last`` layers, with patches that leave on the way.
+def run_stepwise(tower: Any, pixels: Tensor, last: int, step: Step) -> list[tuple[Tensor, Tensor]]:
+    """Pictures through ``last`` layers, each on its own, with patches that leave on the way.
 
     Args:
         tower: a ``CLIPVisionModel`` that nobody has hooked or wrapped.
-        pixels: ``[1, 3, H, W]``.
+        pixels: ``[B, 3, H, W]``.
         last: how many layers are run.
         step: see ``TowerPlan``.
 
     Returns:
-        ``[1 + N, D]`` the state of every token when it left, and ``[N]`` bool, which patches went all the way.
+        Of each picture ``[N, D]`` the state of every patch when it left, and ``[k]`` int64, which patches went all the way.
 
     Raises:
         UnsupportedError: another tower.
@@ -107,19 +107,36 @@ def run_stepwise(tower: Any, pixels: Tensor, last: int, step: Step) -> tuple[Ten
         raise UnsupportedError(
             "this vision tower is not CLIP's own, or somebody has hooked or wrapped it: no patches can leave it on the way"
         )
-    state = inner.pre_layrnorm(inner.embeddings(pixels))
-    whole, left, carried = state[0], torch.arange(state.shape[1] - 1, device=state.device), None
+    ways = [_Way(inner.pre_layrnorm(inner.embeddings(each[None]))) for each in pixels]
     for number, layer in enumerate(inner.encoder.layers[:last]):
-        with _watched(layer.self_attn) as seen:
-            state = _run(layer, state)
-        whole = whole.index_copy(0, torch.cat([left.new_zeros(1), left + 1]), state[0])
-        read = _tower_read(layer.self_attn, seen, number, last, len(whole) - 1, carried)
+        reads = [way.through(layer, number, last) for way in ways]
         with torch.no_grad():
-            going, carried = step(read)
+            steps = step(reads)
+        for way, (going, carried) in zip(ways, steps, strict=True):
+            way.go_on(going, carried)
+    return [(way.whole[1:], way.left) for way in ways]
+
+
+class _Way:
+    """One picture on its way through the tower: its state ``[1, 1 + n, D]``, and the patches that are left, ``[n]``."""
+
+    def __init__(self, state: Tensor) -> None:
+        self.state, self.whole = state, state[0]
+        self.left = torch.arange(state.shape[1] - 1, device=state.device)
+        self.carried: Tensor | None = None
+
+    def through(self, layer: Any, number: int, last: int) -> TowerRead:
+        with _watched(layer.self_attn) as seen:
+            self.state = _run(layer, self.state)
+        at = torch.cat([self.left.new_zeros(1), self.left + 1])
+        self.whole = self.whole.index_copy(0, at, self.state[0])
+        return _tower_read(layer.self_attn, seen, number, last, len(self.whole) - 1, self.carried)
+
+    def go_on(self, going: Tensor | None, carried: Tensor | None) -> None:
+        self.carried = carried
         if going is not None:
-            left = left[going]
-            state = torch.cat([state[:, :1], state[:, 1 + going]], dim=1)
-    return whole, torch.zeros(len(whole) - 1, dtype=torch.bool, device=left.device).index_fill(0, left, True)
+            self.left = self.left[going]
+            self.state = torch.cat([self.state[:, :1], self.state[:, 1 + going]], dim=1)
 
 
 def _tower_read(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from trimkit.core.transfer import upload
 from trimkit.core.types import ImageTokens, Midway
 from trimkit.errors import UnsupportedError
 from trimkit.models._base import AT_ONCE, Family, ModelInputs
@@ -121,15 +122,19 @@ class Llava(Family):
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size
         last = self.tower_layers(model)
         if plan.step is not None:
-            states = [run_stepwise(tower, each[None], last, plan.step) for each in pixels]
-            found = [(state[1:], alive) for state, alive in states]
+            found = run_stepwise(tower, pixels, last, plan.step)
         else:
             grid = plan.grid(side, side)
             small = resized_states(tower, pixels, grid, last)[:, 1:]
-            alive = _cell_middles((side, side), grid).to(small.device)
-            whole = small.new_zeros(len(small), side * side, small.shape[-1])
-            found = [(each, alive) for each in whole.index_copy(1, alive.nonzero().squeeze(1), small)]
-        return [ImageTokens(each, (side, side), alive=alive, signals={"alive": alive}) for each, alive in found]
+            middles = upload(_cell_middles((side, side), grid), small.device)
+            whole = small.new_zeros(len(small), side * side, small.shape[-1]).index_copy(1, middles, small)
+            found = [(each, middles) for each in whole]
+        none = torch.zeros(side * side, dtype=torch.bool, device=pixels.device)
+        images = [(each, none.index_fill(0, places, True), len(places)) for each, places in found]
+        return [
+            ImageTokens(each, (side, side), alive=alive, alive_count=count, signals={"alive": alive})
+            for each, alive, count in images
+        ]
 
     def _begin(self, model: Any, arguments: ModelInputs) -> list[ImageTokens]:
         if {"vision_feature_layer", "vision_feature_select_strategy"} & set(arguments):
@@ -164,12 +169,12 @@ class Llava(Family):
         return bool(model.config.vision_config.model_type == "clip_vision_model")
 
 
-def _cell_middles(grid: tuple[int, int], cells: tuple[int, int]) -> Tensor:
-    """``[N]`` bool, the token in the middle of each of so many rows and columns of cells."""
-    rows, columns = ((2 * torch.arange(n) + 1) * of // (2 * n) for of, n in zip(grid, cells, strict=True))
-    middles = torch.zeros(grid, dtype=torch.bool)
-    middles[rows[:, None], columns] = True
-    return middles.flatten()
+def _cell_middles(grid: tuple[int, int], cells: tuple[int, int]) -> list[int]:
+    """The tokens in the middle of each of so many rows and columns of cells, ascending."""
+    rows, columns = (
+        [(2 * n + 1) * of // (2 * some) for n in range(some)] for of, some in zip(grid, cells, strict=True)
+    )
+    return [row * grid[1] + column for row in rows for column in columns]
 
 
 def _state(image: ImageTokens, alive: Tensor) -> Tensor:
@@ -182,7 +187,7 @@ def _finished(image: ImageTokens, alive: Tensor, state: Tensor) -> ImageTokens:
     head = 0 if image.midway is None else len(image.midway.head)
     places = alive.nonzero().squeeze(1)
     features = image.features.index_copy(0, places, state[head:].to(image.features.dtype))
-    return replace(image, features=features, midway=None, alive=alive)
+    return replace(image, features=features, midway=None, alive=alive, alive_count=len(places))
 
 
 def _siglip_grid(config: Any, image: ImageTokens) -> tuple[int, int] | None:

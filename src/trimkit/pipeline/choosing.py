@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trimkit.core.sharing import union
 from trimkit.core.types import EncoderProfile, Selection
-from trimkit.methods import Method
+from trimkit.methods import Method, PlannedMethod
 from trimkit.models import Family, ModelInputs
 from trimkit.pipeline.call_settings import CallSettings, in_full_precision
 from trimkit.pipeline.image_queries import AskedOf, QueryFinder, query_rounds
@@ -187,4 +187,7 @@ class Chooser:
         for asked in query_rounds(queries):
             told = self._signals.onto(images, asked, scorer)
             found.append(choose(told, asked, self.method, scorer, profile, rows))
-        return [only_alive(image, union(each)) for image, each in zip(images, zip(*found, strict=True), strict=True)]
+        selections = [union(each) for each in zip(*found, strict=True)]
+        if isinstance(self.method, PlannedMethod) and not self._skips_padding:  # chooses among what is alive
+            return selections
+        return [only_alive(image, each) for image, each in zip(images, selections, strict=True)]

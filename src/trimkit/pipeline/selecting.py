@@ -165,13 +165,13 @@ def make_batch(
 ) -> TokenBatch:
     """Pad images to one batch."""
     lengths = tuple(len(image) for image in images)
+    alive = tuple(image.alive_count for image in images if image.alive_count is not None)
     features = pad_sequence([image.features for image in images], batch_first=True).detach()
     device, width = features.device, features.shape[1]
     mask = torch.ones(features.shape[:2], dtype=torch.bool, device=device)
     if min(lengths) < width:
         mask = torch.arange(width, device=device) < upload(lengths, device).unsqueeze(1)
-    attention = _padded([image.cls_attention for image in images], device)
-    keys = _padded([image.keys for image in images], device)
+    attention, keys = (_padded([getattr(i, name) for i in images], device) for name in ("cls_attention", "keys"))
     return TokenBatch(
         features=features,
         mask=mask,
@@ -184,6 +184,7 @@ def make_batch(
         signals=_signals(images, device),
         lengths=lengths,
         queries=tuple(queries),
+        alive_counts=alive if len(alive) == len(images) else None,
     )
 
 
@@ -232,7 +233,7 @@ def reduced_features(image: ImageTokens, selection: Selection) -> Tensor:
 
 def _with_features(image: ImageTokens, layers: Sequence[Tensor]) -> ImageTokens:
     features, *deeper = layers
-    kept = replace(image, features=features, layers=tuple(deeper), views=(), alive=None)
+    kept = replace(image, features=features, layers=tuple(deeper), views=(), alive=None, alive_count=None)
     return replace(kept, cls_attention=None, keys=None, signals={})
 
 
