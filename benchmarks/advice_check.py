@@ -34,6 +34,8 @@ NOT_COMPARED = {
     "bench_choosing": "choosing by itself, on two versions of the code",
     "bench_ask": "the first release's format: no list of arms",
     "bench_steps": "parts of a request by themselves, with no full request beside them",
+    "bench_serve": "hostile requests and memory, no reduced request beside a full one",
+    "bench_page": "the page's own choices, no full request",
     "bench_with_block": "attaching and detaching around a call, no reduced request",
 }
 """Files of ``bench_*.json`` that hold no ratio of a reduced request to a full one."""

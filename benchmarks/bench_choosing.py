@@ -118,6 +118,7 @@ def patches(kind: str, images: int, seed: int, side: int = SIDE, width: int = WI
         grids=((side, side),) * images,
         keys=tuple(map(str, range(images))),
         lengths=(side * side,) * images,
+        signals={"projected": tuple(features)},  # as if there were no projector
     )
 
 
