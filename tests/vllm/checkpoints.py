@@ -169,7 +169,8 @@ def gemma3(folder: Path) -> None:
     layers = {"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]}
     config = tf.Gemma3Config(
         vision_config=_SIGLIP,
-        text_config={**_words(tokenizer), **_TEXT, **layers},
+        text_config={**_words(tokenizer), **_TEXT, **layers, "tie_word_embeddings": False},
+        tie_word_embeddings=False,  # else a random model says its last token again
         mm_tokens_per_image=4,
         boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id,
