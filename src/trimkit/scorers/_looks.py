@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -38,23 +38,23 @@ class Looks:
 
     def __call__(self, views: Sequence[tuple[str, View]]) -> list[Tensor]:
         """``[rows * columns, P]`` of each view; with it is given its image's key, empty where nothing is to be held."""
-        keys = _keys(views)
-        found = {key: held for key in keys if key is not None and (held := self._held.get(key)) is not None}
-        seen: dict[int, Tensor] = {}
-        for places in self._groups(views, [i for i, key in enumerate(keys) if key is None or key not in found]):
-            pictures = [views[i][1].pixels for i in places]
-            seen.update(zip(places, self._embed(pictures, self._grid(views[places[0]][1])), strict=True))
-        for i, patches in seen.items():
-            if keys[i] is not None:
-                self._held.put(keys[i], patches.clone() if len(seen) > 1 else patches)  # a row would hold all of them
-        return [seen[i] if i in seen else found[key] for i, key in enumerate(keys)]
+        # What is not to be held has its place for a key; a view that comes twice is computed once.
+        keys = [i if key is None else key for i, key in enumerate(_keys(views))]
+        given = dict(zip(keys, views, strict=True))
+        found = {key: held for key in given if (held := self._held.get(key)) is not None}
+        for group in self._groups({key: view for key, (_, view) in given.items() if key not in found}):
+            done = self._embed([given[key][1].pixels for key in group], self._grid(given[group[0]][1]))
+            for key, patches in zip(group, done, strict=True):
+                found[key] = patches.clone() if len(group) > 1 else patches  # a row would hold all of them
+                if not isinstance(key, int):
+                    self._held.put(key, found[key])
+        return [found[key] for key in keys]
 
-    def _groups(self, views: Sequence[tuple[str, View]], places: list[int]) -> list[list[int]]:
+    def _groups(self, views: Mapping[Hashable, View]) -> list[list[Hashable]]:
         """Those of one grid together; one by one on the CPU, where no rounding is to depend on the others."""
-        groups: dict[Hashable, list[int]] = {}
-        for i in places:
-            alone = one_by_one(views[i][1].pixels.device)
-            groups.setdefault(i if alone else self._grid(views[i][1]), []).append(i)
+        groups: dict[Hashable, list[Hashable]] = {}
+        for key, view in views.items():
+            groups.setdefault(key if one_by_one(view.pixels.device) else self._grid(view), []).append(key)
         return list(groups.values())
 
 
