@@ -235,3 +235,21 @@ class Selection:
     def __len__(self) -> int:
         """Tokens the language model sees for this image."""
         return int(self.indices.numel()) + int(self.aggregated) + int(self.class_token)
+
+    def reported(self, *, row: int, query: str | None, grid: tuple[int, int] | None, **more: Any) -> ImageReport:
+        """What a report says of it.
+
+        Args:
+            row, query, grid: where the image stands, what it was chosen for, rows and columns of its tokens.
+            **more: further fields of ``ImageReport``; they win over the selection's own.
+        """
+        own: dict[str, Any] = {
+            "tokens_before": self.total,
+            "tokens_after": len(self),
+            "indices": self.indices,
+            "aggregated": self.aggregated,
+            "scores": self.scores,
+            "relevance": self.relevance,
+            "class_token": self.class_token,
+        }
+        return ImageReport(row=row, query=query, grid=grid, **{**own, **more})

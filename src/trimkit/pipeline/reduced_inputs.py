@@ -185,21 +185,14 @@ class ReducedInputs:
 
 
 def _image_report(item: MediaItem, queries: ImageQueries, selection: Selection, note: str | None) -> ImageReport:
-    return ImageReport(
+    return selection.reported(
         row=item.row,
         query=queries[-1],
-        tokens_before=selection.total,
-        tokens_after=len(selection),
-        indices=selection.indices,
-        aggregated=selection.aggregated,
         grid=item.image.grid,
-        scores=selection.scores,
-        relevance=selection.relevance,
         cached=item.cached,
         medium=item.family.medium,
         frames=item.image.frames,
         note=note,
-        class_token=selection.class_token,
         groups=None if selection.mixing is None else _groups(selection.mixing, selection.indices),
     )
 

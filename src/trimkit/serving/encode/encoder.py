@@ -175,16 +175,6 @@ def _packed(embeddings: Tensor) -> str:
 
 
 def _report(record: ImageEmbeddings) -> ImageReport:
-    selection = record.selection
-    return ImageReport(
-        row=record.row,
-        query=record.query,
-        tokens_before=selection.total,
-        tokens_after=len(selection),
-        indices=selection.indices,
-        aggregated=selection.aggregated,
-        grid=record.grid,
-        scores=selection.scores,
-        relevance=record.relevance,
-        cached=record.cached,
+    return record.selection.reported(
+        row=record.row, query=record.query, grid=record.grid, relevance=record.relevance, cached=record.cached
     )

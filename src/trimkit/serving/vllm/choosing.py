@@ -90,17 +90,7 @@ class Chooser:
 
 def report_of_choice(image: ImageTokens, reduction: Reduction, selection: Selection) -> ImageReport:
     """What was kept of one image."""
-    return ImageReport(
-        row=0,
-        query=reduction.query,
-        tokens_before=selection.total,
-        tokens_after=len(selection),
-        indices=selection.indices,
-        aggregated=selection.aggregated,
-        grid=image.grid,
-        scores=selection.scores,
-        relevance=selection.relevance,
-    )
+    return selection.reported(row=0, query=reduction.query, grid=image.grid)
 
 
 def evenly_spaced(total: int, count: int, device: torch.device) -> Tensor:
