@@ -71,7 +71,7 @@ def test_relevant_and_new(kind: str, tokens: int, images: int, seed: int, share:
     relevant = torch.full((images,), int(count * share))
     expected = plain.relevant_and_new(worth, features, count, relevant, 1.0, WIDE) if count else None
     if expected is not None:
-        _same(kernel.relevant_and_new(worth, features, count, relevant, WIDE), expected)
+        _same(kernel.relevant_and_new(worth, features, count, relevant, 1.0, WIDE), expected)
 
 
 @cases

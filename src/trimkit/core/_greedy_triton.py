@@ -129,8 +129,10 @@ def _grow(
         tl.debug_barrier()  # the row is read by others of this program in the next step
 
 
-def relevant_and_new(worth: Tensor, features: Tensor, count: int, relevant: Tensor, wide: torch.dtype) -> Tensor:
-    """``[B, count]`` int64; see ``greedy.relevant_and_new``, with a redundancy of 1. ``worth`` is below 0 on padding."""
+def relevant_and_new(
+    worth: Tensor, features: Tensor, count: int, relevant: Tensor, redundancy: float, wide: torch.dtype
+) -> Tensor:
+    """``[B, count]`` int64; see ``greedy.relevant_and_new``. ``worth`` is below 0 on padding; ``redundancy`` has to be 1."""
     rows, variance = start(features, wide)
     floor = torch.full((len(worth),), LEAST_NOVELTY**2, dtype=wide, device=worth.device)
     return _launch(worth.to(wide), variance, rows, floor, relevant, count, volume=False)

@@ -20,12 +20,12 @@ order of choice, then N as often as its count is less than K. Of equal tokens th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trimkit.core import _greedy_device as on_device
 from trimkit.core import _greedy_host as on_host
 from trimkit.core._greedy_kernels import KERNELS, KERNELS_ON, fastest
 from trimkit.core.transfer import one_by_one, upload
@@ -106,16 +106,11 @@ def relevant_and_new(
     worth, wide = _below_padding(worth, totals), wide_dtype(worth.device)
     most = max(counts)
 
-    def plain(at: slice) -> Tensor:
-        return on_device.relevant_and_new(worth[at], features[at], most, relevant[at], redundancy, wide)
-
-    def fused(at: slice) -> Tensor:
-        from trimkit.core import _greedy_triton as kernel
-
-        return kernel.relevant_and_new(worth[at], features[at], most, relevant[at], wide)
+    def choose(form: Any, at: slice) -> Tensor:
+        return form.relevant_and_new(worth[at], features[at], most, relevant[at], redundancy, wide)  # type: ignore[no-any-return]
 
     return _cut(
-        fastest("relevant_and_new", _parts(worth), worth, plain, fused if redundancy == 1.0 else None),
+        fastest("relevant_and_new", _parts(worth), worth, choose, fusible=redundancy == 1.0),
         counts,
         worth.shape[1],
     )
@@ -141,15 +136,10 @@ def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Co
     quality, wide = _below_padding(quality, totals), wide_dtype(quality.device)
     most = max(counts)
 
-    def plain(at: slice) -> Tensor:
-        return on_device.largest_volume(quality[at], features[at], most, wide)
+    def choose(form: Any, at: slice) -> Tensor:
+        return form.largest_volume(quality[at], features[at], most, wide)  # type: ignore[no-any-return]
 
-    def fused(at: slice) -> Tensor:
-        from trimkit.core import _greedy_triton as kernel
-
-        return kernel.largest_volume(quality[at], features[at], most, wide)
-
-    return _cut(fastest("largest_volume", _parts(quality), quality, plain, fused), counts, quality.shape[1])
+    return _cut(fastest("largest_volume", _parts(quality), quality, choose), counts, quality.shape[1])
 
 
 def most_different(distances: Tensor, counts: Counts, totals: Counts, broken: Tensor) -> Tensor:
@@ -172,15 +162,10 @@ def most_different(distances: Tensor, counts: Counts, totals: Counts, broken: Te
         )
     real, most = _real(broken, totals), max(counts)
 
-    def plain(at: slice) -> Tensor:
-        return on_device.most_different(distances[at], most, broken[at], None if real is None else real[at])
+    def choose(form: Any, at: slice) -> Tensor:
+        return form.most_different(distances[at], most, broken[at], None if real is None else real[at])  # type: ignore[no-any-return]
 
-    def fused(at: slice) -> Tensor:
-        from trimkit.core import _greedy_pairs_triton as kernel
-
-        return kernel.most_different(distances[at], most, broken[at], None if real is None else real[at])
-
-    return _cut(fastest("most_different", _parts(broken), broken, plain, fused), counts, tokens)
+    return _cut(fastest("most_different", _parts(broken), broken, choose), counts, tokens)
 
 
 def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) -> Tensor:
@@ -204,15 +189,10 @@ def cover(saliency: Tensor, similarity: Tensor, counts: Counts, totals: Counts) 
     saliency, wide = _below_padding(saliency, totals), wide_dtype(saliency.device)
     most = max(counts)
 
-    def plain(at: slice) -> Tensor:
-        return on_device.cover(saliency[at], similarity[at], most, wide)
+    def choose(form: Any, at: slice) -> Tensor:
+        return form.cover(saliency[at], similarity[at], most, wide)  # type: ignore[no-any-return]
 
-    def fused(at: slice) -> Tensor:
-        from trimkit.core import _greedy_pairs_triton as kernel
-
-        return kernel.cover(saliency[at], similarity[at], most, wide)
-
-    return _cut(fastest("cover", _parts(saliency), saliency, plain, fused), counts, saliency.shape[1])
+    return _cut(fastest("cover", _parts(saliency), saliency, choose), counts, saliency.shape[1])
 
 
 def marginal_relevance(importance: Tensor, similarity: Tensor, count: int, balance: float) -> Tensor:
@@ -229,15 +209,10 @@ def marginal_relevance(importance: Tensor, similarity: Tensor, count: int, balan
     wide = wide_dtype(importance.device)
     importance = importance.to(wide)
 
-    def plain(at: slice) -> Tensor:
-        return on_device.marginal_relevance(importance[at], similarity[at].to(wide), count, balance)
+    def choose(form: Any, at: slice) -> Tensor:
+        return form.marginal_relevance(importance[at], similarity[at].to(wide), count, balance)  # type: ignore[no-any-return]
 
-    def fused(at: slice) -> Tensor:
-        from trimkit.core import _greedy_pairs_triton as kernel
-
-        return kernel.marginal_relevance(importance[at], similarity[at].to(wide), count, balance)
-
-    return fastest("marginal_relevance", _parts(importance), importance, plain, fused)
+    return fastest("marginal_relevance", _parts(importance), importance, choose)
 
 
 def _each(choose: Callable[[int, int], on_host.Indices], values: Tensor, counts: Counts, totals: Counts) -> Tensor:
