@@ -26,7 +26,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("-o", "pictures"), "is there already"),
         (("-o", "scorer", "--target", "luck"), "choose among attention, answer"),
         (("-o", "scorer", "--questions", "none.txt"), "none.txt"),
-        (("--work", "pictures/00.png"), "pictures/00.png"),
     ],
 )
 def test_what_cannot_be_is_one_line(words: tuple[str, ...], said: str, cli: Cli, here: Path) -> None:
@@ -34,7 +33,14 @@ def test_what_cannot_be_is_one_line(words: tuple[str, ...], said: str, cli: Cli,
     assert outcome.code == 2
     assert said in outcome.err
     assert "unexpected" not in outcome.err
-    assert not (here / "scorer").exists()
+    assert sorted(each.name for each in here.iterdir()) == ["pictures"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_model_is_asked(cli: Cli, here: Path) -> None:
+    write_spots(here / "pictures", 40)
+    outcome = cli("fit", "--images", "pictures", "--work", "pictures/00.png")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "pictures/00.png" in outcome.err
 
 
 def test_a_small_fit_says_what_it_took_and_what_came_out(cli: Cli, here: Path) -> None:

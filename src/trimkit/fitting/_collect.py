@@ -20,7 +20,7 @@ from trimkit.fitting._questions import asked_by_model
 from trimkit.fitting._records import RecordStore
 from trimkit.fitting._settings import BUDGETS, MINIMUM_PICTURES, FitSettings
 from trimkit.fitting._teacher import Teacher
-from trimkit.io.files import write_atomically
+from trimkit.io.files import check_writable, write_atomically
 from trimkit.io.reading import read_json
 from trimkit.io.text import json_text
 from trimkit.scorers import fingerprint_of
@@ -38,18 +38,24 @@ _ROWS = 24  # prompts a call on a GPU
 def find_questions(
     model: Any, processor: Any, pictures: Mapping[str, Any], given: Any, settings: FitSettings, work: Path, phase: Phase
 ) -> Any:
-    """The user's questions; without any, the model's own, which are written down in ``work`` and asked for once."""
+    """The user's questions; without any, the model's own, which are written down in ``work`` and asked for once.
+
+    Raises:
+        InputError: too few pictures, or ``work`` cannot be written: both before the model is asked.
+    """
+    _check_count(len(pictures))
     if given is not None:
         return given
     path = work / _QUESTIONS
     if path.exists():
         return read_json(path, remedy="remove it")
-    with phase("questions", len(pictures)) as advance:
-        found = asked_by_model(model, processor, pictures, settings.per_picture, advance)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {str(work)!r} ({error.strerror}): choose another place") from None
+    check_writable(path)
+    with phase("questions", len(pictures)) as advance:
+        found = asked_by_model(model, processor, pictures, settings.per_picture, advance)
     write_atomically(path, lambda file: file.write(json_text(found).encode()))
     return found
 
@@ -66,11 +72,7 @@ def check_pairs(
     for pair in make_pairs(pictures, questions, settings.per_picture):
         if not teacher.can_be_asked(pair):
             grouped.setdefault(pair.picture, []).append(pair)
-    if len(grouped) < MINIMUM_PICTURES:
-        raise InputError(
-            f"{len(grouped)} pictures with a question are too few to fit a scorer and to decide whether it is better: give "
-            f"{MINIMUM_PICTURES} or more (some hundreds are better)"
-        )
+    _check_count(len(grouped))
     asked = {pair.question for pairs in grouped.values() for pair in pairs}
     if len(asked) < 2:
         raise InputError(
@@ -78,6 +80,14 @@ def check_pairs(
             "different ones; without --questions the model asks its own"
         )
     return list(grouped.values())
+
+
+def _check_count(pictures: int) -> None:
+    if pictures < MINIMUM_PICTURES:
+        raise InputError(
+            f"{pictures} pictures with a question are too few to fit a scorer and to decide whether it is better: give "
+            f"{MINIMUM_PICTURES} or more (some hundreds are better)"
+        )
 
 
 def identity_of(model: Any, groups: Sequence[Sequence[Pair]], settings: FitSettings) -> dict[str, Any]:
