@@ -5,7 +5,8 @@ for each number of clients; another one begins every time. Every client asks its
 Ratios are taken within a round. The stock server loads no plugin (vLLM's ``VLLM_PLUGINS`` is empty).
 
 What is asked: ``new``, a picture that no server has seen, with one question; ``same``, further questions about one picture.
-The latter is asked of a third server, too, which chooses once for a picture (``turns="once"``) and so keeps its KV cache.
+The latter is asked of two more servers, which find the picture in their prefix cache as stock vLLM does: ``turns="once"`` chooses
+once for a picture, ``turns="auto"`` for its first few questions and then once.
 Writes ``benchmarks/results/serve_load.json``.
 """
 
@@ -34,9 +35,9 @@ from benchmarks.serve_models import SHAPES, save
 from tests.vllm.server import Server, picture_url, serving
 from trimkit.bench.stats import orders, ratio, spread
 
-ARMS: dict[str, dict[str, Any] | None] = {"stock": None, "reduced": {}, "once": {"turns": "once"}}
+ARMS: dict[str, dict[str, Any] | None] = {"stock": None, "reduced": {}, "once": {"turns": "once"}, "auto": {"turns": "auto"}}
 """Servers by name: the plugin's settings beside the budget, or None for no plugin."""
-ASKED = {"new": ("stock", "reduced"), "same": ("stock", "reduced", "once")}
+ASKED = {"new": ("stock", "reduced"), "same": ("stock", "reduced", "once", "auto")}
 """Which servers get each kind of question."""
 WORDS = ("red", "green", "dog", "sign", "left", "clock", "small", "table", "boat", "tree")
 
@@ -160,11 +161,13 @@ def shown(record: Record) -> str:
             f"{stock['per_second']['median']:.2f}",
         ]
         row.append(_first_token(stock))
-        for name in ("reduced", "once"):
+        for name in ("reduced", "once", "auto"):
             row += [_times(each["ratios"][name]), _first_token(each[name])] if name in each else ["", ""]
         rows.append(row)
     head = ["image tokens", "asked", "clients", "stock: requests/s", "TTFT p50, p95 (s)", "reduced: times stock (95 %)"]
-    head += ["TTFT p50, p95 (s)", "chosen once: times stock (95 %)", "TTFT p50, p95 (s)"]
+    for name in ("once", "auto"):
+        head += ["TTFT p50, p95 (s)", f'`turns="{name}"`: times stock (95 %)']
+    head.append("TTFT p50, p95 (s)")
     config = record["config"]
     note = f"{config['rounds']} rounds of at least {config['requests']} requests, {config['tokens']} tokens answered."
     return f"{table(head, rows)}\n\n{note}"

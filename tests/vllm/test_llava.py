@@ -126,6 +126,19 @@ def test_a_report_says_what_was_kept(server: Server, reference: Reference) -> No
     ]
 
 
+def test_auto_chooses_for_the_first_questions_and_once_for_all_others(server: Server, reference: Reference) -> None:
+    picture = cases.pictures(small=False)[2].rotate(90)  # that no other test shows
+    asked = [f"{question} {word}" for question in cases.questions()[:3] for word in ("Say it.", "Please.")]
+    for question in (*asked, asked[0], asked[-1]):
+        method = "focus" if question in asked[:3] else "divprune"  # 576 // 121 - 1 choose for themselves
+        shown, plain = (Turn(question, (picture,)),), {"method": method, "budget": 121}
+        auto = Case(shown, {"method": "focus", "budget": 121, "turns": "auto"})
+        assert server.ids(body(auto)) == reference.ids(Case(shown, plain)), question
+        told = server.post("/v1/chat/completions", body(Case(shown, {**auto.trim, "report": True})))[1]["trim"]
+        wanted = reference.report(Case(shown, plain)).images[0].indices.tolist()
+        assert (told["method"], told["images"][0]["indices"]) == (method, wanted), question
+
+
 def test_metrics_are_those_of_the_other_server(server: Server) -> None:
     text = server.text("/metrics")
     numbers = {name: float(value) for name, value in re.findall(r"^(trimkit_\w+) (\S+)$", text, re.MULTILINE)}

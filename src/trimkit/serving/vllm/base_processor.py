@@ -20,9 +20,10 @@ from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 from trimkit.errors import ConfigError, TrimkitError
 from trimkit.serving.vllm.facts import image_token, knows_scorer
 from trimkit.serving.vllm.metrics import show_metrics
+from trimkit.serving.vllm.own_choices import OwnChoices, Size
 from trimkit.serving.vllm.questions import Questions
 from trimkit.serving.vllm.reports import expect
-from trimkit.serving.vllm.seen import Seen
+from trimkit.serving.vllm.seen import Seen, picture_sizes
 from trimkit.serving.vllm.settings import FIELD, KEY, Reduction, Request, ServerSettings, pack, unpack
 from trimkit.serving.vllm.tower_signals import LayerNumbers
 
@@ -58,6 +59,7 @@ class ReducingProcessor:
         if self._settings.explicit:
             self._request({})
         self._questions: Questions | None = None
+        self._own = OwnChoices()
         self._seen = Seen(self.info)
         show_metrics()
 
@@ -123,10 +125,23 @@ class ReducingProcessor:
             self._questions = Questions(self.info.get_hf_processor(), self._picture_mark)
         if request.turns == "refresh":
             return [request.reduction(self._questions.last(inputs.prompt))] * count
+        if request.turns == "auto":
+            return self._own_or_shared(request, self._questions.last(inputs.prompt), inputs)
         asked = self._questions.first(inputs.prompt, count)
         if request.turns == "once":
             asked = self._questions.once(asked, self._picture_keys(inputs))
         return [request.reduction(question) for question in asked]
+
+    def _own_or_shared(self, request: Request, question: str | None, inputs: Any) -> list[Reduction]:
+        """``turns="auto"``: a choice for the question while its picture has room for one, else the shared choice."""
+        mine, method = request.reduction(question), pack(Reduction(request.method))
+        if question is None:
+            return [mine] * len(self._picture_keys(inputs))
+        sizes = picture_sizes(inputs.mm_data_items)
+        return [
+            mine if self._own.own(question, key, size, method) else request.shared()
+            for key, size in zip(self._picture_keys(inputs), sizes, strict=True)
+        ]
 
     def _picture_keys(self, inputs: Any) -> list[str]:
         """Of the pictures' content alone."""
@@ -174,19 +189,26 @@ class ReducingProcessor:
         updates = super()._get_prompt_updates(mm_items, stock, out_mm_kwargs)  # type: ignore[misc]
         if not packed or isinstance(mm_items.get("image"), ImageEmbeddingItems):
             return list(updates)
-        reductions = [unpack(text) for text in packed]
-        return [self._shorter(update, reductions) if update.modality == "image" else update for update in updates]
+        reductions, sizes = [unpack(text) for text in packed], picture_sizes(mm_items)
+        return [self._shorter(each, reductions, sizes) if each.modality == "image" else each for each in updates]
 
-    def _shorter(self, update: Any, reductions: list[Reduction]) -> Any:
+    def _shorter(self, update: Any, reductions: list[Reduction], sizes: list[Size | None]) -> Any:
         """The stock replacement with fewer placeholders."""
 
         def replacement(item: int) -> Any:
             stock = update.replacement(item) if callable(update.replacement) else update.replacement
             details = stock if isinstance(stock, PromptUpdateDetails) else None
-            cut = self.shortened(list(stock if details is None else details.full), reductions[item])
+            whole = list(stock if details is None else details.full)
+            cut = self.shortened(whole, reductions[item])
+            self._learn(sizes[item], reductions[item], whole, cut)
             return cut if details is None else PromptUpdateDetails.select_token_id(cut, self._image_token)
 
         return PromptReplacement(modality="image", target=update.target, replacement=replacement)
+
+    def _learn(self, size: Size | None, reduction: Reduction, whole: list[int], cut: list[int]) -> None:
+        mark = self._image_token
+        if size is not None and (kept := cut.count(mark)):
+            self._own.learn(size, pack(Reduction(reduction.method)), whole.count(mark), kept)
 
     def shortened(self, ids: list[int], reduction: Reduction) -> list[int]:
         """``ids`` with as many placeholders in every run of them as the reduction leaves there."""

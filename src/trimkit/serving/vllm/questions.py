@@ -12,8 +12,9 @@ from trimkit.pipeline.query_reader import QueryReader
 
 __all__ = ["Questions", "ServedTurns"]
 
-ServedTurns = Literal["refresh", "first", "once"]
-"""``refresh`` and ``first`` are ``trimkit.reduce``'s; ``once``: the first question that anybody has asked about a picture."""
+ServedTurns = Literal["refresh", "first", "once", "auto"]
+"""``refresh`` and ``first`` are ``trimkit.reduce``'s; ``once``: the first question that anybody has asked about a picture;
+``auto``: ``refresh`` while that prefills no more than stock vLLM, see ``own_choices``."""
 
 _PICTURES = 16_384  # whose first question is remembered; a few hundred bytes each
 

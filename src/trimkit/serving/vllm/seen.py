@@ -13,7 +13,25 @@ from trimkit.core.types import Report
 from trimkit.errors import TrimkitError
 from trimkit.serving.vllm.facts import twin_of
 
-__all__ = ["Seen"]
+__all__ = ["Seen", "picture_sizes"]
+
+
+def picture_sizes(items: Any) -> list[tuple[int, int] | None]:
+    """Width and height in pixels of every picture of a request; None for one given as embeddings or by a ``uuid`` alone.
+
+    Args:
+        items: the request's ``mm_data_items``.
+    """
+    pictures = items.get("image")
+    return [] if pictures is None else [_size(pictures, number) for number in range(pictures.get_count())]
+
+
+def _size(pictures: Any, number: int) -> tuple[int, int] | None:
+    try:
+        size = pictures.get_image_size(number)
+    except Exception:  # of whatever kind vLLM's items raise
+        return None
+    return size.width, size.height
 
 
 class Seen:
@@ -34,12 +52,10 @@ class Seen:
         Args:
             items: the request's ``mm_data_items``.
         """
-        pictures = items["image"]
-        try:
-            sizes = [pictures.get_image_size(number) for number in range(pictures.get_count())]
-        except Exception:  # given as embeddings, or named by a uuid alone
+        sizes = picture_sizes(items)
+        if None in sizes:
             return lambda report: [None] * len(report.images)
-        shown = [SimpleNamespace(size=(size.width, size.height)) for size in sizes]
+        shown = [SimpleNamespace(size=size) for size in sizes]
         return lambda report: self._boxes(shown, report)
 
     def _boxes(self, shown: Sequence[Any], report: Report) -> Sequence[Any]:

@@ -37,6 +37,7 @@ DEFAULT: dict[str, Any] = {"method": "trim", "budget": 0.21}
 _SERVER = ("scorer", "tower_cache_mb", "turns")
 _REQUEST = ("query", "turns")
 _SHARED = ("budget", "profile", "turns")  # what another method takes over
+_COUNTS = ("budget", "min_tokens", "max_tokens")  # what says how many tokens are kept
 _TELLER = "trimkit.serving.vllm.reports.ReportMiddleware"
 _LONGEST_QUERY = 16_384  # characters
 _PROBE = 576  # tokens of some image, to see whether a method knows its count beforehand
@@ -83,6 +84,11 @@ class Request:
         if not self.method.needs_relevance:
             return Reduction(self.method)
         return Reduction(self.method, query) if query else Reduction(text_free(self.method))
+
+    def shared(self) -> Reduction:
+        """For an image about which many questions are asked: as many tokens, unlike each other, whatever is asked."""
+        plain = text_free(self.method)
+        return Reduction(get_method("divprune", **{name: getattr(plain, name) for name in _COUNTS}))
 
 
 @dataclass(frozen=True)
