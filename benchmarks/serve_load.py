@@ -5,8 +5,8 @@ for each number of clients; another one begins every time. Every client asks its
 Ratios are taken within a round. The stock server loads no plugin (vLLM's ``VLLM_PLUGINS`` is empty).
 
 What is asked: ``new``, a picture that no server has seen, with one question; ``same``, further questions about one picture.
-The latter is asked of two more servers, which find the picture in their prefix cache as stock vLLM does: ``turns="once"`` chooses
-once for a picture, ``turns="auto"`` for its first few questions and then once.
+The latter is asked of two more servers, which find the picture in their prefix cache as stock vLLM does: ``turns="once"``
+chooses once for a picture, ``turns="auto"`` for its first few questions and then once.
 Writes ``benchmarks/results/serve_load.json``.
 """
 
@@ -35,7 +35,12 @@ from benchmarks.serve_models import SHAPES, save
 from tests.vllm.server import Server, picture_url, serving
 from trimkit.bench.stats import orders, ratio, spread
 
-ARMS: dict[str, dict[str, Any] | None] = {"stock": None, "reduced": {}, "once": {"turns": "once"}, "auto": {"turns": "auto"}}
+ARMS: dict[str, dict[str, Any] | None] = {
+    "stock": None,
+    "reduced": {},
+    "once": {"turns": "once"},
+    "auto": {"turns": "auto"},
+}
 """Servers by name: the plugin's settings beside the budget, or None for no plugin."""
 ASKED = {"new": ("stock", "reduced"), "same": ("stock", "reduced", "once", "auto")}
 """Which servers get each kind of question."""
@@ -53,7 +58,7 @@ class Asker:
 
     def __init__(self, seed: int, shape: str, tokens: int) -> None:
         self._draw, self._size, self._tokens = np.random.default_rng(seed), SHAPES[shape].picture, tokens
-        self._same = self._picture()
+        self._same, self.per_client = self._picture(), SHAPES[shape].per_client
 
     def batch(self, kind: str, count: int) -> list[bytes]:
         """``count`` requests of one kind."""
@@ -129,7 +134,7 @@ def measure(
     servers: dict[str, Server], asker: Asker, kind: str, clients: int, given: argparse.Namespace
 ) -> dict[str, Any]:
     """Rounds of one kind of request with so many clients."""
-    count = max(given.requests, 2 * clients)
+    count = max(given.requests, asker.per_client * clients)
     names = ASKED[kind]
     seen: list[list[dict[str, Any]]] = [[] for _ in names]
     for name in names:  # what is loaded or traced on first use
@@ -191,7 +196,9 @@ def main() -> None:
     parser.add_argument("--kinds", default="new,same")
     parser.add_argument("--clients", default="1,4,16,32")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=16, help="a round, at least two a client")
+    parser.add_argument(
+        "--requests", type=int, default=8, help="a round, at least; or as many for each client as the shape says"
+    )
     parser.add_argument("--tokens", type=int, default=4, help="to be answered")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "serve_load.json")

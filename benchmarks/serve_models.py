@@ -1,4 +1,7 @@
-"""Checkpoints for load tests: LLaVA-1.5 and LLaVA-NeXT with random weights, at widths that two CPU cores can serve."""
+"""Checkpoints for load tests: LLaVA-1.5 and LLaVA-NeXT with random weights, at widths that two CPU cores can serve.
+
+The vision tower has 6 % of the language model's parameters (LLaVA-1.5-7B: 5 %).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from trimkit.demo import demo_model_path
 __all__ = ["SHAPES", "Shape", "save"]
 
 _TOWER = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}
-_TEXT = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 12, "num_attention_heads": 8}
+_TEXT = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
 _PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 _SIDE, _PATCH = 336, 14
 
@@ -31,6 +34,7 @@ class Shape:
         picture: width and height.
         context: positions of the language model.
         tiled: whether the picture is cut to tiles (LLaVA-NeXT).
+        per_client: requests of every client in a round, at least.
     """
 
     full: int
@@ -38,11 +42,12 @@ class Shape:
     picture: tuple[int, int]
     context: int
     tiled: bool = False
+    per_client: int = 2
 
 
 SHAPES = {
     "llava": Shape(576, 121, (336, 336), 2048),
-    "llava-next": Shape(2928, 320, (672, 672), 4096, tiled=True),
+    "llava-next": Shape(2928, 320, (672, 672), 4096, tiled=True, per_client=1),
 }
 """LLaVA-NeXT's 2,880 patches come with a newline token for each of 48 rows."""
 
@@ -65,9 +70,8 @@ def save(shape: str, folder: Path, seed: int = 0) -> None:
 
 
 def _older(name: str) -> str:
-    head = "model.vision_tower."
-    inside = name.startswith(head) and not name.startswith(f"{head}vision_model.")
-    return f"{head}vision_model.{name[len(head) :]}" if inside else name
+    head, found, inside = name.partition("vision_tower.")
+    return f"{head}{found}vision_model.{inside}" if found and not inside.startswith("vision_model.") else name
 
 
 def _config(tokenizer: Any, shape: Shape) -> Any:

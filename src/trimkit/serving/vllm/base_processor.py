@@ -17,6 +17,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import ImageEmbeddingItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
+from trimkit.core.recent import Recent
 from trimkit.errors import ConfigError, TrimkitError
 from trimkit.serving.vllm.facts import image_token, knows_scorer
 from trimkit.serving.vllm.metrics import show_metrics
@@ -47,13 +48,11 @@ class ReducingProcessor:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = self.info.get_hf_config()
-        self._settings = ServerSettings.read(
-            self.info.model_id, getattr(config, "trimkit", None), LayerNumbers.of(config)
-        )
+        self._settings, knows = _read(config, self.info.model_id)
         self._image_token = image_token(config)
         self._picture_mark = self.picture_mark(config)
         self._unable = self.unable()
-        self._no_scorer = "" if knows_scorer(config, self.info.model_id, self._settings) else _NO_SCORER
+        self._no_scorer = "" if knows else _NO_SCORER
         pooling = self.info.ctx.model_config.runner_type == "pooling"  # embeddings: only where somebody asks
         self._whole = not self._settings.explicit and bool(self._unable or self._no_scorer or pooling)
         if self._settings.explicit:
@@ -225,6 +224,19 @@ class ReducingProcessor:
                 out.append(ids[at])
                 at += 1
         return out
+
+
+_known: Recent[int, tuple[Any, ServerSettings, bool]] = Recent(8)
+
+
+def _read(config: Any, model: str) -> tuple[ServerSettings, bool]:
+    """Settings of the server, and whether it knows a scorer; read once, since vLLM makes a processor for every request."""
+    held = _known.get(id(config))
+    if held is None or held[0] is not config:
+        settings = ServerSettings.read(model, getattr(config, "trimkit", None), LayerNumbers.of(config))
+        held = config, settings, knows_scorer(config, model, settings)
+        _known.put(id(config), held)
+    return held[1], held[2]
 
 
 def _apart(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
