@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ def loss_of(answers: Answers, measure: str) -> Outcomes:
 
 def said_of(rule: Rule) -> dict[str, Any]:
     """A rule in JSON."""
-    threshold: Any = rule.threshold if np.isfinite(rule.threshold) else None
+    threshold, *later = (each if np.isfinite(each) else None for each in rule.thresholds)
     signal = None if rule.signal is None else list(rule.signal)
     budgets = [way.method.budget.to_plain() for way in rule.ways]
     return {
@@ -55,6 +56,7 @@ def said_of(rule: Rule) -> dict[str, Any]:
         "budgets": budgets,
         "signal": signal,
         "threshold": threshold,
+        "thresholds": later if rule.later else [],
     }
 
 
@@ -145,7 +147,9 @@ def _options(rule: dict[str, Any] | None) -> dict[str, Any]:
     found: dict[str, Any] = {"method": rule["method"], "budget": first}
     if rule["signal"] is not None and rule["threshold"] is not None:
         measure, tokens = rule["signal"]
+        own = tuple(-math.inf if each is None else each for each in rule["thresholds"])
         found["fallback"] = {"measure": measure, "tokens": tokens, "threshold": rule["threshold"], "ladder": more}
+        found["fallback"]["thresholds"] = own
     return found
 
 

@@ -175,7 +175,10 @@ def test_paper_table(small: str, folder: Path, tmp_path: Path) -> None:
     assert outcomes[0] == outcomes[1]
     full, cut = outcomes[0]["arms"]
     assert (full["method"], cut["method"]) == ("none", "random")
-    assert (full["image_tokens_kept"], cut["image_tokens_kept"]) == (16.0, 4.0)  # a row that was asked; two have no picture
+    assert (full["image_tokens_kept"], cut["image_tokens_kept"]) == (
+        16.0,
+        4.0,
+    )  # a row that was asked; two have no picture
     assert cut["relative"] == {"local_pope": 1.0, "local_damaged": 1.0}
     assert [(row["task"], row["id"]) for row in cut["skipped"]] == [("local_damaged", "1"), ("local_damaged", "3")]
     assert [row["task"] for row in outcomes[0]["not_run"]] == ["mmvet", "local_none"]

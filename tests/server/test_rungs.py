@@ -55,6 +55,13 @@ def test_where_it_is_unsure_all_tokens_answer(server: Server, stream: bool) -> N
     assert usage["prompt_tokens_details"]["image_tokens_tried"] == 16 + 64 + 576
 
 
+def test_a_rung_of_the_ladder_has_its_own_threshold(server: Server) -> None:
+    answer = ask(server, {**ALWAYS, "ladder": [64], "thresholds": [-1.0]})
+    few = server.ask(chat(said(QUESTION, sample_url()), trim=alone(64), temperature=0))
+    assert answer.text == few.text
+    assert [rung["stayed"] for rung in answer.body["trim"]["rungs"]] == [False, True]
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 64])
 def test_a_look_ahead_says_the_same_words_once(server: Server, tokens: int) -> None:
     """Tokens that were looked at are told when the rung is decided, and the reply goes on from them."""

@@ -93,6 +93,19 @@ def test_a_ladder_stops_where_it_is_sure(model: Any, rows: dict[str, torch.Tenso
     assert [rung.budget for rung in trim.report.rungs] == ["0.2 of the tokens", "0.6 of the tokens"]
 
 
+@pytest.mark.parametrize(("own", "rungs"), [(INF, 3), (-INF, 2)])
+def test_a_rung_of_the_ladder_has_its_own_threshold(
+    model: Any, rows: dict[str, torch.Tensor], own: float, rungs: int
+) -> None:
+    """The first answer is never sure enough; the second one is, or is not, by its own threshold alone."""
+    fallback = {"threshold": INF, "ladder": (0.6,), "thresholds": (own,)}
+    with trimkit.reduce(model, method="random", budget=0.6 if rungs == 2 else 1.0):
+        expected = model.generate(**rows, **GREEDY)
+    with trimkit.reduce(model, **REDUCED, fallback=fallback) as trim:
+        assert torch.equal(model.generate(**rows, **GREEDY), expected)
+    assert len(trim.report.rungs) == rungs
+
+
 def test_the_tower_runs_once(model: Any, rows: dict[str, torch.Tensor]) -> None:
     passes = []
     hook = model.model.vision_tower.register_forward_hook(lambda *_: passes.append(1))
@@ -148,7 +161,11 @@ def test_what_cannot_be_asked_again_is_refused(
 
 @pytest.mark.parametrize(
     "wrong",
-    ["half", {"threshold": math.nan}, {"tokens": 0}, {"measure": "hope"}, {"ladder": ["none"]}, {"typo": 1}, 3],
+    [
+        *("half", {"threshold": math.nan}, {"tokens": 0}, {"measure": "hope"}, {"ladder": ["none"]}, {"typo": 1}, 3),
+        *({"thresholds": (0.5,)}, {"ladder": (0.6,), "thresholds": (0.5, 0.6)}),
+        {"ladder": (0.6,), "thresholds": (math.nan,)},
+    ],
 )
 def test_a_bad_fallback_is_one_line(model: Any, wrong: Any) -> None:
     with pytest.raises(trimkit.ConfigError, match="fallback"):

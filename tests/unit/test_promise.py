@@ -15,9 +15,10 @@ from trimkit.calibration._bounds import fixed_sequence, needed, p_value, provabl
 from trimkit.calibration._notes import Pair
 from trimkit.calibration._outcomes import Outcomes, Way, is_right
 from trimkit.calibration._promise import prove, split_pictures
-from trimkit.calibration._risk_report import notes_of
+from trimkit.calibration._risk_report import config_of, notes_of
 from trimkit.calibration._rules import Rule, ladders
 from trimkit.calibration._rules import _means as rules_means
+from trimkit.core.confidence import fallback_of
 from trimkit.errors import ConfigError, InputError
 from trimkit.methods import get_method
 
@@ -190,6 +191,9 @@ def test_a_second_rung_saves_tokens_where_the_first_is_unsure() -> None:
     assert read.loss.tolist() == [0.0, 1.0, 0.0, 1.0]  # the last one is wrong and sure at once
     assert read.tokens.tolist() == [8.0, 40.0, 616.0, 8.0]
     assert read.again.tolist() == [0.0, 1.0, 1.0, 0.0]
+    own = Rule((few, more), SIGNAL, 0.5, (0.05,)).read(of_way(pool))  # the second way is content with less
+    assert own.loss.tolist() == [0.0, 1.0, 1.0, 1.0]
+    assert own.tokens.tolist() == [8.0, 40.0, 40.0, 8.0]
     alone = Rule((few,), SIGNAL, 0.5).read(of_way(pool))
     assert alone.tokens.tolist() == [8.0, 584.0, 584.0, 8.0]
     assert Rule().read(of_way(pool), pool[0]).tokens.tolist() == [576.0] * 4
@@ -203,6 +207,22 @@ def test_all_thresholds_together_are_read_as_one_by_one() -> None:
         lost, tokens = rules_means([of_way(pool)(way) for way in rules[0].ways], rules)
         assert lost == pytest.approx([each.loss.mean() for each in read])
         assert tokens == pytest.approx([each.tokens.mean() for each in read])
+
+
+def test_a_ladder_has_thresholds_of_its_own_where_that_saves_tokens() -> None:
+    """The second rung is nearly as good as all tokens: what is asked again should seldom go on to all of them."""
+    draws = np.random.default_rng(9)
+    pool = simulated(draws, 3000, rates=(0.2, 0.1, 0.004), informative=3.0)
+    tuned, proving = split_pictures(3000, 0.02, 0.95, 0)
+    promise = prove([each.of(tuned) for each in pool], of_way(pool, proving), 0.02, 0.95)
+    rule = promise.chosen.rule
+    assert [way.method.budget.value for way in rule.ways][-1] == 121
+    assert rule.later
+    assert rule.later[0] < rule.threshold
+    assert promise.chosen.tokens < promise.chosen.again * 576.0
+    fallback = fallback_of(config_of(promise, [], {}).reduce.fallback)
+    assert fallback is not None
+    assert [fallback.threshold_of(rung) for rung in (0, 1)] == [rule.threshold, rule.later[0]]
 
 
 @pytest.mark.parametrize(("n", "risk"), [(149, 0.02), (1000, 0.02), (3000, 0.05), (148, 0.02)])

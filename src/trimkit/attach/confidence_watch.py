@@ -19,6 +19,7 @@ class ConfidenceWatch(LogitsProcessor):
 
     Args:
         fallback: what is looked at.
+        rung: which of its budgets the answer has; 0 is the method's own.
         ends: ids that end an answer.
 
     Attributes:
@@ -26,8 +27,9 @@ class ConfidenceWatch(LogitsProcessor):
         lowest: ``[B]`` confidence in the token of each row that the model was least sure of so far; None before the first.
     """
 
-    def __init__(self, fallback: Fallback, ends: Tensor) -> None:
+    def __init__(self, fallback: Fallback, rung: int, ends: Tensor) -> None:
         self._fallback, self._ends = fallback, ends
+        self._threshold = fallback.threshold_of(rung)
         self.steps = 0
         self.lowest: Tensor | None = None
 
@@ -56,7 +58,7 @@ class ConfidenceWatch(LogitsProcessor):
         """
         if self.lowest is None:
             raise RuntimeError("no token was generated")
-        return ~(self.lowest >= self._fallback.threshold)
+        return ~(self.lowest >= self._threshold)
 
 
 class StopUnsure(StoppingCriteria):

@@ -67,7 +67,7 @@ class FallbackGenerate:
         left, owners = list(range(batch)), list[tuple[str, int]]()
         for number, rung in enumerate(self._rungs):
             part, rows = self._part(kwargs, left, owners, batch)
-            watch = self._watch(part) if number < len(self._rungs) - 1 else None
+            watch = self._watch(part, number) if number < len(self._rungs) - 1 else None
             started = time.perf_counter()
             out = rung.generate(stock, **self._watched(part, watch))
             report = rung.attached.report
@@ -93,10 +93,10 @@ class FallbackGenerate:
         taken = take_rows(self._attached.reducer.family, self._attached.model, kwargs, left, owners)
         return (dict(kwargs), list(range(batch))) if taken is None else (taken, left)
 
-    def _watch(self, kwargs: dict[str, Any]) -> ConfidenceWatch:
+    def _watch(self, kwargs: dict[str, Any], rung: int) -> ConfidenceWatch:
         ends = setting_of(self._attached.model.generation_config, kwargs, "eos_token_id")
         ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        return ConfidenceWatch(self._fallback, torch.tensor(ids, dtype=torch.long))
+        return ConfidenceWatch(self._fallback, rung, torch.tensor(ids, dtype=torch.long))
 
     def _watched(self, kwargs: dict[str, Any], watch: ConfidenceWatch | None) -> dict[str, Any]:
         """The arguments of a rung whose answer may not stay; those of the last one are the caller's."""

@@ -22,9 +22,8 @@ def step_to_plain(step: Step) -> dict[str, Any]:
         said = {"method": first.method.name, "budget": first.method.budget.to_plain(), "positions": first.positions}
         said |= {"ladder": [way.method.budget.to_plain() for way in more]} if more else {}
     if rule.signal is not None:
-        finite = abs(rule.threshold) != float("inf")
-        limit: Any = rule.threshold if finite else "all" if rule.threshold > 0 else "none"
-        said |= {"measure": rule.signal[0], "tokens": rule.signal[1], "threshold": limit}
+        said |= {"measure": rule.signal[0], "tokens": rule.signal[1], "threshold": _limit(rule.threshold)}
+        said |= {"thresholds": [_limit(each) for each in rule.later]} if rule.later else {}
     return {
         **said,
         "asked_again": step.again,
@@ -34,6 +33,10 @@ def step_to_plain(step: Step) -> dict[str, Any]:
         "p_value": step.p_value,
         "proved": step.proved,
     }
+
+
+def _limit(threshold: float) -> float | str:
+    return threshold if abs(threshold) != float("inf") else "all" if threshold > 0 else "none"
 
 
 def notes_of(probe: Probe, proved: Sequence[Outcomes], *, generic: bool) -> tuple[str, ...]:
@@ -75,6 +78,7 @@ def config_of(promise: Promise, notes: Sequence[str], settings: Mapping[str, Any
     fallback: dict[str, Any] | None = {**looked, "threshold": rule.threshold} if again else None
     if fallback is not None and more:
         fallback["ladder"] = [way.method.budget.to_plain() for way in more]
+        fallback |= {"thresholds": list(rule.later)} if rule.later else {}
     reduction = Reduction(
         method=first.method.name,
         fallback=fallback,

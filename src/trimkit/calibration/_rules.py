@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ Measured = Callable[[Way], Outcomes]
 """The outcomes of a way on one set of pictures; measured when they are asked for."""
 
 _SHARES = (1.0, *(round(0.8 * 0.9**step, 4) for step in range(48)), 0.0)  # asked again, from all to none
+_GO_ON = (0.0, 0.1, 0.25, 0.5)  # of the questions asked again, how many go on to all tokens
 _TARGETS = (
     0.5,
     1.0,
@@ -50,14 +51,24 @@ class Reading:
 
 @dataclass(frozen=True)
 class Rule:
-    """``ways`` one after the other, until the confidence ``signal`` is not below ``threshold``; then all tokens.
+    """``ways`` one after the other, until the confidence ``signal`` is not below the threshold of a way; then all tokens.
 
     Without a signal there is one way, and its answer stays. Without a way every question gets all tokens.
+
+    Attributes:
+        threshold: of the first way.
+        later: of the others, one for each; empty where ``threshold`` is theirs, too.
     """
 
     ways: tuple[Way, ...] = ()
     signal: Signal | None = None
     threshold: float = -math.inf
+    later: tuple[float, ...] = ()
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """One for each way."""
+        return (self.threshold, *(self.later or (self.threshold,) * (len(self.ways) - 1)))
 
     def read(self, measured: Measured, everything: Outcomes | None = None) -> Reading:
         """What it costs and loses.
@@ -79,7 +90,7 @@ class Rule:
             tokens = tokens + left * rung.kept
             unsure = np.zeros_like(left)
             if self.signal is not None:
-                unsure = (~(rung.confidence[self.signal] >= self.threshold)).astype(np.float64)
+                unsure = (~(rung.confidence[self.signal] >= self.thresholds[number])).astype(np.float64)
             loss = loss + left * (1.0 - unsure) * rung.loss
             left = left * unsure
             again = left if number == 0 else again
@@ -95,34 +106,48 @@ def fixed_budgets(tuning: Sequence[Outcomes], most: float) -> list[Rule]:
 def ladders(tuning: Sequence[Outcomes]) -> Iterator[list[Rule]]:
     """Sequences of thresholds, each from asking everything again to asking nothing: of every way, pair of ways and signal.
 
-    The second of a pair keeps at least twice as many tokens; both are of one method.
+    The second of a pair keeps at least twice as many tokens; both are of one method. Its threshold is the first one's, or the
+    one at which a fixed share of the questions that it gets goes on to all tokens.
     """
     for first in tuning:
         seconds = [each for each in tuning if _goes_on(first, each)]
-        for ways in ((first.way,), *((first.way, each.way) for each in seconds)):
-            for signal in first.confidence:
-                yield _sequence(first, ways, signal)
+        for signal in first.confidence:
+            rules = _sequence(first, (first.way,), signal)
+            yield rules
+            for second in seconds:
+                pair = (first.way, second.way)
+                yield [replace(rule, ways=pair) for rule in rules]
+                for share in _GO_ON:
+                    yield [_with_later(replace(rule, ways=pair), first, second, share) for rule in rules]
 
 
 def cheapest_ladder(tuning: Sequence[Outcomes], loss: float) -> list[Rule]:
-    """The sequence that takes fewest tokens where it loses about ``loss``; empty where there is none."""
+    """The sequence that takes fewest tokens where it loses about ``loss``; empty where there is none.
+
+    It begins where it loses least, and what it loses counts from there on: a test stops at the first that is not proved.
+    """
     by_way = {each.way: each for each in tuning}
 
-    def cost(rules: list[Rule]) -> float:
-        lost, tokens = _means([by_way[way] for way in rules[0].ways], rules)
-        return sum(float(tokens[lost <= loss * target].min()) for target in _TARGETS)  # all asked again: nothing lost
+    def read(rules: list[Rule]) -> tuple[float, int]:
+        rungs = [by_way[way] for way in rules[0].ways]
+        lost, tokens = _means(rungs, rules)
+        start = int(lost.argmin())
+        worst, most = np.maximum.accumulate(lost[start:]), float(rungs[0].full.mean())
+        return sum(float(tokens[start:][worst <= loss * target].min(initial=most)) for target in _TARGETS), start
 
-    return min(ladders(tuning), key=cost, default=[])
+    found = [(*read(rules), rules) for rules in ladders(tuning)]
+    _, start, rules = min(found, key=lambda each: each[0], default=(0.0, 0, []))
+    return rules[start:]
 
 
 def _means(rungs: Sequence[Outcomes], rules: Sequence[Rule]) -> tuple[Values, Values]:
     """``[rules]`` mean loss and tokens of one sequence: what ``Rule.read`` gives, for all thresholds together."""
-    signal, limits = rules[0].signal, np.array([rule.threshold for rule in rules])
+    signal, limits = rules[0].signal, np.array([rule.thresholds for rule in rules])
     left = np.ones((len(limits), len(rungs[0].loss)))
     lost, tokens = np.zeros(len(limits)), np.zeros(len(limits))
-    for rung in rungs:
+    for number, rung in enumerate(rungs):
         tokens += left @ rung.kept
-        stays = left if signal is None else left * (rung.confidence[signal] >= limits[:, None])
+        stays = left if signal is None else left * (rung.confidence[signal] >= limits[:, number, None])
         lost += stays @ rung.loss
         left = left - stays
     count = len(rungs[0].loss)
@@ -133,6 +158,16 @@ def _goes_on(first: Outcomes, second: Outcomes) -> bool:
     same = first.way.positions == second.way.positions and first.way.method.name == second.way.method.name
     fixed = first.way.method.model_copy(update={"budget": second.way.method.budget}) == second.way.method
     return same and fixed and float(second.kept.mean()) >= 2.0 * float(first.kept.mean())
+
+
+def _with_later(rule: Rule, first: Outcomes, second: Outcomes, share: float) -> Rule:
+    """With the threshold of the second way at which about ``share`` of the questions asked again go on."""
+    signal = rule.signal
+    if signal is None or share == 0.0:
+        return replace(rule, later=(-math.inf,))
+    again = second.confidence[signal][~(first.confidence[signal] >= rule.threshold)]
+    at = round(share * len(again))
+    return replace(rule, later=(float(np.sort(again)[at]) if at < len(again) else -math.inf,))
 
 
 def _sequence(first: Outcomes, ways: tuple[Way, ...], signal: Signal) -> list[Rule]:

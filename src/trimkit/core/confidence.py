@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +29,7 @@ class Fallback(BaseModel):
             or less. ``trimkit calibrate --risk`` finds it; the default is no more than a sensible start.
         tokens: how many tokens of the answer are looked at; fewer where it is shorter.
         ladder: budgets between the method's own and all tokens, in the order in which they are tried.
+        thresholds: of the answers with the ladder's budgets, one for each; empty where ``threshold`` is theirs, too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,15 +38,25 @@ class Fallback(BaseModel):
     threshold: float = Field(default=0.5, allow_inf_nan=True)
     tokens: int = Field(default=1, ge=1)
     ladder: tuple[BudgetField, ...] = ()
+    thresholds: tuple[Annotated[float, Field(allow_inf_nan=True)], ...] = ()
 
     def model_post_init(self, context: object) -> None:
-        """Refuse a threshold that compares with nothing.
+        """Refuse thresholds that compare with nothing, or are not as many as the budgets they are for.
 
         Raises:
-            ConfigError: it is NaN.
+            ConfigError: one is NaN, or their number is not the ladder's.
         """
-        if math.isnan(self.threshold):
+        if any(map(math.isnan, (self.threshold, *self.thresholds))):
             raise ConfigError("fallback threshold NaN compares with nothing: give a number, for example 0.5")
+        if self.thresholds and len(self.thresholds) != len(self.ladder):
+            raise ConfigError(
+                f"fallback thresholds are {len(self.thresholds)}, and the ladder has {len(self.ladder)} budgets: give one for "
+                "each, or none"
+            )
+
+    def threshold_of(self, rung: int) -> float:
+        """Of the answer with the method's own budget (``rung`` 0) or the ladder's (from 1 on)."""
+        return self.thresholds[rung - 1] if rung and self.thresholds else self.threshold
 
 
 def fallback_of(value: str | Mapping[str, Any] | Fallback | None) -> Fallback | None:

@@ -84,7 +84,7 @@ def begin(job: Job, model: Any, prefill: Prefill, row_of: Callable[[Job, Reduced
             if not (tries and tries[-1].usable):
                 raise
             break
-        tries.append(_Try(model, row, prompt, prefill.run(prompt), None if last else fallback))
+        tries.append(_Try(model, row, prompt, prefill.run(prompt), None if last else fallback, number))
         tries[-1].words = "all tokens" if number == len(methods) - 1 else method.budget.in_words()
         tries[-1].seconds = time.perf_counter() - began
         if tries[-1].sure:
@@ -110,7 +110,7 @@ class _Try:
     """
 
     def __init__(
-        self, model: Any, row: Row, prompt: ReducedPrompt, filled: Prefilled, fallback: Fallback | None
+        self, model: Any, row: Row, prompt: ReducedPrompt, filled: Prefilled, fallback: Fallback | None, rung: int
     ) -> None:
         self.row, self.prompt, self.words, self.seconds = row, prompt, "", 0.0
         self._filled, self._length, self._goes_on = filled, len(prompt.ids), True
@@ -126,7 +126,7 @@ class _Try:
             if fallback is not None:
                 found = _confidence(row, logits, fallback)
                 self.usable = not math.isnan(found)
-                self.sure = found >= fallback.threshold
+                self.sure = found >= fallback.threshold_of(rung)
             if not self.usable:
                 break
             self._goes_on = row.take(row.draw(logits))
