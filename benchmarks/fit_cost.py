@@ -1,7 +1,8 @@
 """What does a fitted scorer cost beside the vision tower? ``python -m benchmarks.fit_cost``.
 
-Parameters, operations (counted by torch) and processor time of one picture and one question, in turn, on one thread.
-The network has random weights: its cost does not depend on them. Writes ``benchmarks/results/fit_cost.json``.
+Parameters, operations (counted by torch) and processor time of one picture and one question, in turn, on one thread, for the
+demo model and for the tower of LLaVA-1.5-7B. The network has random weights: its cost does not depend on them. Writes
+``benchmarks/results/fit_cost.json``.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cells import percent, table
+from benchmarks.cells import table
 from benchmarks.records import RESULTS, Record, made_of
 from benchmarks.run import provenance
+from trimkit.bench.build import build_llava, build_scorer
+from trimkit.bench.shapes import shape_of
 from trimkit.loading import load_model
 from trimkit.models import family_of
 from trimkit.pipeline.model_store import scorer_of
@@ -29,6 +33,23 @@ QUESTION = "What colour is the disc behind the fox?"
 SHARE = 0.02
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        model: its tower is.
+        tokenizer: of the fitted scorer's questions.
+        clip: the text half that reads the tower's features.
+        vocabulary: rows of the word table.
+    """
+
+    model: Any
+    tokenizer: Any
+    clip: Any
+    vocabulary: int
+
+
 def counted(run: Callable[[], object]) -> int:
     """Floating-point operations."""
     with FlopCounterMode(display=False) as counter:
@@ -36,19 +57,34 @@ def counted(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def measure(repeats: int) -> dict[str, Any]:
-    """Sizes, operations and median seconds of tower, fitted scorer and CLIP's text half."""
-    torch.set_num_threads(1)
+def demo() -> Subject:
+    """The demo model."""
     model, processor = load_model("demo")
+    return Subject(model, processor.tokenizer, scorer_of(model), len(model.get_input_embeddings().weight))
+
+
+def llava_7b() -> Subject:
+    """LLaVA-1.5-7B's tower and text tower with random weights, and one layer of its language model, which is not run."""
+    shape = replace(shape_of("llava-1.5-7b"), language=(1, 64, 1), inner=64)
+    here: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32}
+    tokenizer = load_model("demo")[1].tokenizer  # about as fast as LLaVA's; its ids lie within the word table
+    return Subject(build_llava(shape, **here), tokenizer, build_scorer(shape, **here), shape.vocabulary)
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {"demo": demo, "llava-1.5-7b": llava_7b}
+
+
+def measure(subject: Subject, repeats: int) -> dict[str, Any]:
+    """Sizes, operations and median seconds of tower, fitted scorer and CLIP's text half."""
+    model, clip = subject.model, subject.clip
     family = family_of(model)
     tower = sum(each.numel() for each in model.model.vision_tower.parameters())
-    vocabulary = len(model.get_input_embeddings().weight)
     pixels = {"pixel_values": torch.rand(1, 3, 336, 336)}
     with torch.no_grad():
         image = family.encode(model, pixels)[0]
-        width = width_for(image.features.shape[1], vocabulary, int(SHARE * tower))
-        network = ScoringNetwork(NetworkShape(image.features.shape[1], vocabulary, width))
-        fitted, clip = FittedScorer(network, processor.tokenizer), scorer_of(model)
+        width = width_for(image.features.shape[1], subject.vocabulary, int(SHARE * tower))
+        network = ScoringNetwork(NetworkShape(image.features.shape[1], subject.vocabulary, width))
+        fitted = FittedScorer(network, subject.tokenizer)
 
         def scored(scorer: Any) -> object:
             scorer.clear_cache()
@@ -80,18 +116,30 @@ def measure(repeats: int) -> dict[str, Any]:
 
 def shown(record: Record) -> str:
     """Each as a share of the tower's."""
-    found = record["results"]
-    sizes, work, times = found["parameters"], found["operations"], found["seconds"]
-    rows = [
-        ["parameters", f"{sizes['tower']:,}", f"{sizes['fitted']:,}", percent(sizes["fitted"] / sizes["tower"])],
-        ["operations", f"{work['tower']:,}", f"{work['fitted']:,}", percent(work["fitted"] / work["tower"])],
-        ["ms", f"{1e3 * times['tower']:.1f}", f"{1e3 * times['fitted']:.2f}", percent(found["share_of_time"])],
-    ]
+    rows, clip = [], []
+    for name, found in record["results"].items():
+        sizes, work, times = found["parameters"], found["operations"], found["seconds"]
+        rows += [
+            [
+                name,
+                "parameters",
+                f"{sizes['tower']:,}",
+                f"{sizes['fitted']:,}",
+                _share(sizes["fitted"] / sizes["tower"]),
+            ],
+            [name, "operations", f"{work['tower']:,}", f"{work['fitted']:,}", _share(work["fitted"] / work["tower"])],
+            [name, "ms", f"{1e3 * times['tower']:.1f}", f"{1e3 * times['fitted']:.2f}", _share(found["share_of_time"])],
+        ]
+        clip.append(f"{1e3 * times['clip']:.1f} ms ({name})")
     note = (
-        f"Demo model, one picture and a question that is read for the first time, {record['config']['repeats']} turns; "
-        f"processor time, whose share is the median over turns. CLIP's text half takes {1e3 * times['clip']:.2f} ms."
+        f"One picture and a question that is read for the first time, {record['config']['repeats']} turns on one thread; "
+        f"processor time, whose share is the median over turns. CLIP's text half takes {' and '.join(clip)}."
     )
-    return f"{table(['', 'vision tower', 'fitted scorer', 'share'], rows)}\n\n{note}"
+    return f"{table(['model', '', 'vision tower', 'fitted scorer', 'share'], rows)}\n\n{note}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2g} %"
 
 
 TABLES = {"fit-cost": made_of("fit_cost", shown, "fit_cost")}
@@ -104,7 +152,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "fit_cost.json")
     given = parser.parse_args()
     config = {"repeats": given.repeats, "question": QUESTION}
-    record = {"experiment": "fit_cost", "config": config, "provenance": provenance(), "results": measure(given.repeats)}
+    torch.set_num_threads(1)
+    results = {name: measure(subject(), given.repeats) for name, subject in SUBJECTS.items()}
+    record = {"experiment": "fit_cost", "config": config, "provenance": provenance(), "results": results}
     given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {given.out}")
 

@@ -13,11 +13,15 @@ import torch
 import trimkit
 from tests.checkpoint import SIDE, TOKENS, save_small
 from trimkit.cli import run
+from trimkit.core.types import EncoderProfile
 from trimkit.demo import demo_model_path
 from trimkit.engines import ENGINES
 from trimkit.engines.export import SETTINGS, export_onnx
 from trimkit.engines.sessions import open_session
 from trimkit.errors import ConfigError, MissingDependencyError, ModelError
+from trimkit.loading import load_model
+from trimkit.scorers import fingerprint_of, write_fitted
+from trimkit.scorers.fitted_network import NetworkShape, ScoringNetwork
 
 for package in ("onnx", "onnxscript", *ENGINES):
     pytest.importorskip(package, reason="engines are not installed: run `make test-onnx`")
@@ -52,12 +56,31 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     return {name: export_onnx(str(checkpoint), home / name, method=name, budget=6) for name in METHODS}
 
 
-def question_ids(directory: Path, questions: tuple[str, ...]) -> np.ndarray[Any, Any]:
+def fitted_scorer(checkpoint: Path, folder: Path, *, on_clip: bool) -> Path:
+    """As ``trimkit fit`` writes it, with weights that were drawn."""
     from transformers import AutoTokenizer
 
-    said = json.loads((directory / SETTINGS).read_text())["inputs"]["question_ids"]
-    tokenizer = AutoTokenizer.from_pretrained(directory / "question_tokenizer")
-    rows = [tokenizer(question)["input_ids"] for question in questions]
+    model, _ = load_model(str(checkpoint), dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    torch.manual_seed(2)
+    network = ScoringNetwork(NetworkShape(32, len(tokenizer), 8))
+    with torch.no_grad():
+        for name, each in network.named_parameters():
+            if name != "base_share":
+                each.normal_(std=0.3)
+    folder.mkdir()
+    base: dict[str, Any] = {"base": str(checkpoint / "clip"), "base_profile": EncoderProfile(-1, False, 0.5)}
+    own = (network, tokenizer, EncoderProfile(sign=1, temperature=2.0), fingerprint_of(model))
+    write_fitted(folder, *own, **(base if on_clip else {}))
+    return folder
+
+
+def text_ids(directory: Path, name: str, questions: tuple[str, ...]) -> np.ndarray[Any, Any]:
+    from transformers import AutoTokenizer
+
+    said = json.loads((directory / SETTINGS).read_text())["inputs"][name]
+    tokenizer = AutoTokenizer.from_pretrained(directory / name.replace("_ids", "_tokenizer"))
+    rows = [tokenizer(question, add_special_tokens=said["special_tokens"])["input_ids"] for question in questions]
     longest = max(map(len, rows))
     return np.array([row + [said["pad_with"]] * (longest - len(row)) for row in rows], np.int64)
 
@@ -74,11 +97,37 @@ def test_the_graph_chooses_as_the_library(
         pixels = torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(count))
         inputs: dict[str, Any] = {"pixel_values": pixels.numpy()}
         if encoder.method.needs_relevance:
-            inputs["question_ids"] = question_ids(directory, QUESTIONS[:count])
+            inputs["question_ids"] = text_ids(directory, "question_ids", QUESTIONS[:count])
         found = session(inputs)
         for row, expected in enumerate(encoder({"pixel_values": pixels}, QUESTIONS[:count])):
             assert found["indices"][row].tolist() == expected.selection.indices.tolist()
             assert np.abs(found["embeddings"][row] - expected.embeddings.numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("on_clip", [True, False])
+@pytest.mark.parametrize("method", ["trim", "focus"])
+def test_a_fitted_scorer_chooses_as_in_the_library(
+    checkpoint: Path, tmp_path: Path, method: str, on_clip: bool
+) -> None:
+    scorer = fitted_scorer(checkpoint, tmp_path / "scorer", on_clip=on_clip)
+    how: dict[str, Any] = {"method": method, "budget": 6}
+    directory = export_onnx(str(checkpoint), tmp_path / "graph", scorer=scorer, **how)
+    encoder = trimkit.VisionEncoder.from_pretrained(str(checkpoint), dtype="float32", scorer=str(scorer), **how)
+    pixels = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
+    names = ("question_ids", "word_ids") if on_clip else ("word_ids",)
+    inputs = {"pixel_values": pixels.numpy(), **{name: text_ids(directory, name, QUESTIONS) for name in names}}
+    expected = encoder({"pixel_values": pixels}, QUESTIONS)
+    for engine in ENGINES:
+        found = open_session(engine, directory / "model.onnx")(inputs)
+        for row, each in enumerate(expected):
+            assert found["indices"][row].tolist() == each.selection.indices.tolist()
+            assert np.abs(found["embeddings"][row] - each.embeddings.numpy()).max() < 1e-4
+    plain = trimkit.VisionEncoder.from_pretrained(str(checkpoint), dtype="float32", **how)
+    others = plain({"pixel_values": pixels}, QUESTIONS)
+    assert any(
+        one.selection.indices.tolist() != other.selection.indices.tolist()
+        for one, other in zip(expected, others, strict=True)
+    )
 
 
 def test_settings_lie_beside_it(exported: dict[str, Path]) -> None:

@@ -211,7 +211,7 @@ def test_hooks_gradients_and_sizes_are_refused(model: Any, batch: dict[str, torc
 def test_what_it_does_not_cover_is_one_line(model: Any) -> None:
     for name, said, options in (
         ("torchscript", "choose one of onnxruntime, openvino", {"method": "divprune"}),
-        ("openvino", "cls_attention and keys from inside the vision tower", {"method": "visionzip"}),
+        ("openvino", "cls_attention and cls_state and keys_mean from inside the vision tower", {"method": "visionzip"}),
     ):
         with pytest.raises((ConfigError, UnsupportedError), match=said) as raised:
             trimkit.attach(model, vision_engine=name, **options)

@@ -32,7 +32,7 @@ class _Products:
     """
 
     def __init__(self, features: Tensor) -> None:
-        # A product of torch's obeys torch.set_num_threads; numpy's would start threads of its own beside them.
+        # In torch as in _grow.
         self._features = features.detach().to(torch.float64, copy=True)
         length = torch.linalg.vector_norm(self._features, dim=1).numpy()
         broken = ~np.isfinite(length)
@@ -107,9 +107,11 @@ def _grow(
 
     ``variance`` is what the choices leave of each token, and changes; of one that is taken, -1 is left.
     """
-    factor = np.zeros((count, len(variance)))
+    rows = torch.zeros(count, len(variance), dtype=torch.float64)
+    factor = rows.numpy()
     picked = np.empty(count, dtype=np.int64)
-    buffer = np.empty(len(variance))
+    explained = torch.empty(len(variance), dtype=torch.float64)
+    buffer = explained.numpy()
     for turn in range(count):
         chosen, likely = best(turn, variance)
         picked[turn] = chosen
@@ -118,8 +120,8 @@ def _grow(
             row, length = factor[turn], math.sqrt(left)
             np.multiply(products.row(chosen, likely), weight, out=row)
             row *= weight[chosen] / length
-            # Not a BLAS product: it would start threads for so few numbers.
-            np.einsum("t,tn->n", factor[:turn, chosen] / length, factor[:turn], out=buffer)
+            # A product of torch's obeys torch.set_num_threads; numpy's would start threads of its own beside them.
+            torch.mv(rows[:turn].T, torch.from_numpy(factor[:turn, chosen] / length), out=explained)
             row -= buffer
             np.multiply(row, row, out=buffer)
             variance -= buffer

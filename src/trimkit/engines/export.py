@@ -6,6 +6,7 @@ says what goes in and out and what it was made of, and the processor and tokeniz
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trimkit.engines.graph import Built, reduced_vision
 from trimkit.engines.onnx_file import refuse_weights, weights_hash, write_onnx
 from trimkit.engines.packages import need, version_of
 from trimkit.engines.probes import probe_pixels
+from trimkit.engines.relevance import TextInput
 from trimkit.engines.sessions import open_session
 from trimkit.errors import ConfigError, ModelError
 from trimkit.io.directories import built as built_directory
@@ -29,7 +31,6 @@ from trimkit.methods import Method, get_method
 from trimkit.pipeline.model_store import scorer_of
 from trimkit.pipeline.partial_checkpoint import load_without_language_model
 from trimkit.pipeline.selecting import no_scorer
-from trimkit.scorers import ClipNativeScorer, Scorer
 
 __all__ = ["SETTINGS", "export_onnx"]
 
@@ -51,7 +52,8 @@ def export_onnx(
         checkpoint: ``demo``, a directory or a hub id; its language model is not read.
         path: the directory to write, new or empty.
         method, options: as ``trimkit.reduce`` takes them; the budget has to be a number or a fraction.
-        scorer: the CLIP of the tower, a directory or hub id; by default what the checkpoint names.
+        scorer: the CLIP of the tower, or a scorer that ``trimkit fit`` wrote: a directory or hub id; by default what the
+            checkpoint names.
 
     Returns:
         The directory.
@@ -75,32 +77,27 @@ def export_onnx(
     refuse_weights(graph.module, "an ONNX graph")
     try:
         with built_directory(target) as directory:
-            _write(directory, graph, checkpoint, processor, found)
+            _write(directory, graph, checkpoint, processor)
     except OSError as error:
         raise ConfigError(f"cannot write the graph ({error.strerror or error}): choose another directory") from None
     return target
 
 
-def _write(directory: Path, graph: Built, checkpoint: str, processor: Any, scorer: Scorer | None) -> None:
+def _write(directory: Path, graph: Built, checkpoint: str, processor: Any) -> None:
     file = directory / "model.onnx"
     inputs: dict[str, Tensor] = {"pixel_values": probe_pixels(graph.parts.side)}
     dynamic = {"pixel_values": {0: "batch"}}
-    native = scorer if isinstance(scorer, ClipNativeScorer) else None
-    if native is not None:
-        inputs["question_ids"] = _example_ids(native, len(inputs["pixel_values"]))
-        dynamic["question_ids"] = {0: "batch", 1: "length"}
+    texts = () if graph.module.relevance is None else graph.module.relevance.texts
+    for text in texts:
+        inputs[text.name] = text.example(len(inputs["pixel_values"]))
+        dynamic[text.name] = {0: "batch", 1: text.length}
     write_onnx(graph.module, file, inputs, ("embeddings", "indices"), dynamic)
     checked = _checked(file, graph, inputs)
     processor.save_pretrained(directory / "processor")
-    if native is not None:
-        native.tokenizer.save_pretrained(directory / "question_tokenizer")
-    settings = _settings(graph, checkpoint, native, checked)
+    for text in texts:
+        text.tokenizer.save_pretrained(directory / text.folder)
+    settings = _settings(graph, checkpoint, texts, checked)
     write_atomically(directory / SETTINGS, lambda out: out.write(json_text(settings).encode()))
-
-
-def _example_ids(scorer: ClipNativeScorer, rows: int) -> Tensor:
-    ids = list(scorer.tokenizer("what is in the picture?")["input_ids"])
-    return torch.tensor([ids] * rows)
 
 
 def _checked(file: Path, graph: Built, inputs: dict[str, Tensor]) -> dict[str, Any]:
@@ -127,19 +124,11 @@ def _checked(file: Path, graph: Built, inputs: dict[str, Tensor]) -> dict[str, A
     }
 
 
-def _settings(
-    graph: Built, checkpoint: str, scorer: ClipNativeScorer | None, checked: dict[str, Any]
-) -> dict[str, Any]:
+def _settings(graph: Built, checkpoint: str, texts: Sequence[TextInput], checked: dict[str, Any]) -> dict[str, Any]:
     method, side = graph.choice.method, graph.parts.side
     tokens = graph.choice.count + int(graph.choice.aggregated)
     inputs: dict[str, Any] = {"pixel_values": {"dtype": "float32", "shape": ["batch", 3, side, side]}}
-    if scorer is not None:
-        inputs["question_ids"] = {
-            "dtype": "int64",
-            "shape": ["batch", "length"],
-            "max_length": scorer.max_length,
-            "pad_with": int(scorer.tokenizer("a")["input_ids"][-1]),
-        }
+    inputs |= {text.name: text.to_plain() for text in texts}
     return {
         "version": 1,
         "reduce": {"method": method.name, **method.model_dump(mode="json")},

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from trimkit.core import functional as F
 from trimkit.core.types import EncoderProfile
 from trimkit.engines.choices import Choice, choice_of
+from trimkit.engines.relevance import Relevance, relevance_of
 from trimkit.errors import UnsupportedError
 from trimkit.methods import Method
 from trimkit.models import VisionParts, family_of
-from trimkit.scorers import ClipNativeScorer, Scorer
+from trimkit.scorers import Scorer
 
 __all__ = ["Built", "ReducedVision", "reduced_vision"]
 
@@ -33,19 +34,22 @@ class ReducedVision(nn.Module):
         self.tower, self.projector, self.relevance = parts.tower, parts.projector, relevance
         self._choice = choice
 
-    def forward(self, pixel_values: Tensor, question_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pixel_values: Tensor, question_ids: Tensor | None = None, word_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings and indices.
 
         Args:
             pixel_values: ``[B, 3, side, side]`` float32.
             question_ids: ``[B, L]`` int64 of the text tower's tokenizer, with its start and end tokens; shorter questions
-                filled up with the end token.
+                filled up with the end token. Of CLIP's relevance.
+            word_ids: ``[B, M]`` int64 of a fitted scorer's tokenizer, without such tokens; shorter questions filled up with -1.
 
         Returns:
             ``[B, k (+ 1), H]`` float32, the aggregated token last, and ``[B, k]`` int64, ascending.
         """
         features = self.tower(pixel_values)
-        given = None if self.relevance is None else self.relevance(features, question_ids)
+        given = None if self.relevance is None else self.relevance(features, question_ids, word_ids)
         compared = self.projector(features) if self._choice.projects else features
         indices = self._choice.choose(compared, given)
         kept = features.gather(1, indices.unsqueeze(2).expand(-1, -1, features.shape[2]))
@@ -53,24 +57,6 @@ class ReducedVision(nn.Module):
             keep = torch.zeros_like(features[..., 0], dtype=torch.bool).scatter(1, indices, True)
             kept = torch.cat([kept, F.aggregate(features, keep).unsqueeze(1)], dim=1)
         return self.projector(kept), indices
-
-
-class Relevance(nn.Module):
-    """CLIP's text tower against the features of the model's own vision tower, as ``ClipNativeScorer`` compares them."""
-
-    def __init__(self, scorer: ClipNativeScorer, columns: tuple[int, int] | None, *, normalize: bool) -> None:
-        super().__init__()
-        self.text_model, self.text_projection = scorer.text_model, scorer.text_projection
-        self.post_layernorm, self.visual_projection = scorer.post_layernorm, scorer.visual_projection
-        self._columns, self._normalize = columns, normalize
-
-    def forward(self, features: Tensor, question_ids: Tensor) -> Tensor:
-        """``[B, N]`` raw relevance."""
-        text = self.text_projection(self.text_model(input_ids=question_ids).pooler_output)
-        seen = features if self._columns is None else features[..., slice(*self._columns)]
-        norm = self.post_layernorm
-        patches = F.patch_embeddings(seen, norm.weight, norm.bias, self.visual_projection.weight, norm.eps)
-        return F.clip_relevance(patches, text, normalize=self._normalize)
 
 
 @dataclass(frozen=True)
@@ -103,18 +89,15 @@ def reduced_vision(model: Any, method: Method, scorer: Scorer | None) -> Built:
         )
     relevance = None
     profile = method.profile
-    if method.needs_relevance:
-        if not isinstance(scorer, ClipNativeScorer):
-            raise UnsupportedError(
-                f"method {method.name!r} is exported with the text half of the tower's own CLIP, and the scorer is "
-                f"{type(scorer).__name__}: name that CLIP as the scorer, or use a method that reads no text"
-            )
+    if method.needs_relevance and scorer is not None:
         profile = profile or scorer.profile
-        relevance = Relevance(scorer, parts.tower_columns, normalize=method.normalize_relevance(profile))
     with torch.no_grad():
         features = parts.tower(torch.zeros(1, 3, parts.side, parts.side))
         grid = parts.images(features)[0].grid
         choice = choice_of(method, features.shape[1], grid, profile or EncoderProfile())
         width = parts.projector(features[:, :1]).shape[-1]
+    if method.needs_relevance:
+        normalize = method.normalize_relevance(profile or EncoderProfile())
+        relevance = relevance_of(method, scorer, parts, normalize=normalize, grid=grid)
     module = ReducedVision(parts, choice, relevance).eval()
     return Built(module, parts, choice, int(features.shape[1]), int(width))

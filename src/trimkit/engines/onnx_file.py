@@ -94,7 +94,7 @@ def weights_hash(module: nn.Module, *about: object) -> str:
     found = hashlib.sha256(repr(about).encode())
     for name, value in sorted(module.state_dict().items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+        found.update(value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

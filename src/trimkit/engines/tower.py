@@ -192,7 +192,7 @@ class TowerEngine:
                     f"{session.engine} {session.version} does not compute this vision tower: features differ from torch's by "
                     f"{difference:.1e}, and the largest is {largest:.1e}; leave vision_engine= out"
                 )
-            one, other = (_chosen(parts.images(features), reducer) for features in (by_torch, by_engine))
+            one, other = (_chosen(features, parts, reducer) for features in (by_torch, by_engine))
         for here, there in zip(one, other, strict=True):
             if here != there:
                 lost = len(set(here) - set(there))
@@ -238,9 +238,11 @@ def _key(parts: VisionParts) -> str:
     return weights_hash(parts.tower, *about)[:32]
 
 
-def _chosen(images: list[ImageTokens], reducer: InputReducer) -> list[list[int]]:
-    images = [replace(image, key=str(number)) for number, image in enumerate(images)]
+def _chosen(features: Tensor, parts: VisionParts, reducer: InputReducer) -> list[list[int]]:
     method, scorer = reducer.method, reducer.chooser.scorer()
+    images = [replace(image, key=str(number)) for number, image in enumerate(parts.images(features))]
+    if "projected" in method.asked_signals:
+        images = [replace(image, signals={"projected": parts.projector(image.features)}) for image in images]
     if method.stage == "llm":
         return [selection.indices.tolist() for selection in select_everything(images)]
     profile = method.profile or (scorer.profile if scorer is not None else EncoderProfile())

@@ -96,6 +96,16 @@ class FittedScorer(EncoderScorer):
             base_profile=config.base_profile,
         )
 
+    @property
+    def base(self) -> Scorer | None:
+        """The scorer whose relevance the network builds on."""
+        return self._base
+
+    @property
+    def base_profile(self) -> EncoderProfile:
+        """How that is read."""
+        return self._base_profile
+
     def check_model(self, model: Any) -> None:
         """Refuse a model that it was not fitted to.
 

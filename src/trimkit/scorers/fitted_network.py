@@ -130,17 +130,20 @@ class ScoringNetwork(nn.Module):
         own: Tensor = torch.logsumexp(met, dim=2) + self.patch_weight(patches).squeeze(-1)
         return own if base is None else own + self.base_weight * base
 
-    def forward(self, features: Tensor, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self, features: Tensor, ids: Tensor, grid: tuple[int, int] | None = None, base: Tensor | None = None
+    ) -> Tensor:
         """``[B, N]`` relevance.
 
         Args:
             features: ``[B, N, D]`` float.
             ids: ``[B, M]`` int64 of the tokenizer that the table belongs to; negative on padding.
             grid: rows and columns of the tokens.
+            base: ``[B, N]``, another scorer's relevance, see ``relevance``.
         """
         real = ids >= 0
         words, weights = self.words(self.table[ids.clamp(min=0)], real)
-        return self.relevance(self.patches(features, grid), words, weights)
+        return self.relevance(self.patches(features, grid), words, weights, base)
 
 
 def places_of(rows: int, columns: int, *, device: torch.device | None = None) -> Tensor:
