@@ -111,7 +111,7 @@ class ScoringNetwork(nn.Module):
         weights = self.word_weight(words).squeeze(-1).masked_fill(~real, -torch.inf)
         count = real.sum(dim=1, keepdim=True).clamp(min=1)
         whole = (words * real.unsqueeze(-1)).sum(dim=1) / count
-        free = self.free_words.expand(len(rows), -1, -1)
+        free = self.free_words.expand(rows.shape[0], -1, -1)  # len() would fix the batch of a graph
         return torch.cat([words, free], dim=1), torch.cat([weights, self.free_mix(whole)], dim=1)
 
     def patches(self, features: Tensor, grid: tuple[int, int] | None) -> Tensor:
