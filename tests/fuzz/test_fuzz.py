@@ -31,6 +31,7 @@ from tests.fuzz.grammar import COMMANDS, command_line
 from tests.fuzz.values import PORT
 from trimkit.advice.devices import device_of
 from trimkit.cli import app, run
+from trimkit.io.text import is_text
 
 SMOKE = 60
 PROGRESS = r"trimkit: \w+: \d+ of \d+ "  # what a slow command says now and then
@@ -54,7 +55,7 @@ def _one_load_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     load, held = trimkit.loading.load_model, dict[tuple[str, ...], Any]()
 
     def load_once(name: str = "demo", device: str = "cpu", dtype: str = "auto") -> Any:
-        key = (os.path.realpath(name), device, dtype)
+        key = (os.path.realpath(name) if is_text(name) else name, device, dtype)
         if key not in held:
             held[key] = load(name, device, dtype)
         return held[key]

@@ -24,14 +24,19 @@ Indices = NDArray[np.int64]
 class _Products:
     """Dot products of ``[N, D]`` features, computed row by row when asked for, with rows likely to be asked for next.
 
-    A feature that is not finite is taken for 0.
+    A feature that is not finite is taken for 0. The first product has half as many rows as will be chosen: the larger a product,
+    the faster each of its rows.
+
+    Args:
+        features: ``[N, D]``.
+        count: how many will be chosen.
 
     Attributes:
         scale: ``[N]``, what makes cosines of the products, on both sides.
         diagonal: ``[N]``, the cosine of each feature with itself: 1, or 0 of a feature that is 0.
     """
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, count: int) -> None:
         # In torch as in _grow.
         self._features = features.detach().to(torch.float64, copy=True)
         length = torch.linalg.vector_norm(self._features, dim=1).numpy()
@@ -43,13 +48,14 @@ class _Products:
         self.diagonal: Floats = np.where(length >= _LEAST_LENGTH, 1.0, (length * self.scale) ** 2)
         self._missing = np.ones(len(length), dtype=bool)
         self._rows: list[Floats] = [length] * len(length)
+        self._next = max(_ROWS, count // 2)
 
     def row(self, index: int, likely: Floats) -> Floats:
         """Row ``index``; of those missing, the highest in ``likely`` ``[N]`` are computed with it."""
         if self._missing[index]:
             ranked = np.where(self._missing, likely, -np.inf)
             ranked[index] = np.inf
-            some = min(_ROWS, len(ranked))
+            some, self._next = min(self._next, len(ranked)), _ROWS
             wanted = np.argpartition(ranked, len(ranked) - some)[-some:]
             wanted = wanted[self._missing[wanted]]
             rows = torch.mm(self._features.index_select(0, torch.from_numpy(wanted)), self._features.T).numpy()
@@ -61,7 +67,7 @@ class _Products:
 
 def relevant_and_new(worth: Floats, features: Tensor, count: int, relevant: int, redundancy: float) -> Indices:
     """``[count]`` int64 in the order of choice; see ``greedy.relevant_and_new``."""
-    products = _Products(features)
+    products = _Products(features, count)
     worth, new, gains = worth.astype(np.float64), np.empty(len(worth)), np.empty(len(worth))
 
     def best(turn: int, novelty: Floats) -> tuple[int, Floats]:
@@ -80,7 +86,7 @@ def relevant_and_new(worth: Floats, features: Tensor, count: int, relevant: int,
 
 def largest_volume(quality: Floats, features: Tensor, count: int) -> Indices:
     """``[count]`` int64 in the order of choice; see ``greedy.largest_volume``."""
-    products = _Products(features)
+    products = _Products(features, count)
     quality = quality.astype(np.float64)
     gains, left = quality**2 * products.diagonal, quality.copy()
     floor = _LEAST_VOLUME * float(gains.max(initial=0.0))
