@@ -24,8 +24,8 @@ Indices = NDArray[np.int64]
 class _Products:
     """Dot products of ``[N, D]`` features, computed row by row when asked for, with rows likely to be asked for next.
 
-    A feature that is not finite is taken for 0. The first product has half as many rows as will be chosen: the larger a product,
-    the faster each of its rows.
+    A feature that is not finite is taken for 0. The first product has half as many rows as will be chosen: the larger a
+    product, the faster each of its rows.
 
     Args:
         features: ``[N, D]``.
