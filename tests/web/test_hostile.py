@@ -24,6 +24,8 @@ def test_a_broken_file(page: Page, server: Server, tmp_path: Path) -> None:
     assert "/" not in text  # no path of the server's
     assert "Traceback" not in server.said()
     page.tab.wait_for_selector("#tk-preview figcaption >> text=scene1")  # what was there stays
+    page.tab.wait_for_timeout(2000)  # the choice is drawn anew, and takes the message with it no more
+    assert page.message("alert") == text
 
 
 def test_a_file_that_is_no_picture(page: Page, tmp_path: Path) -> None:

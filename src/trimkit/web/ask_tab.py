@@ -65,16 +65,18 @@ class AskTab:
         self._wire()
 
     def listen(self, event: Any, *, quiet: bool = False) -> None:
-        """Draw the choice anew when ``event`` happens; ``quiet`` leaves the message as it is."""
+        """Draw the choice anew when ``event`` happens; ``quiet`` leaves the message as it is, unless choosing fails."""
         side = self._side
-        shown = [self.figures, side.report, side.hint]
-        if quiet:
-            event(lambda *asked: self.choose(*asked)[1:], side.asked, shown, **_quick("always_last"))
-        else:
-            event(self.choose, side.asked, [side.message, *shown], **_quick("always_last"))
+        shown = [side.message, self.figures, side.report, side.hint]
+        event(self.choose_quietly if quiet else self.choose, side.asked, shown, **_quick("always_last"))
 
     def choose(self, picture: Picture | None, question: str, name: str, own: bool, share: float) -> list[Any]:
         """What the method keeps, without the language model: message, figures, report, hint."""
+        message, *shown = self.choose_quietly(picture, question, name, own, share)
+        return [self.note_of(picture) if isinstance(message, dict) else message, *shown]
+
+    def choose_quietly(self, picture: Picture | None, question: str, name: str, own: bool, share: float) -> list[Any]:
+        """The same; the message is as it was, unless choosing fails."""
         hint = method_hint(name)
         try:
             method = build_method(name, budget_of(own, share))
@@ -82,7 +84,7 @@ class AskTab:
                 return [gr.skip(), "<p>This method chooses inside the language model. Press Ask.</p>", None, hint]
             choice = choose(self._model.get(), checked(picture, question), question, method)
             html = markup.figures(draw(choice.report), choice.report, choice.seconds)
-            return [self._note(picture), html, choice.report, hint]
+            return [gr.skip(), html, choice.report, hint]
         except Exception as error:
             return [markup.alert(explain(error)), gr.skip(), None, hint]
 
@@ -102,7 +104,7 @@ class AskTab:
             title = f"{REDUCED} by {method.name}"
             reduced, full = Progress(), Progress()
             for reduced in stream_answer(loaded, inputs, question, method, tokens):
-                yield [self._note(picture), *self._drawn(reduced), *_cards(title, reduced, None)]
+                yield [self.note_of(picture), *self._drawn(reduced), *_cards(title, reduced, None)]
             for full in stream_answer(loaded, inputs, question, None, tokens):
                 yield [gr.skip(), gr.skip(), gr.skip(), *_cards(title, reduced, full)]
         except Exception as error:
@@ -139,7 +141,7 @@ class AskTab:
         )
         made.success(None, None, None, js=_CLICK)
 
-    def _note(self, picture: Picture | None) -> str:
+    def note_of(self, picture: Picture | None) -> str:
         """What is to be known of the picture, for the status line."""
         notes = [] if picture is None or not picture.note else [picture.note]
         if self._model.name == "demo" and picture is not None and picture.sample is None:

@@ -101,7 +101,7 @@ def _wire(page: Any, side: Side, tabs: Any, ask: AskTab) -> None:
     opened = page.load(_opened, None, [*shown, tabs, side.message], **quiet)
     ask.listen(opened.success, quiet=True)
     opened.success(None, None, side.link, js="() => trimkitOpen()", **quiet)
-    wire_pictures(side, ask.listen)
+    wire_pictures(side, ask.listen, ask.note_of)
     settings = [side.question, side.method, side.own, side.share]
     changes = [each.input for each in settings]
     gr.on(changes, None, settings, side.link, js=_LINK, **quiet)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -78,17 +80,24 @@ def build_side(message: Any) -> Side:
     )
 
 
-def wire_pictures(side: Side, choose: Any) -> None:
-    """A dropped file or a sample becomes the picture; then ``choose`` listens."""
+def wire_pictures(side: Side, choose: Any, note_of: Callable[[Picture], str]) -> None:
+    """A dropped file or a sample becomes the picture; then ``choose`` listens, and leaves the message as it is.
+
+    Args:
+        side: the column.
+        choose: draws the choice anew, see ``AskTab.listen``.
+        note_of: what is to be known of a picture.
+    """
     shown = [side.picture, side.preview, side.question, side.upload, side.message]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    events = [side.upload.upload(_uploaded, [side.upload, side.picture], shown[:2] + shown[3:], **quiet)]
+    uploaded = partial(_uploaded, note_of)
+    events = [side.upload.upload(uploaded, [side.upload, side.picture], shown[:2] + shown[3:], **quiet)]
     side.upload.upload(None, None, side.link, js="() => trimkitLink({sample: null})", **quiet)
     for name, button in side.buttons.items():
         events.append(button.click(_sample_loader(name), None, shown, **quiet))
         button.click(None, None, side.link, js=f"() => trimkitLink({{sample: '{name}', question: null}})", **quiet)
     for event in events:
-        choose(event.success)
+        choose(event.success, quiet=True)
 
 
 def opened_values(settings: Settings) -> list[Any]:
@@ -127,13 +136,13 @@ def preview_of(picture: Picture) -> str:
     return markup.thumbnail(picture.image, f"The picture in use: {picture.name}", picture.name)
 
 
-def _uploaded(path: str | None, before: Picture | None) -> list[Any]:
+def _uploaded(note_of: Callable[[Picture], str], path: str | None, before: Picture | None) -> list[Any]:
     """The new picture; the one before where the file cannot be used. The drop zone is empty again."""
     try:
         picture = read_picture(path)
     except Exception as error:
         return [before, gr.skip(), None, markup.alert(explain(error))]
-    return [picture, preview_of(picture), None, markup.note(picture.note)]
+    return [picture, preview_of(picture), None, note_of(picture)]
 
 
 def _sample_loader(name: str) -> Any:
