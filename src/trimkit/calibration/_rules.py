@@ -17,7 +17,7 @@ Measured = Callable[[Way], Outcomes]
 """The outcomes of a way on one set of pictures; measured when they are asked for."""
 
 _SHARES = (1.0, *(round(0.8 * 0.9**step, 4) for step in range(48)), 0.0)  # asked again, from all to none
-_GO_ON = (0.0, 0.1, 0.25, 0.5)  # of the questions asked again, how many go on to all tokens
+_GO_ON = (1.0, 0.5, 0.25, 0.1, 0.0)  # of the questions asked again, how many go on to all tokens
 _TARGETS = (
     0.5,
     1.0,
@@ -107,7 +107,7 @@ def ladders(tuning: Sequence[Outcomes]) -> Iterator[list[Rule]]:
     """Sequences of thresholds, each from asking everything again to asking nothing: of every way, pair of ways and signal.
 
     The second of a pair keeps at least twice as many tokens; both are of one method. Its threshold is the first one's, or the
-    one at which a fixed share of the questions that it gets goes on to all tokens.
+    one at which a fixed share of the questions that it gets goes on to all tokens. Such a sequence begins with larger shares.
     """
     for first in tuning:
         seconds = [each for each in tuning if _goes_on(first, each)]
@@ -117,27 +117,24 @@ def ladders(tuning: Sequence[Outcomes]) -> Iterator[list[Rule]]:
             for second in seconds:
                 pair = (first.way, second.way)
                 yield [replace(rule, ways=pair) for rule in rules]
-                for share in _GO_ON:
-                    yield [_with_later(replace(rule, ways=pair), first, second, share) for rule in rules]
+                for at, share in enumerate(_GO_ON):
+                    begun = [_with_later(Rule(pair, signal, math.inf), first, second, more) for more in _GO_ON[:at]]
+                    yield begun + [_with_later(replace(rule, ways=pair), first, second, share) for rule in rules]
 
 
 def cheapest_ladder(tuning: Sequence[Outcomes], loss: float) -> list[Rule]:
     """The sequence that takes fewest tokens where it loses about ``loss``; empty where there is none.
 
-    It begins where it loses least, and what it loses counts from there on: a test stops at the first that is not proved.
+    What it loses counts up to there: a test stops at the first rule that is not proved.
     """
     by_way = {each.way: each for each in tuning}
 
-    def read(rules: list[Rule]) -> tuple[float, int]:
-        rungs = [by_way[way] for way in rules[0].ways]
-        lost, tokens = _means(rungs, rules)
-        start = int(lost.argmin())
-        worst, most = np.maximum.accumulate(lost[start:]), float(rungs[0].full.mean())
-        return sum(float(tokens[start:][worst <= loss * target].min(initial=most)) for target in _TARGETS), start
+    def cost(rules: list[Rule]) -> float:
+        lost, tokens = _means([by_way[way] for way in rules[0].ways], rules)
+        worst = np.maximum.accumulate(lost)  # at first all goes on to all tokens, and nothing is lost
+        return sum(float(tokens[worst <= loss * target].min()) for target in _TARGETS)
 
-    found = [(*read(rules), rules) for rules in ladders(tuning)]
-    _, start, rules = min(found, key=lambda each: each[0], default=(0.0, 0, []))
-    return rules[start:]
+    return min(ladders(tuning), key=cost, default=[])
 
 
 def _means(rungs: Sequence[Outcomes], rules: Sequence[Rule]) -> tuple[Values, Values]:
@@ -163,8 +160,8 @@ def _goes_on(first: Outcomes, second: Outcomes) -> bool:
 def _with_later(rule: Rule, first: Outcomes, second: Outcomes, share: float) -> Rule:
     """With the threshold of the second way at which about ``share`` of the questions asked again go on."""
     signal = rule.signal
-    if signal is None or share == 0.0:
-        return replace(rule, later=(-math.inf,))
+    if signal is None or share in (0.0, 1.0):
+        return replace(rule, later=(math.inf if share else -math.inf,))
     again = second.confidence[signal][~(first.confidence[signal] >= rule.threshold)]
     at = round(share * len(again))
     return replace(rule, later=(float(np.sort(again)[at]) if at < len(again) else -math.inf,))
