@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +15,11 @@ from trimkit.calibration import _promise
 from trimkit.calibration._bounds import fixed_sequence, needed, p_value, provable_rate, upper_bound
 from trimkit.calibration._notes import Pair
 from trimkit.calibration._outcomes import Outcomes, Way, is_right
-from trimkit.calibration._promise import prove, split_pictures
+from trimkit.calibration._promise import Promise, Step, prove, split_pictures
 from trimkit.calibration._risk_report import config_of, notes_of
 from trimkit.calibration._rules import Rule, ladders
 from trimkit.calibration._rules import _means as rules_means
+from trimkit.config import read_config, save_config
 from trimkit.core.confidence import fallback_of
 from trimkit.errors import ConfigError, InputError
 from trimkit.methods import get_method
@@ -222,7 +224,24 @@ def test_a_ladder_has_thresholds_of_its_own_where_that_saves_tokens() -> None:
     assert promise.chosen.tokens < promise.chosen.again * 576.0
     fallback = fallback_of(config_of(promise, [], {}).reduce.fallback)
     assert fallback is not None
-    assert [fallback.threshold_of(rung) for rung in (0, 1)] == [rule.threshold, rule.later[0]]
+    assert [fallback.threshold_of(rung) for rung in (0, 1)] == [rule.threshold, max(rule.later[0], 0.0)]
+
+
+@pytest.mark.parametrize("measure", ["margin", "entropy"])
+def test_what_is_always_or_never_asked_again_can_be_saved(measure: Any, tmp_path: Path) -> None:
+    """JSON has no infinite numbers."""
+    ways = tuple(Way(get_method("trim", budget=count)) for count in (8, 32))
+    for first, later in ((math.inf, -math.inf), (0.5, math.inf), (math.inf, 0.5)):
+        rule = Rule(ways, (measure, 1), first, (later,))
+        step = Step(rule, 0.5, 20.0, 0.0, 0.01, 0.01, proved=True)
+        promise = Promise(0.02, 0.95, step, (step,), None, 8, 149, 576.0)
+        path = tmp_path / f"{first}{later}.json"
+        save_config(path, config_of(promise, [], {}))
+        fallback = fallback_of(read_config(path).reduce.fallback)
+        assert fallback is not None
+        for rung, threshold in enumerate((first, later)):
+            for sure in (-12.0, -0.1, 0.0) if measure == "entropy" else (0.0, 0.4, 1.0):
+                assert (sure >= fallback.threshold_of(rung)) == (sure >= threshold)
 
 
 @pytest.mark.parametrize(("n", "risk"), [(149, 0.02), (1000, 0.02), (3000, 0.05), (148, 0.02)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from trimkit.calibration._measure import Probe
 from trimkit.calibration._outcomes import Outcomes, full_texts, is_right
 from trimkit.calibration._promise import Promise, Step
 from trimkit.config import Config, Reduction
+from trimkit.core.confidence import Measure
 
 __all__ = ["config_of", "notes_of", "step_to_plain"]
 
@@ -37,6 +39,12 @@ def step_to_plain(step: Step) -> dict[str, Any]:
 
 def _limit(threshold: float) -> float | str:
     return threshold if abs(threshold) != float("inf") else "all" if threshold > 0 else "none"
+
+
+def _finite(threshold: float, measure: Measure) -> float:
+    """JSON has no infinite numbers: one below, or above, every confidence that the measure can give."""
+    low, high = (-1000.0, 1.0) if measure == "entropy" else (0.0, 2.0)
+    return threshold if math.isfinite(threshold) else high if threshold > 0 else low
 
 
 def notes_of(probe: Probe, proved: Sequence[Outcomes], *, generic: bool) -> tuple[str, ...]:
@@ -74,11 +82,12 @@ def config_of(promise: Promise, notes: Sequence[str], settings: Mapping[str, Any
     first, *more = rule.ways
     options = first.method.model_dump(mode="json", exclude_unset=True)
     again = rule.signal is not None and rule.threshold != float("-inf")
-    looked = dict(zip(("measure", "tokens"), rule.signal or (), strict=False))
-    fallback: dict[str, Any] | None = {**looked, "threshold": rule.threshold} if again else None
-    if fallback is not None and more:
-        fallback["ladder"] = [way.method.budget.to_plain() for way in more]
-        fallback |= {"thresholds": list(rule.later)} if rule.later else {}
+    fallback: dict[str, Any] | None = None
+    if again and rule.signal is not None:
+        measure, tokens = rule.signal
+        fallback = {"measure": measure, "tokens": tokens, "threshold": _finite(rule.threshold, measure)}
+        fallback |= {"ladder": [way.method.budget.to_plain() for way in more]} if more else {}
+        fallback |= {"thresholds": [_finite(each, measure) for each in rule.later]} if rule.later else {}
     reduction = Reduction(
         method=first.method.name,
         fallback=fallback,
