@@ -23,7 +23,8 @@ def picture_sizes(items: Any) -> list[tuple[int, int] | None]:
         items: the request's ``mm_data_items``.
     """
     pictures = items.get("image")
-    return [] if pictures is None else [_size(pictures, number) for number in range(pictures.get_count())]
+    count = getattr(pictures, "get_count", int)()
+    return [_size(pictures, number) for number in range(count)]
 
 
 def _size(pictures: Any, number: int) -> tuple[int, int] | None:
@@ -53,7 +54,7 @@ class Seen:
             items: the request's ``mm_data_items``.
         """
         sizes = picture_sizes(items)
-        if None in sizes:
+        if not sizes or None in sizes:
             return lambda report: [None] * len(report.images)
         shown = [SimpleNamespace(size=size) for size in sizes]
         return lambda report: self._boxes(shown, report)
