@@ -111,3 +111,10 @@ def test_ask_takes_an_address(server: str, cli: Cli) -> None:
 @pytest.mark.parametrize(("path", "cause"), [("/page", "not an image"), ("/missing", "404"), ("/empty", "is empty")])
 def test_what_is_no_picture_is_one_line_with_its_address(path: str, cause: str, server: str, cli: Cli) -> None:
     assert_one_line(cli("ask", server + path, "What?"), cause, server + path)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "https://[", "http://[x]/a.png"])
+def test_an_address_that_is_none_is_one_line(url: str) -> None:
+    with pytest.raises(InputError, match="not an http or https address|cannot be fetched") as raised:
+        fetch(url)
+    assert "\n" not in str(raised.value)

@@ -84,7 +84,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _check_scheme(url: str) -> None:
-    if urlsplit(url).scheme.lower() not in _SCHEMES:
+    try:
+        known = urlsplit(url).scheme.lower() in _SCHEMES
+    except ValueError:  # a bracket that is never closed
+        known = False
+    if not known:
         raise InputError(f"{url[:120]} is not an http or https address: give one of these, or a file")
 
 
