@@ -115,6 +115,6 @@ def test_what_is_no_picture_is_one_line_with_its_address(path: str, cause: str, 
 
 @pytest.mark.parametrize("url", ["http://[::1", "https://[", "http://[x]/a.png"])
 def test_an_address_that_is_none_is_one_line(url: str) -> None:
-    with pytest.raises(InputError, match="not an http or https address|cannot be fetched") as raised:
+    with pytest.raises(InputError, match=r"not an http or https address|cannot be fetched") as raised:
         fetch(url)
     assert "\n" not in str(raised.value)
