@@ -125,17 +125,20 @@ class ReducingProcessor:
         if request.turns == "refresh":
             return [request.reduction(self._questions.last(inputs.prompt))] * count
         if request.turns == "auto":
-            return self._own_or_shared(request, self._questions.last(inputs.prompt), inputs)
+            question = self._questions.last(inputs.prompt)
+            return (
+                [request.reduction(None)] * count
+                if question is None
+                else self._own_or_shared(request, question, inputs)
+            )
         asked = self._questions.first(inputs.prompt, count)
         if request.turns == "once":
             asked = self._questions.once(asked, self._picture_keys(inputs))
         return [request.reduction(question) for question in asked]
 
-    def _own_or_shared(self, request: Request, question: str | None, inputs: Any) -> list[Reduction]:
+    def _own_or_shared(self, request: Request, question: str, inputs: Any) -> list[Reduction]:
         """``turns="auto"``: a choice for the question while its picture has room for one, else the shared choice."""
         mine, method = request.reduction(question), pack(Reduction(request.method))
-        if question is None:
-            return [mine] * len(self._picture_keys(inputs))
         sizes = picture_sizes(inputs.mm_data_items)
         return [
             mine if self._own.own(question, key, size, method) else request.shared()
