@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.advice.calls import calls_of
 from trimkit.advice.devices import DEVICES, Device, Rate
@@ -256,7 +256,7 @@ def main() -> None:
     device = DEVICES["epyc-core"].to_plain()
     record: dict[str, Any] = {"experiment": "advice_check", "config": config, "device": device}
     record |= {"provenance": provenance(), "summary": about, "results": rows}
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out.name}")
 
 

@@ -9,7 +9,6 @@ count. Writes ``benchmarks/results/calibration.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import percent, table
-from benchmarks.records import RESULTS, Record, made_of, right
+from benchmarks.records import RESULTS, Record, made_of, right, save
 from benchmarks.run import provenance
 from trimkit import EncoderProfile, get_method
 from trimkit.calibration import calibrate
@@ -119,7 +118,7 @@ def main() -> None:
         for title, name in models.items():
             record["results"][title] = run(name, given.pictures, given.n, given.seed)
             print(title, record["results"][title]["chosen_sign"], record["results"][title]["right"], flush=True)
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out}")
 
 

@@ -11,7 +11,6 @@ processor gave to this process, which other processes disturb less. Writes ``ben
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.bench_tables import factor, seconds
 from benchmarks.cells import table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.bench.stats import orders, ratio, spread
 from trimkit.core.types import EncoderProfile, TokenBatch
@@ -193,7 +192,7 @@ def main() -> None:
         "provenance": provenance(),
         "results": results,
     }
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out}")
 
 

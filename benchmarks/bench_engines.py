@@ -29,7 +29,7 @@ import torch
 import trimkit
 from benchmarks.bench_tables import factor, seconds
 from benchmarks.cells import percent, table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.ask import build_inputs, decode
 from trimkit.bench.arms import Arm
@@ -382,7 +382,7 @@ def keep(target: Path, name: str, found: dict[str, Any]) -> None:
     about = provenance()
     about["versions"] |= {each: version_of(each) for each in ("onnx", "onnxscript", *ENGINES)}
     record = {"experiment": "bench_engines", "provenance": about, "results": {**before["results"], name: found}}
-    target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, target)
     print(f"wrote {name} to {target}", flush=True)
 
 

@@ -21,7 +21,7 @@ import torch
 from benchmarks.cells import percent, points, table
 from benchmarks.fit_arms import BUDGETS, Asked, compared, run
 from benchmarks.fit_world import write_set
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.calibration import read_sources
 from trimkit.demo import demo_model_path
@@ -137,7 +137,7 @@ def main() -> None:
     }
     record["results"] = measure(given.part, given)
     out = given.out or RESULTS / f"{name}.json"
-    out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, out)
     print(f"wrote {out}")
 
 

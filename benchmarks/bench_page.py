@@ -10,7 +10,6 @@ browser is not in it. Writes ``benchmarks/results/bench_page.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from benchmarks.bench_tables import seconds
 from benchmarks.cells import table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.bench.stats import spread
 from trimkit.web import markup
@@ -97,7 +96,7 @@ def main() -> None:
         "provenance": provenance(),
         "results": results,
     }
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out}")
 
 

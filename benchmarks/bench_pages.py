@@ -8,7 +8,6 @@ that the question needs, that a method keeps. Also how rough the tower's feature
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 
 import trimkit
 from benchmarks.cells import percent, table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.ask import build_inputs
 from trimkit.core.text_lines import roughness
@@ -136,7 +135,7 @@ def main() -> None:
     found["rough"] = rough(model, processor, given.seed, 2 * given.n)
     config = {"command": ["python", "-m", "benchmarks.bench_pages"], "arguments": {"seed": given.seed, "n": given.n}}
     record = {"experiment": "pages", "config": config, "provenance": provenance(), "results": [found]}
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out}")
 
 

@@ -9,7 +9,6 @@ taking turns. With the same journal a run that was interrupted goes on. Writes `
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -24,7 +23,7 @@ import torch
 import trimkit
 from benchmarks.cells import percent, table
 from benchmarks.promise_scenes import LENGTH, Answers, gathered, right_ways, wrong_ways
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit import get_method
 from trimkit.ask import build_inputs
@@ -243,7 +242,7 @@ def main() -> None:
     }
     config = {name: getattr(given, name) for name in ("calibrating", "others", "wrong", "timed", "seed")}
     record = {"experiment": "promise", "config": config, "provenance": provenance(), "results": results}
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out}")
 
 

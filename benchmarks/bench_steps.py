@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.bench_tables import factor, seconds
 from benchmarks.cells import table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.bench.build import build_llava
 from trimkit.bench.shapes import shape_of
@@ -134,7 +133,7 @@ def main() -> None:
         found = measure((without, with_it), given.repeats, given.seed)
         record["results"][name] = {"before": before, "after": after, **found}
         print(f"{name}: {found['ratio']['median']:.3f}", flush=True)
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out}")
 
 

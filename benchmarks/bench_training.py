@@ -23,7 +23,7 @@ import torch
 
 import trimkit
 from benchmarks.cells import interval, percent, table
-from benchmarks.records import RESULTS, Record, made_of, right
+from benchmarks.records import RESULTS, Record, made_of, right, save
 from benchmarks.run import provenance
 from examples import finetune_demo as demo
 from trimkit.demo import load_demo
@@ -237,8 +237,7 @@ def main() -> int:
     record["accuracy"] = evaluate(arms, options)
     settings = {name: getattr(options, name) for name in ("steps", "batch", "n", "seed")}
     record["config"] = {**settings, "learning_rate": demo.LEARNING_RATE, "kinds": list(demo.KINDS), "dtype": "float32"}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, options.out)
     print(f"wrote {options.out}")
     return 0
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 import trimkit
 from benchmarks.bench_tables import factor, seconds
 from benchmarks.cells import table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.ask import build_inputs
 from trimkit.bench.stats import orders, ratio, spread
@@ -138,7 +137,7 @@ def main() -> None:
         "provenance": provenance(),
         "results": results,
     }
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out}")
 
 

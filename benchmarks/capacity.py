@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import percent, table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.bench.capacity import Load, largest_batch, saved_share
 from trimkit.bench.formula import sizes_of_shape
@@ -153,7 +153,7 @@ def main() -> None:
             found = measured(name, int(batch or 1))
             kept = [one for one in record["measured"] if (one["shape"], one["batch"]) != (name, found["batch"])]
             record["measured"] = [*kept, found]
-        given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        save(record, given.out)
     print(f"wrote {given.out.name}")
 
 

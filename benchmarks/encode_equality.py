@@ -33,7 +33,7 @@ import torch
 
 import trimkit
 from benchmarks.cells import table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.demo import load_demo
 from trimkit.demo.items import sample_dialogue, sample_item
@@ -295,7 +295,7 @@ def main() -> int:
         with servers(given.vllm, given.port, Path(folder), alone) as url:
             results = compare(url, made, reference.result(), [int(word) for word in given.clients.split(",")])
     record = {"experiment": "encode_equality", "config": config, "provenance": provenance(), "results": results}
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(json.dumps(results, indent=2))
     wrong = any(each["equal"] != each["sent"] for each in results["requests"])
     return int(wrong or results["control"]["equal"] == results["control"]["sent"])

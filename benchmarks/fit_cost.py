@@ -8,7 +8,6 @@ demo model and for the tower of LLaVA-1.5-7B. The network has random weights: it
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cells import table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.bench.build import build_llava, build_scorer
 from trimkit.bench.shapes import shape_of
@@ -155,7 +154,7 @@ def main() -> None:
     torch.set_num_threads(1)
     results = {name: measure(subject(), given.repeats) for name, subject in SUBJECTS.items()}
     record = {"experiment": "fit_cost", "config": config, "provenance": provenance(), "results": results}
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out}")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.cells import percent, table
 from benchmarks.promise_scenes import gathered, right_ways
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit import get_method
 from trimkit.calibration import Outcomes, Way, prove, split_pictures
@@ -173,7 +173,7 @@ def main() -> None:
                 results.append(covered(name, draw, fresh, risk, count, given.seed, bug=bug))
                 print(json.dumps(results[-1]), flush=True)
     record = {"experiment": "promise_coverage", "config": config, "provenance": provenance(), "results": results}
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
     print(f"wrote {given.out}")
 
 

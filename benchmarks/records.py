@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.blocks import ROOT
 from benchmarks.cells import interval, percent
 
-__all__ = ["RESULTS", "Record", "accuracy", "label", "load", "made_of", "right", "source"]
+__all__ = ["RESULTS", "Record", "accuracy", "label", "load", "made_of", "right", "save", "source"]
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -20,6 +21,14 @@ def load(name: str) -> Record | None:
     """The record of an experiment, or None where it has not been run."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def save(record: Record, path: Path) -> None:
+    """Write a record whole: an interruption leaves what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(path)
 
 
 def made_of(name: str, make: Callable[[Record], str], module: str = "") -> Callable[[], str]:

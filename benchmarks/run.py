@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.blocks import ROOT
-from benchmarks.records import RESULTS
+from benchmarks.records import RESULTS, save
 from trimkit.io.provenance import hardware, versions
 
 EXPERIMENTS = ROOT / "benchmarks" / "experiments"
@@ -123,14 +123,13 @@ def complete(record: dict[str, Any], out: Path) -> None:
 
     The arms that an interrupted run finished are not run again, if it was of the same commit with nothing changed in ``src``.
     """
-    partial, fresh = out.with_suffix(".partial"), out.with_suffix(".partial.new")
+    partial = out.with_suffix(".partial")
     done = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() else {}
     same = _but_for_the_date(done) == _but_for_the_date(record) and record["provenance"]["changed_files"] == 0
     record["results"] = done["results"] if same else []
     for arm in record["config"]["arms"][len(record["results"]) :]:
         record["results"].append(run_arm(record["config"], arm))
-        fresh.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(partial)
+        save(record, partial)
     partial.replace(out)
 
 

@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.cells import table
-from benchmarks.records import RESULTS, Record, made_of
+from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
-from benchmarks.serve_models import SHAPES, save
+from benchmarks.serve_models import SHAPES, save_model
 from tests.vllm.server import Server, picture_url, serving
 from trimkit.bench.stats import orders, ratio, spread
 
@@ -108,7 +108,7 @@ def load(server: Server, requests: list[bytes], clients: int) -> dict[str, Any]:
 def all_servers(folder: Path, shape: str, flags: list[str], kinds: list[str]) -> Iterator[dict[str, Server]]:
     """Those that the kinds are asked of, on one checkpoint."""
     checkpoint = folder / shape
-    save(shape, checkpoint)
+    save_model(shape, checkpoint)
     wanted = [name for name in ARMS if any(name in ASKED[kind] for kind in kinds)]
     with ExitStack() as stack:
         yield {name: stack.enter_context(one_server(checkpoint, folder, shape, name, flags)) for name in wanted}
@@ -215,7 +215,7 @@ def main() -> None:
                         found = {"shape": shape, **measure(servers, asker, kind, clients, given)}
                         record["results"].append(found)
                         print(json.dumps(found), flush=True)
-                        given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+                        save(record, given.out)
     print(f"wrote {given.out}")
 
 

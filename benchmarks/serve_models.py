@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from trimkit.demo import demo_model_path
 
-__all__ = ["SHAPES", "Shape", "save"]
+__all__ = ["SHAPES", "Shape", "save_model"]
 
 _TOWER = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}
 _TEXT = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -52,7 +52,7 @@ SHAPES = {
 """LLaVA-NeXT's 2,880 patches come with a newline token for each of 48 rows."""
 
 
-def save(shape: str, folder: Path, seed: int = 0) -> None:
+def save_model(shape: str, folder: Path, seed: int = 0) -> None:
     """Write a checkpoint with its processor and a CLIP, by names of weights that stock vLLM reads, too."""
     tokenizer = tf.AutoTokenizer.from_pretrained(demo_model_path())
     tiled = SHAPES[shape].tiled

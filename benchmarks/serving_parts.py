@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from benchmarks.cells import table
-from benchmarks.records import RESULTS, Record, load, made_of
+from benchmarks.records import RESULTS, Record, load, made_of, save
 from benchmarks.run import provenance
 from trimkit.bench.formula import LanguageSizes, LayerCall, Sizes, TowerSizes, Work, flops, kv_bytes
 from trimkit.bench.shapes import SHAPES
@@ -227,7 +227,7 @@ def main() -> None:
     config = {"repeats": given.repeats, "size": SIZE, "width": WIDTH, "tokens": [KEPT, FULL]}
     results = measure(given.repeats)
     record = {"experiment": "serving_parts", "config": config, "provenance": provenance(), "results": results}
-    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    save(record, given.out)
 
 
 if __name__ == "__main__":

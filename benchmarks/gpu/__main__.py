@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks.blocks import ROOT
 from benchmarks.gpu.steps import STEPS, Run, Step
+from benchmarks.records import save
 
 LIMIT = 8 * 60
 _LAST = 5
@@ -155,7 +156,7 @@ def main() -> int:
             plain = record["steps"]["kernels"]["status"] in ("failed", "out of time")
             record["steps"][step.name] = run_step(step, min(step.seconds, left), out, plain)
         _lift_provenance(record)
-        out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        save(record, out)
         done = record["steps"][step.name]
         print(f"{step.name}: {done['status']}{', ' + done['why'] if done.get('why') else ''}", flush=True)
     print(f"wrote {out.name} after {time.monotonic() - start:.0f} s")
@@ -177,7 +178,7 @@ def merge(paths: list[Path], out: Path) -> None:
     for record in records[1:]:
         whole["steps"] |= {name: step for name, step in record["steps"].items() if step["status"] != "not run"}
     whole["config"]["only"] = None
-    out.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    save(whole, out)
     print(f"wrote {out.name} of {len(records)} runs")
 
 
