@@ -65,3 +65,14 @@ def test_at_the_start_nothing_is_known() -> None:
 def test_what_is_no_promise(risk: Any, confidence: Any) -> None:
     with pytest.raises(ConfigError, match="strictly between 0 and 1"):
         DriftMonitor(risk, confidence)
+
+
+@pytest.mark.parametrize("risk", [0.02, 0.05, 0.2, 0.5, 0.999])
+def test_a_million_questions_without_a_change_are_no_evidence(risk: float) -> None:
+    """What is too small for a float must not be read as something."""
+    monitor = DriftMonitor(risk)
+    for asked in (1_000, 3_112, 14_000, 36_000, 1_000_000):
+        monitor.asked = asked - 1
+        assert not monitor.update(False)
+        assert monitor.evidence < 1.0
+        assert monitor.lower == 0.0

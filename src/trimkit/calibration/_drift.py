@@ -69,11 +69,8 @@ class DriftMonitor:
         """Log of the mean likelihood of all higher rates, by the prior, over the likelihood of ``rate``."""
         a, b = _PRIOR
         hits, misses = self.changed, self.asked - self.changed
-        above = betaln(a + hits, b + misses) + _log(betaincc(a + hits, b + misses, rate))
-        before = betaln(a, b) + _log(betaincc(a, b, rate))
-        return float(above - before - hits * math.log(rate) - misses * math.log1p(-rate))
-
-
-def _log(share: float) -> float:
-    """Of what may have underflowed: there is then no evidence to speak of."""
-    return math.log(max(share, 1e-300))
+        above, before = float(betaincc(a + hits, b + misses, rate)), float(betaincc(a, b, rate))
+        if above == 0.0 or before == 0.0:
+            return -math.inf  # too small for a float: nothing speaks against the promise
+        weighed = betaln(a + hits, b + misses) + math.log(above) - betaln(a, b) - math.log(before)
+        return float(weighed - hits * math.log(rate) - misses * math.log1p(-rate))
