@@ -6,10 +6,15 @@ from benchmarks.cells import interval, percent, points, table
 from benchmarks.records import Record
 from trimkit.eval.statistics import PairedBootstrap
 
-__all__ = ["filtered", "footnotes", "learnt_note", "literal", "padding"]
+__all__ = ["filtered", "footnotes", "learnt_note", "literal", "named", "padding"]
 
 LITERAL = {"trim-released": "trim-released sign=auto"}
 """A run that keeps the sign of another tower, and the one that takes this tower's."""
+
+
+def named(label: str, budget: str) -> str:
+    """An arm's name without its budget: ``trim`` of ``trim@16``, ``trim+fallback`` of ``trim@16+fallback``."""
+    return label.replace(f"@{budget}", "")
 
 
 def filtered(record: Record) -> str:
@@ -20,11 +25,11 @@ def filtered(record: Record) -> str:
     cells: dict[str, dict[str, str]] = {}
     for budget, each in budgets.items():
         for arm in each["arms"]:
-            name = arm["label"].partition("@")[0]
+            name = named(arm["label"], budget)
             if name not in hidden and arm["accuracy"] is not None:
                 cells.setdefault(name, {})[budget] = f"{percent(arm['accuracy'])} ({interval(arm['ci95'])})"
     last = list(budgets)[-1]
-    scores = {arm["label"].partition("@")[0]: arm["accuracy"] or 0.0 for arm in budgets[last]["arms"]}
+    scores = {named(arm["label"], last): arm["accuracy"] or 0.0 for arm in budgets[last]["arms"]}
     names = sorted(cells, key=lambda name: (-scores.get(name, 0.0), name))
     rows = [["questions left", *[str(each["n"]) for each in budgets.values()]]]
     rows += [[f"`{name}`", *[cells[name].get(budget, "") for budget in budgets]] for name in names]

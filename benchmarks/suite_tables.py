@@ -6,7 +6,7 @@ from benchmarks import suite_plot
 from benchmarks.blocks import ROOT
 from benchmarks.cells import interval, percent, points, table
 from benchmarks.records import Record, made_of
-from benchmarks.suite_filtered import filtered, footnotes, learnt_note, literal, padding
+from benchmarks.suite_filtered import filtered, footnotes, learnt_note, literal, named, padding
 
 __all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "filtered", "grid", "padding", "pairs", "shifts"]
 
@@ -14,7 +14,7 @@ __all__ = ["PLOTS", "TABLES", "by_type", "curves", "effects", "filtered", "grid"
 def curves(record: Record) -> str:
     """A row a method: accuracy and share of the full model's at each budget, best first by the smallest."""
     run = record["results"][0]
-    arms = {(arm["method"], str(arm["budget"])): arm for arm in run["arms"]}
+    arms = {(named(arm["label"], arm["budget"]), str(arm["budget"])): arm for arm in run["arms"]}
     full = arms[("none", "default")]
     budgets = budgets_of(run)
     names = sorted(
@@ -58,7 +58,7 @@ def pairs(record: Record) -> str:
     """Our method minus every other at equal tokens; bold where the interval does not hold 0."""
     run = record["results"][0]
     budgets = budgets_of(run)
-    found = {(entry["other"].partition("@")[0], str(entry["budget"])): entry for entry in run["comparisons"]}
+    found = {(named(entry["other"], entry["budget"]), str(entry["budget"])): entry for entry in run["comparisons"]}
     names = [name for name in dict.fromkeys(name for name, _ in found) if name not in literal(run)]
     rows = [
         [f"`{name}`", *[points(found[(name, budget)]) if (name, budget) in found else "" for budget in budgets]]
@@ -99,7 +99,7 @@ def shifts(record: Record) -> str:
     """A table a shift, or a query: accuracy of each method at each budget."""
     parts = []
     for run in record["results"]:
-        arms = {(arm["method"], str(arm["budget"])): arm for arm in run["arms"]}
+        arms = {(named(arm["label"], arm["budget"]), str(arm["budget"])): arm for arm in run["arms"]}
         budgets = budgets_of(run)
         names = sorted(
             {name for name, budget in arms if budget in budgets}, key=lambda name: (-_least(arms, name, budgets), name)

@@ -88,3 +88,12 @@ def test_p_values_are_adjusted_for_their_number() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_hundreds_of_comparisons_can_still_be_clear() -> None:
+    """Twice the least share of resamples, times 1,350 comparisons, would be above 0.05 whatever the answers are."""
+    boot = PairedBootstrap({"a": [1] * 60 + [0] * 40, "b": [0] * 60 + [0] * 40, "c": [1, 0] * 30 + [0] * 40})
+    clear = boot.difference("a", "b")["p"]
+    assert clear == pytest.approx(2 * 0.5**60)
+    assert holm([clear] * 1350)[0] < 1e-10
+    assert boot.difference("a", "c")["p"] == pytest.approx(2 * 0.5**30)

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import suite_tables
 from trimkit.attach import Attachment
+from trimkit.core.confidence import Fallback
 from trimkit.core.types import TokenBatch
 from trimkit.demo import load_demo
 from trimkit.errors import ConfigError, TrimkitError
@@ -143,7 +145,14 @@ def made_up(hits: dict[Arm, str], n: int = 12) -> Outcomes:
     kinds = ("existence", "counting")
     rows: Any = {
         arm.task: {
-            i: {"hit": int(word[i]), "kept": 576 if arm.asked == "default" else 32, "full": 576} for i in range(n)
+            i: {
+                "hit": int(word[i]),
+                "kept": 576 if arm.asked == "default" else 32,
+                "full": 576,
+                "rungs": 1,
+                "seconds": 0.1,
+            }
+            for i in range(n)
         }
         for arm, word in hits.items()
     }
@@ -215,6 +224,21 @@ def test_the_filtered_score_counts_what_a_smaller_picture_gets_wrong() -> None:
     assert scores["trim@32"]["accuracy_by_type"] == {"existence": 1.0, "counting": 0.5}
     assert scores["trim@32"]["ci95"][0] < 0.8 < scores["trim@32"]["ci95"][1]
     assert result["not_learnt"] == ["counting"]
+
+
+def test_arms_that_may_ask_again_are_compared_with_their_like() -> None:
+    full, trim, _, chance = ARMS
+    again = [replace(arm, fallback=Fallback()) for arm in (trim, chance)]
+    small = Arm(get_method("resize", budget=32), "32")
+    hits = {full: "1" * 12, trim: "1" * 12, chance: "0" * 12, again[0]: "1" * 12, again[1]: "10" * 6, small: "0" * 12}
+    result = summarise(made_up(hits), ours="trim")
+    pairs = {(entry["ours"], entry["other"]) for entry in result["comparisons"]}
+    wanted = {("trim@32", "random@32"), ("trim@32", "resize@32"), ("trim@32+fallback", "random@32+fallback")}
+    assert pairs == wanted
+    assert {arm["label"] for arm in result["filtered"][0]["arms"]} == {"trim@32", "random@32", "resize@32"}
+    record = {"results": [result]}
+    assert "`trim+fallback`" in suite_tables.curves(record)
+    assert "`random+fallback`" in suite_tables.pairs(record)
 
 
 def test_a_filter_that_leaves_nothing_scores_nothing() -> None:

@@ -108,8 +108,9 @@ def _beside_full(
     full = next((arm for arm in arms if arm["label"] == FULL), None)
     if full is None:
         return {}
-    resized = {arm.asked: hits[arm.label] for arm in plan.arms if arm.name == RESIZE and arm.asked.isdigit()}
-    scored = {arm.label: (arm.asked, hits[arm.label]) for arm in plan.arms}
+    alone = [arm for arm in plan.arms if arm.fallback is None]  # others may have seen more tokens than their budget
+    resized = {arm.asked: hits[arm.label] for arm in alone if arm.name == RESIZE and arm.asked.isdigit()}
+    scored = {arm.label: (arm.asked, hits[arm.label]) for arm in alone}
     found: dict[str, Any] = {"not_learnt": not_learnt(full["accuracy_by_type"])}
     if resized:
         found["filtered"] = filtered(hits[FULL], resized, scored, outcomes.types)
@@ -144,13 +145,15 @@ def _arm(
 
 
 def _pairs(arms: Sequence[Arm], ours: str) -> list[dict[str, Any]]:
-    """Our method and each other one that was asked for the same budget (its own default is no such budget)."""
+    """Our method and each other one that was asked for the same budget (its own default is no such budget), both with the same
+    way back to more tokens, or none.
+    """
     return [
         {"budget": mine.asked, "ours": mine.label, "other": other.label}
         for mine in arms
         if mine.method.name == ours and mine.asked != "default"
         for other in arms
-        if other.asked == mine.asked and other.method.name != ours
+        if other.asked == mine.asked and other.method.name != ours and other.fallback == mine.fallback
     ]
 
 
