@@ -38,20 +38,26 @@ def random_text_twin(folder: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     if not folder.exists():
-        shutil.copytree(demo_model_path(), folder)
-        path = folder / "clip" / "model.safetensors"
+        fresh = folder.with_name(f"{folder.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(demo_model_path(), fresh)
+        path = fresh / "clip" / "model.safetensors"
         tensors, drawn = load_file(path), torch.Generator().manual_seed(0)
         for name, value in tensors.items():
             if name.startswith("text_") and value.ndim > 1:
                 tensors[name] = torch.randn(value.shape, generator=drawn) * value.std()
         save_file(tensors, path, metadata={"format": "pt"})
+        fresh.replace(folder)
     return folder
 
 
 def fitted(name: str, shift: str, given: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """What ``trimkit fit`` says of a model and a kind of pictures, and the scorer, which is kept whatever the guard says."""
-    label = f"{Path(name).name}-{shift}"
-    pictures, scorer = given.work / f"pictures-{shift}-{given.pictures}", given.work / f"scorer-{label}"
+    label = f"{Path(name).name}-{shift}-{given.pictures}x{given.per_picture}-{given.steps}"
+    pictures, scorer = (
+        given.work / f"pictures-{shift}-{given.pictures}x{given.per_picture}",
+        given.work / f"scorer-{label}",
+    )
     write_set(pictures, given.pictures, given.per_picture, FIT_SEED, shift)
     report = scorer / "fit.json"
     if not report.is_file():
@@ -68,7 +74,7 @@ def fitted(name: str, shift: str, given: argparse.Namespace) -> tuple[dict[str, 
 def tested(name: str, scorer: Path, shift: str, given: argparse.Namespace) -> dict[str, Any]:
     """Both scorers' answers side by side."""
     asked = Asked(name, {"clip": None, "fitted": str(scorer)}, TEST_SEED, given.n, shift, given.device)
-    journal = given.work / f"answers-{Path(name).name}-{scorer.name}-{shift}-{given.n}.jsonl"
+    journal = given.work / f"answers-{scorer.name}-{shift}.jsonl"
     return compared(run(asked, journal))
 
 
@@ -127,6 +133,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/bench_fit"))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    commit = provenance(given.device)["commit"][:12]  # what another commit left there is not gone on with
+    given.work = given.work / commit
     given.work.mkdir(parents=True, exist_ok=True)
     name = f"fit_{given.part.replace('-', '_')}"
     config = {key: value for key, value in vars(given).items() if key not in ("work", "out")}

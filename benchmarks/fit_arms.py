@@ -48,7 +48,9 @@ def run(test: Asked, journal: Path) -> dict[str, list[dict[str, Any]]]:
     journal.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     if journal.is_file():
-        rows = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+        whole = [line for line in journal.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        rows = [json.loads(line) for line in whole]
+        journal.write_text("".join(whole), encoding="utf-8")  # a run that was killed may have left half a line
     if len(rows) < test.n:
         with journal.open("a", encoding="utf-8") as file:
             for row in _asked(test, len(rows)):

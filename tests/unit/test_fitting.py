@@ -8,12 +8,14 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from benchmarks import fit_world
 from tests.calibration import QUESTIONS, Salience, spots, write_checkpoint
@@ -26,7 +28,7 @@ from trimkit.fitting import _fit as fit_module
 from trimkit.fitting._divergence import divergence
 from trimkit.fitting._questions import asked_by_model
 from trimkit.fitting._targets import _relaxed
-from trimkit.fitting._training import learning_rate
+from trimkit.fitting._training import Training, learning_rate
 from trimkit.io import files
 from trimkit.loading import load_model
 from trimkit.scorers import FittedScorer, NetworkShape, ScoringNetwork, load_scorer, width_for
@@ -156,6 +158,69 @@ def test_another_fit_is_not_mixed_with_the_work_of_this_one(
     assert not (tmp_path / "out").exists()
 
 
+def test_other_settings_do_not_go_on_with_a_training(loaded: tuple[Any, Any], folder: Path, tmp_path: Path) -> None:
+    """Another seed splits the pictures anew: weights that have seen what they are to be judged by decide nothing."""
+    shutil.copytree(folder.parent / "work", tmp_path / "work")
+    other = replace(SETTINGS, seed=1)
+    again = fitted(loaded, tmp_path, settings=other).written or Path()
+    fresh = fitted(loaded, tmp_path / "fresh", settings=other).written or Path()
+    assert weights(again) == weights(fresh) != weights(folder)
+
+
+def test_a_weight_that_no_loss_reaches_is_saved_and_gone_on_with(tmp_path: Path) -> None:
+    def trained(steps: int) -> Any:
+        network = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "unused": torch.nn.Linear(2, 1)})
+        given: dict[str, Any] = {"loss": lambda numbers, draw: network["used"](torch.ones(2)).sum() ** 2}
+        settings = replace(SETTINGS, steps=4, every=2)
+        training = Training(
+            network, settings, "attention", tmp_path / "state", identity="a", held_out=lambda: 1.0, pairs=4, **given
+        )
+        with contextlib.suppress(InterruptedError):
+            training.run(lambda done: _stop(training, steps))
+        return training
+
+    def _stop(training: Any, steps: int) -> None:
+        if training.progress.step > steps:
+            raise InterruptedError
+
+    assert trained(2).progress.step == 3
+    assert trained(9).progress.ended
+
+
+@pytest.mark.parametrize("part", ["language model", "baseline"])
+def test_records_of_another_language_model_or_scorer_are_not_used(
+    part: str, loaded: tuple[Any, Any], checkpoint: Path, folder: Path
+) -> None:
+    """Both have made what is recorded: answers, attention, and what the scorer is compared with."""
+    other = load_model(str(checkpoint))
+    weight = next(weight for name, weight in other[0].named_parameters() if "language_model.layers" in name)
+    if part == "language model":
+        with torch.no_grad():
+            weight.add_(0.1)
+    how: dict[str, Any] = {"work": folder.parent / "work", "settings": SETTINGS}
+    how |= {"scorer": Salience()} if part == "baseline" else {}
+    with pytest.raises(ConfigError, match="work of another fit"):
+        fit(*other, spots(40), QUESTIONS, **how)
+
+
+def test_a_model_with_another_language_model_is_another_one(checkpoint: Path, folder: Path) -> None:
+    model, _ = load_model(str(checkpoint))
+    scorer = load_scorer(folder)
+    assert isinstance(scorer, FittedScorer)
+    scorer.check_model(model)
+    with torch.no_grad():
+        for name, each in model.named_parameters():
+            if "language_model" in name:
+                each.mul_(1.5)
+    with pytest.raises(ConfigError, match="fitted to another model"):
+        scorer.check_model(model)
+    for layer in model.get_decoder().layers:  # as an engine packs them: what is before decides alone
+        layer.self_attn.packed = layer.self_attn.q_proj
+        del layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj, layer.self_attn.o_proj, layer.mlp
+        del layer.input_layernorm, layer.post_attention_layernorm
+    scorer.check_model(model)
+
+
 def test_the_model_is_left_as_it_was(loaded: tuple[Any, Any], folder: Path) -> None:
     model, _ = loaded
     assert folder.is_dir()
@@ -263,6 +328,29 @@ def test_too_few_pictures_and_one_question_are_one_line(loaded: tuple[Any, Any],
     with pytest.raises(InputError, match="one question only"):
         fitted(loaded, tmp_path, questions=["What is this?"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_is_said_before_the_model_is_asked(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    for output, work in (("a", "a"), ("a", "a/work"), ("file/scorer", "work")):
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError):
+            fit(*loaded, spots(40), QUESTIONS, tmp_path / output, work=tmp_path / work, settings=SETTINGS)
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "name", ["attention.safetensors", "layers.json", "questions.json", "records/000003.safetensors"]
+)
+def test_damaged_work_is_one_line(name: str, loaded: tuple[Any, Any], folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder.parent / "work", tmp_path / "work")
+    path = tmp_path / "work" / name
+    content = save({"x": torch.zeros(1)}) if path.suffix == ".safetensors" else b"[1]"
+    path.write_bytes(content)
+    (tmp_path / "work" / "answer.safetensors").unlink()
+    given = None if name == "questions.json" else QUESTIONS
+    with pytest.raises((InputError, ConfigError)) as raised:
+        fit(*loaded, spots(40), given, tmp_path / "out", work=tmp_path / "work", settings=SETTINGS)
+    assert "remove it" in str(raised.value)
 
 
 def test_a_full_disk_is_one_line(loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What an answer depends on besides its settings: digests of a method's code and of a model's weights.
+"""What an answer depends on besides its settings: digests of a method's code and of a model's and a scorer's weights.
 
 A journal that names them does not hand out answers of an earlier version of the one or of another training of the other.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from trimkit.core import auto_budget, budget, functional, sharing
 from trimkit.eval.journal import fingerprint
 from trimkit.methods import Method
 from trimkit.pipeline import selecting
+from trimkit.scorers import Scorer
 
-__all__ = ["files_identity", "method_identity", "weights_identity"]
+__all__ = ["files_identity", "method_identity", "scorer_identity", "weights_identity"]
 
 _SHARED = tuple(Path(str(each.__file__)) for each in (auto_budget, budget, functional, selecting, sharing))
 """What methods are made with, beside the private modules of their own package."""
@@ -56,3 +58,12 @@ def weights_identity(model: Any) -> str:
             continue
         digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def scorer_identity(scorer: Scorer) -> list[Any]:
+    """A scorer's class, how its similarity is read, and the weights that it holds."""
+    from torch import nn
+
+    own = sorted(getattr(scorer, "__dict__", {}).items())
+    weights = [weights_identity(value) for _, value in own if isinstance(value, nn.Module)]
+    return [type(scorer).__name__, asdict(scorer.profile), weights]

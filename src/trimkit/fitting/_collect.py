@@ -13,6 +13,7 @@ import numpy as np
 
 from trimkit.calibration import Pair, make_pairs
 from trimkit.errors import InputError
+from trimkit.eval.identity import scorer_identity, weights_identity
 from trimkit.fitting._divergence import Reader
 from trimkit.fitting._forecast import Forecast, forecast
 from trimkit.fitting._guard import baseline_ranking, guard_method
@@ -23,7 +24,7 @@ from trimkit.fitting._teacher import Teacher
 from trimkit.io.files import check_writable, write_atomically
 from trimkit.io.reading import read_json
 from trimkit.io.text import json_text
-from trimkit.scorers import fingerprint_of
+from trimkit.scorers import Scorer
 
 __all__ = ["Phase", "check_pairs", "collect", "find_questions", "identity_of", "make_forecast"]
 
@@ -48,7 +49,7 @@ def find_questions(
         return given
     path = work / _QUESTIONS
     if path.exists():
-        return read_json(path, remedy="remove it")
+        return _read_questions(path)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -57,6 +58,16 @@ def find_questions(
     with phase("questions", len(pictures)) as advance:
         found = asked_by_model(model, processor, pictures, settings.per_picture, advance)
     write_atomically(path, lambda file: file.write(json_text(found).encode()))
+    return found
+
+
+def _read_questions(path: Path) -> Any:
+    found = read_json(path, remedy="remove it")
+    own = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in own):
+        raise InputError(
+            f"{str(path)!r} does not hold the questions of pictures: remove it, and they are asked for again"
+        )
     return found
 
 
@@ -90,14 +101,19 @@ def _check_count(pictures: int) -> None:
         )
 
 
-def identity_of(model: Any, groups: Sequence[Sequence[Pair]], settings: FitSettings) -> dict[str, Any]:
-    """What has to be equal for records to be used again: model, pixels, questions, and the length of answers."""
+def identity_of(
+    model: Any, groups: Sequence[Sequence[Pair]], settings: FitSettings, baseline: Scorer | None
+) -> dict[str, Any]:
+    """What has to be equal for records to be used again: the model, language model included, what the scorer is compared with,
+    pixels, questions, and the length of answers.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for group in groups:
         digest.update(np.asarray(group[0].image.convert("RGB")).tobytes())
         digest.update(json_text([group[0].name, [pair.question for pair in group]]).encode())
     return {
-        "model": fingerprint_of(model),
+        "model": weights_identity(model),
+        "baseline": None if baseline is None else scorer_identity(baseline),
         "pictures": len(groups),
         "content": digest.hexdigest(),
         "max_new_tokens": settings.max_new_tokens,

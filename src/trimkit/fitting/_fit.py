@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimkit.core.types import EncoderProfile
-from trimkit.errors import UnsupportedError
+from trimkit.errors import ConfigError, UnsupportedError
 from trimkit.fitting._attention_read import decoder_layers
 from trimkit.fitting._card import model_card
 from trimkit.fitting._collect import (
@@ -99,7 +99,7 @@ def fit(
         UnsupportedError: the model's pictures or its language model are not of the kind that this is made for.
     """
     settings, work = settings or FitSettings(), user_path(work)
-    target = None if output is None else new_directory(output, "a scorer")
+    target = _target(output, work)
     show = phase or _silent
     decoder_layers(model)
     baseline = scorer_of(model, scorer)
@@ -108,7 +108,7 @@ def fit(
         teacher = Teacher(model, processor, baseline, settings.max_new_tokens)
         asked = find_questions(model, processor, pictures, questions, settings, work, show)
         groups = check_pairs(pictures, asked, settings, teacher)
-        identity = identity_of(model, groups, settings)
+        identity = identity_of(model, groups, settings, baseline)
         store = RecordStore(work / "records", identity, int(settings.cache_gb * 1e9))
         reader = Reader(model, store)
         expected = make_forecast(teacher, reader, groups, settings)
@@ -136,6 +136,17 @@ def fit(
         for file, text in ((REPORT, json_text(told)), (CARD, model_card(told))):
             write_atomically(folder / file, _writer(text))
     return Fitting(found, verdict, target, told)
+
+
+def _target(output: str | Path | None, work: Path) -> Path | None:
+    if output is None:
+        return None
+    target = new_directory(output, "a scorer")
+    if work.resolve().is_relative_to(target):
+        raise ConfigError(
+            f"the work {str(work)!r} lies in the scorer's folder, which has to be empty: choose another place"
+        )
+    return target
 
 
 def tower_parameters(model: Any) -> int:

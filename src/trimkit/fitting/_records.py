@@ -140,16 +140,20 @@ class RecordStore:
             with safe_open(path, framework="pt") as file:
                 told = json.loads(file.metadata()["record"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            return _record(told, tensors)
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"cannot read {str(path)!r} ({error}): remove it, and it is made again") from None
-        own = {name.removeprefix(_IMAGE): value for name, value in tensors.items() if name.startswith(_IMAGE)}
-        layers = tuple(own[f"layer{i}"] for i in range(len(own) - 1))
-        grid, columns = (None if told[name] is None else tuple(told[name]) for name in ("grid", "columns"))
-        image = ImageTokens(own["features"], grid, told["key"], layers, columns)
-        return PictureRecord(image, tuple(_pair(tensors, i, text) for i, text in enumerate(told["questions"])))
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:06}.safetensors"
+
+
+def _record(told: dict[str, Any], tensors: dict[str, Tensor]) -> PictureRecord:
+    own = {name.removeprefix(_IMAGE): value for name, value in tensors.items() if name.startswith(_IMAGE)}
+    layers = tuple(own[f"layer{i}"] for i in range(len(own) - 1))
+    grid, columns = (None if told[name] is None else tuple(told[name]) for name in ("grid", "columns"))
+    image = ImageTokens(own["features"], grid, told["key"], layers, columns)
+    return PictureRecord(image, tuple(_pair(tensors, i, text) for i, text in enumerate(told["questions"])))
 
 
 def _image_tensors(image: ImageTokens) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ def train(
 
     The answer is gone after from the start or from what attention has given, whichever leaves the model nearer to its own.
     """
-    layers = _layers(reader, split, work, phase)
+    identity = _identity(split, settings)
+    layers = _layers(reader, split, work, identity, phase)
     runs = _Runs(reader, network, tokenizer, split, settings, layers)
     progress: dict[str, Progress] = {}
     held_out: dict[str, dict[str, float]] = {}
@@ -113,7 +115,7 @@ def train(
     for target in settings.targets:
         if target == "answer":
             runs.take_nearer(start)
-        progress[target] = runs.run(target, work, phase)
+        progress[target] = runs.run(target, work, identity, phase)
         held_out[target] = runs.by_temperature()
         states[target] = runs.state()
     target, heat = min(
@@ -131,17 +133,27 @@ def train(
     )
 
 
-def _layers(reader: Reader, split: Split, work: Path, phase: Phase) -> list[tuple[int, int]]:
+def _identity(split: Split, settings: FitSettings) -> str:
+    """Of a training: the same only with the same pictures to fit, to stop and to judge by, and the same settings."""
+    plain = {name: value for name, value in settings.to_plain().items() if name != "cache_gb"}
+    parts = [split.train, split.valid, split.guard]
+    return hashlib.blake2b(json_text([plain, parts]).encode(), digest_size=16).hexdigest()
+
+
+def _layers(reader: Reader, split: Split, work: Path, identity: str, phase: Phase) -> list[tuple[int, int]]:
     path = work / _LAYERS
-    if not path.exists():
-        with phase("layers", 1) as advance:
-            found = choose_layers(reader, split.train[:: max(1, len(split.train) // _LAYER_PAIRS)][:_LAYER_PAIRS])
-            advance(1)
-        write_atomically(path, lambda file: file.write(json_text(found).encode()))
     try:
-        return [(int(side), int(layer)) for side, layer in read_json(path)]
-    except (TypeError, ValueError):
+        told: Any = read_json(path) if path.exists() else {"identity": None}
+        if told["identity"] == identity:
+            return [(int(side), int(layer)) for side, layer in told["layers"]]
+    except (KeyError, TypeError, ValueError):
         raise InputError(f"{path} does not name layers: remove it") from None
+    with phase("layers", 1) as advance:
+        found = choose_layers(reader, split.train[:: max(1, len(split.train) // _LAYER_PAIRS)][:_LAYER_PAIRS])
+        advance(1)
+    text = json_text({"identity": identity, "layers": found})
+    write_atomically(path, lambda file: file.write(text.encode()))
+    return [(int(side), int(layer)) for side, layer in found]
 
 
 class _Runs:
@@ -160,7 +172,7 @@ class _Runs:
         self._split, self._settings, self._layers = split, settings, layers
         self._looked_at = split.valid[:: -(-len(split.valid) // _LOOKED_AT)]
 
-    def run(self, target: str, work: Path, phase: Phase) -> Progress:
+    def run(self, target: str, work: Path, identity: str, phase: Phase) -> Progress:
         """One target, to its end."""
         losses = {
             "attention": (self._attention, self._attention_held_out),
@@ -172,6 +184,7 @@ class _Runs:
             self._settings,
             target,
             work / f"{target}.safetensors",
+            identity=identity,
             loss=loss,
             held_out=held_out,
             pairs=len(self._split.train),

@@ -26,6 +26,7 @@ from trimkit.io.files import write_atomically
 __all__ = ["Progress", "Training", "learning_rate"]
 
 _WARM_UP = 0.05  # of the steps
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Training:
         settings: steps, learning rate, seed and the like.
         target: its name, which the batches depend on as well.
         path: of the state.
+        identity: what has to be equal for the state to be gone on from; another one's is not read.
         loss: of a batch: pair numbers and what budgets are drawn from.
         held_out: the measure of the network as it is, lower = better.
         pairs: how many pairs there are.
@@ -71,12 +73,13 @@ class Training:
         target: str,
         path: Path,
         *,
+        identity: str,
         loss: Callable[[list[int], random.Random], Tensor],
         held_out: Callable[[], float],
         pairs: int,
     ) -> None:
         self._network, self._settings, self._target, self._path = network, settings, target, path
-        self._loss, self._held_out, self._pairs = loss, held_out, pairs
+        self._identity, self._loss, self._held_out, self._pairs = identity, loss, held_out, pairs
         self._trained = {name: each for name, each in network.named_parameters() if each.requires_grad}
         self._optimizer = torch.optim.AdamW(self._trained.values(), lr=settings.learning_rate, weight_decay=0.01)
         self.progress = Progress()
@@ -131,10 +134,11 @@ class Training:
         tensors = {f"now.{name}": each.detach() for name, each in self._trained.items()}
         tensors |= {f"best.{name}": each for name, each in progress.weights.items()}
         for name, each in self._trained.items():
-            for key in ("exp_avg", "exp_avg_sq"):
+            for key in _MOMENTS if each in self._optimizer.state else ():  # a weight that no loss has reached has none
                 tensors[f"{key}.{name}"] = self._optimizer.state[each][key]
         told = {name: getattr(progress, name) for name in ("step", "best", "best_step", "curve", "ended")}
-        data = save({name: each.cpu().contiguous() for name, each in tensors.items()}, {"progress": json.dumps(told)})
+        about = {"progress": json.dumps(told), "identity": self._identity}
+        data = save({name: each.cpu().contiguous() for name, each in tensors.items()}, about)
         write_atomically(self._path, lambda file: file.write(data))
 
     def _resume(self) -> None:
@@ -142,22 +146,29 @@ class Training:
             return
         try:
             with safe_open(self._path, framework="pt") as file:
-                told = json.loads(file.metadata()["progress"])
+                about = file.metadata()
+                if about["identity"] != self._identity:
+                    return
+                told = json.loads(about["progress"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            self._take(Progress(**told), tensors)
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"cannot read {str(self._path)!r} ({error}): remove it, and this part is run again"
             ) from None
-        self.progress = Progress(**told)
-        with torch.no_grad():
-            for name, each in self._trained.items():
-                each.copy_(tensors[f"now.{name}"])
+
+    @torch.no_grad()
+    def _take(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+        self.progress = progress
+        for name, each in self._trained.items():
+            each.copy_(tensors[f"now.{name}"])
+            if f"{_MOMENTS[0]}.{name}" in tensors:
                 self._optimizer.state[each] = self._moments(tensors, name, each)
         found = {name: tensors.get(f"best.{name}") for name in self._trained}
-        self.progress.weights = {name: each for name, each in found.items() if each is not None}
+        progress.weights = {name: each for name, each in found.items() if each is not None}
 
     def _moments(self, tensors: dict[str, Tensor], name: str, weight: Tensor) -> dict[str, Any]:
-        moments = {key: tensors[f"{key}.{name}"].to(weight.device) for key in ("exp_avg", "exp_avg_sq")}
+        moments = {key: tensors[f"{key}.{name}"].to(weight.device) for key in _MOMENTS}
         return {"step": torch.tensor(float(self.progress.step)), **moments}
 
 

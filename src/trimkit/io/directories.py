@@ -33,6 +33,9 @@ def new_directory(path: str | Path | None, what: str) -> Path:
         raise ConfigError(f"{str(path)!r} is a loop of links: choose a new or an empty directory") from None
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{str(path)!r} is there already: choose a new or an empty directory")
+    parent = next(each for each in target.parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(f"{str(path)!r} cannot be made: {str(parent)!r} is no directory that can be written to")
     return target
 
 
