@@ -1,7 +1,7 @@
 """What a promise costs on scenes of the demo model: ``python -m benchmarks.bench_promise --journal FILE``.
 
 Scenes that nobody trained on are answered by many ways of reducing; the first of them calibrate, the last ones check. There are
-two promises: at most so many answers change, and at most so many right answers become wrong. Then asking again alone, from 16
+two promises: at most so many answers change, and at most so many turn from right to wrong. Then asking again alone, from 16
 tokens of ``trim``; the same promise where relevance has the wrong sign; and the time of a question from picture to answer, arms
 taking turns. With the same journal a run that was interrupted goes on. Writes ``benchmarks/results/promise.json``.
 """
@@ -34,7 +34,7 @@ from trimkit.demo.items import sample_item
 RISKS = (0.01, 0.02, 0.05)
 CONFIDENCE = 0.95
 MOST_AGAIN = 0.25  # of the questions, where asking again stands alone
-MEASURES = {"answer": "answers that change", "task-metric": "right answers that become wrong"}
+MEASURES = {"answer": "answers that change", "task-metric": "answers that turn from right to wrong"}
 SPLITS = 8  # other draws of which scenes choose and which prove, for the promise of 2 %
 TIMED = 900_000  # scenes from here on are timed
 
@@ -48,7 +48,7 @@ def loss_of(answers: Answers, measure: str) -> Outcomes:
 
 def said_of(rule: Rule) -> dict[str, Any]:
     """A rule in JSON."""
-    threshold, *later = (each if np.isfinite(each) else None for each in rule.thresholds)
+    threshold, *later = map(_limit, rule.thresholds)
     signal = None if rule.signal is None else list(rule.signal)
     budgets = [way.method.budget.to_plain() for way in rule.ways]
     return {
@@ -58,6 +58,15 @@ def said_of(rule: Rule) -> dict[str, Any]:
         "threshold": threshold,
         "thresholds": later if rule.later else [],
     }
+
+
+def _limit(threshold: float) -> float | str:
+    """JSON has no infinite numbers: below it ``all`` questions, or ``none``, are asked again."""
+    return threshold if math.isfinite(threshold) else "all" if threshold > 0 else "none"
+
+
+def _number(limit: float | str) -> float:
+    return limit if not isinstance(limit, str) else math.inf if limit == "all" else -math.inf
 
 
 def promised(answers: Sequence[Answers], count: int, risk: float, measure: str, seed: int) -> dict[str, Any]:
@@ -145,10 +154,11 @@ def _options(rule: dict[str, Any] | None) -> dict[str, Any]:
         return {"method": get_method("none")}
     first, *more = rule["budgets"]
     found: dict[str, Any] = {"method": rule["method"], "budget": first}
-    if rule["signal"] is not None and rule["threshold"] is not None:
+    if rule["signal"] is not None and rule["threshold"] != "none":
         measure, tokens = rule["signal"]
-        own = tuple(-math.inf if each is None else each for each in rule["thresholds"])
-        found["fallback"] = {"measure": measure, "tokens": tokens, "threshold": rule["threshold"], "ladder": more}
+        own = tuple(map(_number, rule["thresholds"]))
+        first = _number(rule["threshold"])
+        found["fallback"] = {"measure": measure, "tokens": tokens, "threshold": first, "ladder": more}
         found["fallback"]["thresholds"] = own
     return found
 

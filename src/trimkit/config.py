@@ -37,13 +37,17 @@ _MAX_BYTES = 16 * 2**20
 
 
 class Reduction(BaseModel):
-    """A method's name and options, which the method checks; ``fallback`` and ``positions`` as ``trimkit.reduce`` takes."""
+    """A method's name and options, which the method checks; the others as ``trimkit.reduce`` takes them.
+
+    ``scorer`` is the directory or hub id that the rest was chosen with, where that was not the model's own.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     method: str = Field(min_length=1)
     fallback: dict[str, Any] | None = None
     positions: Positions | None = None
+    scorer: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -52,8 +56,8 @@ class Reduction(BaseModel):
 
     @property
     def call(self) -> dict[str, Any]:
-        """What else it says of a call: ``fallback`` and ``positions``, where it does."""
-        said = {"fallback": self.fallback, "positions": self.positions}
+        """What else it says of a call: ``fallback``, ``positions`` and ``scorer``, where it does."""
+        said = {"fallback": self.fallback, "positions": self.positions, "scorer": self.scorer}
         return {name: value for name, value in said.items() if value is not None}
 
     def build(self) -> Method:
@@ -109,7 +113,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
     """What a config file says, as arguments: ``trimkit.reduce(model, processor, **trimkit.load_config(path))``.
 
     Returns:
-        ``method`` and its options; ``fallback`` and ``positions`` where the file has them.
+        ``method`` and its options; ``fallback``, ``positions`` and ``scorer`` where the file has them.
 
     Raises:
         ConfigError: see ``read_config``.
@@ -164,7 +168,7 @@ def configured(
 
 
 def call_options(path: str | Path | None, own: Reduction | None = None) -> dict[str, Any]:
-    """``fallback`` and ``positions`` of a config file, else of ``own``; empty where neither says any.
+    """``fallback``, ``positions`` and ``scorer`` of a config file, else of ``own``; empty where neither says any.
 
     Raises:
         ConfigError: as ``read_config`` does.

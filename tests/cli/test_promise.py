@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoint import save_small
 from tests.cli.conftest import Cli
 from tests.cli.test_errors import assert_one_line
+from trimkit.demo import demo_model_path
 from trimkit.demo.items import sample_item
 
 QUICK = ("--max-new-tokens", "2", "--batch-size", "8")
@@ -137,7 +138,7 @@ def test_right_answers_are_what_is_not_to_be_lost(cli: Cli, small: str, pictures
     labelled.write_text("\n".join(map(json.dumps, rows)))
     partly.write_text("\n".join(map(json.dumps, [*rows[:-1], {"image": names[-1], "question": "What?"}])))
     said = json.loads(calibrate(cli, small, pictures, *given, "--questions", str(labelled)).out)
-    assert "answers that were right become wrong" in said["promise"]
+    assert "answers turn from right to wrong" in said["promise"]
     assert any("no answer is right with all tokens" in note for note in said["notes"])
     assert any("all labels are one and the same" in note for note in said["notes"])
     assert_one_line(calibrate(cli, small, pictures, *given, "--questions", str(partly)), "has no label")
@@ -168,6 +169,21 @@ def test_a_fallback_asks_again(cli: Cli, small: str) -> None:
     assert_one_line(cli(*line, "--fallback", "half"), "'half' is not known")
 
 
+def test_the_scorer_of_a_promise_is_that_of_its_config(cli: Cli, small: str, pictures: Path, tmp_path: Path) -> None:
+    """What was proved with one scorer says nothing of another."""
+    config, own = tmp_path / "config.json", str(demo_model_path() / "clip")
+    line = ("calibrate", "--images", str(pictures), "--model", small, "--method", "focus", *QUICK, "--scorer", own)
+    assert cli(*line, "--risk", "0.3", "--confidence", "0.9", "-o", str(config)).code == 0
+    said = json.loads(config.read_text())["reduce"]
+    assert said["method"] == "none" or said["scorer"] == own
+    config.write_text(json.dumps({"version": 1, "reduce": {"method": "focus", "budget": 4, "scorer": "missing/"}}))
+    line = ("ask", "scene1", "What?", "--model", small, "--config", str(config))
+    assert "missing" in cli(*line).err
+    assert cli(*line, "--scorer", own).code == 0
+    outcome = cli("eval", "scenes", "--n", "1", "--model", small, "--config", str(config))
+    assert "reduces without the config's scorer" in outcome.err
+
+
 def test_a_command_that_cannot_fall_back_says_so(cli: Cli, small: str, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"version": 1, "reduce": {"method": "uniform", "budget": 4, "fallback": {"threshold": 0.5}}}')
@@ -195,6 +211,9 @@ def test_a_server_watches_only_what_was_promised(cli: Cli, small: str, tmp_path:
     assert_one_line(cli(*line), "--recheck watches a promise")
     assert_one_line(cli(*line, "--config", str(config)), "--recheck watches a promise")
     assert_one_line(cli(*line, "--risk", "2"), "strictly between 0 and 1")
+    said = {"risk": 0.02, "confidence": 0.95, "measure": "task-metric"}
+    config.write_text(json.dumps({"version": 1, "reduce": {"method": "uniform", "budget": 4}, "calibration": said}))
+    assert_one_line(cli(*line, "--config", str(config)), "the config's promise is about 'task-metric'")
     assert_one_line(cli(*line[:-1], "0", "--threshold", "0.5"), "--fallback full")
 
 

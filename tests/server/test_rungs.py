@@ -164,7 +164,7 @@ def checked(server: Server, count: int) -> str:
 
 def test_a_promise_that_is_broken_is_told_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     monitor = DriftMonitor(0.02, 0.8)
-    server = make(method=get_method("uniform", budget=1), extra={"recheck": (1.0, monitor)})
+    server = make(method=get_method("uniform", budget=1), extra={"recheck": (1.0, monitor, None)})
     others = [sample for sample in SAMPLES if _changes(server, sample)][:1]
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -187,10 +187,12 @@ def _changes(server: Server, sample: Any) -> bool:
 
 def test_replies_that_say_nothing_of_the_promise_are_not_compared(make: Make) -> None:
     monitor = DriftMonitor(0.02)
-    server = make(method=get_method("focus", budget=0.9), extra={"recheck": (1.0, monitor)})
+    server = make(method=get_method("focus", budget=0.9), extra={"recheck": (1.0, monitor, None)})
     server.ask(chat(said("Hello?"), temperature=0))
     server.ask(chat(said(QUESTION, sample_url()), temperature=1.0))
     server.ask(chat(said(QUESTION, sample_url()), trim={"method": "none"}, temperature=0))
+    server.ask(chat(said(QUESTION, sample_url()), trim={"method": "uniform", "budget": 1}, temperature=0))
+    server.ask(chat(said(QUESTION, sample_url()), trim={"query": "a leaf"}, temperature=0))
     server.ask(chat(said(QUESTION, sample_url()), temperature=0))
     text = checked(server, 1)
     assert (monitor.asked, monitor.changed) == (1, 0)
@@ -200,4 +202,4 @@ def test_replies_that_say_nothing_of_the_promise_are_not_compared(make: Make) ->
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
 def test_no_share_of_the_replies(make: Make, share: float) -> None:
     with pytest.raises(trimkit.ConfigError, match="no share"):
-        make(extra={"recheck": (share, DriftMonitor(0.02))})
+        make(extra={"recheck": (share, DriftMonitor(0.02), None)})

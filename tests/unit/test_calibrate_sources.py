@@ -6,10 +6,11 @@ import csv
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.calibration import spots, write_spots
 from trimkit import InputError
-from trimkit.calibration import GENERIC_QUESTIONS, read_sources
+from trimkit.calibration import GENERIC_QUESTIONS, _sources, read_sources
 from trimkit.calibration._sources import make_pairs
 
 
@@ -113,3 +114,13 @@ def test_directories_that_hold_something_else(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("trimkit.calibration._sources._MOST_FILES", 30)
     with pytest.raises(InputError, match="more than 30 files"):
         read_sources(tmp_path)
+
+
+def test_pictures_that_fill_the_memory_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        Image.new("RGB", (100, 100)).save(tmp_path / f"{number}.png")
+    assert len(read_sources(tmp_path).pictures) == 4
+    monkeypatch.setattr(_sources, "_room", lambda: 70_000)
+    with pytest.raises(InputError, match="half of this machine's memory"):
+        read_sources(tmp_path)
+    assert len(read_sources(tmp_path, longest=50).pictures) == 4

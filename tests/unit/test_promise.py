@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binom, binomtest
 
+from trimkit.attach.confidence_watch import ConfidenceWatch
 from trimkit.calibration import _promise
 from trimkit.calibration._bounds import fixed_sequence, needed, p_value, provable_rate, upper_bound
 from trimkit.calibration._notes import Pair
-from trimkit.calibration._outcomes import Outcomes, Way, is_right
+from trimkit.calibration._outcomes import Outcomes, Way, confidence_seen, is_right
 from trimkit.calibration._promise import Promise, Step, prove, split_pictures
 from trimkit.calibration._risk_report import config_of, notes_of
 from trimkit.calibration._rules import Rule, ladders
 from trimkit.calibration._rules import _means as rules_means
 from trimkit.config import read_config, save_config
-from trimkit.core.confidence import fallback_of
+from trimkit.core.confidence import Fallback, fallback_of
 from trimkit.errors import ConfigError, InputError
 from trimkit.methods import get_method
 
@@ -268,6 +270,9 @@ class FakeProbe:
     def texts(self, tokens: Any) -> list[str]:
         return self._answers
 
+    def cut(self) -> int:
+        return 0
+
 
 @pytest.mark.parametrize(
     ("answers", "labels", "words"),
@@ -300,3 +305,22 @@ def test_what_pictures_cannot_tell_is_said(answers: list[str], labels: list[str 
 )
 def test_an_answer_is_right_where_it_begins_with_its_label(answer: str, label: str, right: bool) -> None:
     assert is_right(answer, label) is right
+
+
+def test_answers_that_were_cut_are_said_to_be() -> None:
+    """What comes behind the tokens that were compared is not promised."""
+    pool = simulated(np.random.default_rng(0), 400, rates=(0.0, 0.0, 0.0))
+    found = prove(pool, of_way(pool), 0.05, 0.9, compared=8)
+    assert "answers change in their first 8 tokens, with 90 % confidence" in found.sentence
+    assert "first" not in prove(pool, of_way(pool), 0.05, 0.9).sentence
+
+
+def test_scores_behind_the_look_ahead_change_nothing_of_what_is_seen() -> None:
+    """A fallback that looks at one token keeps an answer whose third has no scores: so has the calibration to count it."""
+    scores = torch.tensor([[[9.0, 0.0], [9.0, 0.0], [math.nan, math.nan]]])
+    real = torch.ones(1, 3, dtype=torch.bool)
+    logp = scores.log_softmax(-1)
+    watch = ConfidenceWatch(Fallback(measure="margin", tokens=1, threshold=0.5), 0, torch.tensor([7]))
+    watch(torch.zeros(1, 1, dtype=torch.long), scores[:, 0])
+    assert bool(confidence_seen(scores, logp, real, ("margin", 1)) >= 0.5) is not bool(watch.unsure())
+    assert confidence_seen(scores, logp, real, ("margin", 4)).tolist() == [-math.inf]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from trimkit.core.budget import Budget
 from trimkit.core.choices import Positions
 from trimkit.core.types import EncoderProfile
 from trimkit.errors import ConfigError
+from trimkit.io.files import user_path
 from trimkit.io.provenance import hardware, versions
 from trimkit.methods import Method, get_method
 from trimkit.methods.trim import Trim
@@ -37,7 +39,7 @@ from trimkit.pipeline.model_store import scorer_of
 from trimkit.pipeline.selecting import no_scorer
 from trimkit.scorers import Scorer
 
-__all__ = ["Calibration", "calibrate", "choose_profile", "count_passes", "find_scorer"]
+__all__ = ["Calibration", "calibrate", "choose_profile", "count_passes", "find_scorer", "scorer_name"]
 
 _SHARE = 1 / 9  # of the image tokens, in stage 1: 64 of 576
 _SHARES = (0.03, 0.06, _SHARE, 0.17, 0.25, 0.4, 0.6)
@@ -139,7 +141,7 @@ def calibrate(
         **{"versions": versions(), "hardware": hardware(str(model.device))},
     }
     own = None if found is None else base.profile or found.profile
-    return _search(probe, base, own, agreement, settings)
+    return _search(probe, base, own, agreement, settings, scorer_name(scorer))
 
 
 def count_passes(method: Method) -> int:
@@ -150,9 +152,14 @@ def count_passes(method: Method) -> int:
 
 
 def _search(
-    probe: Probe, base: Method, own: EncoderProfile | None, agreement: float | None, settings: dict[str, Any]
+    probe: Probe,
+    base: Method,
+    own: EncoderProfile | None,
+    agreement: float | None,
+    settings: dict[str, Any],
+    scorer: str | None,
 ) -> Calibration:
-    """The five stages. ``own``: the encoder's profile, None for a method that reads no text."""
+    """The five stages. ``own``: the encoder's profile, None for a method that reads no text; ``scorer``: one that was named."""
     decisions: dict[str, Comparison] = {}
     candidates: list[Arm] = []
     temperatures: list[Arm] = []
@@ -174,7 +181,7 @@ def _search(
     return Calibration(
         chosen=chosen,
         target_reached=reached,
-        config=_config(chosen, probe.positions, notes, settings),
+        config=_config(chosen, probe.positions, notes, settings, scorer),
         decisions=decisions,
         candidates=tuple(candidates),
         temperatures=tuple(temperatures),
@@ -185,11 +192,21 @@ def _search(
     )
 
 
-def _config(chosen: Arm, positions: Positions, notes: Sequence[str], settings: Mapping[str, Any]) -> Config:
+def scorer_name(scorer: Any) -> str | None:
+    """What a config calls a scorer that was given: a directory by its whole path, a hub id as it is; None for a loaded one."""
+    if not isinstance(scorer, str | Path):
+        return None
+    place = user_path(scorer)
+    return str(place.resolve()) if place.is_dir() else str(scorer)
+
+
+def _config(
+    chosen: Arm, positions: Positions, notes: Sequence[str], settings: Mapping[str, Any], scorer: str | None
+) -> Config:
     """The options that were given or chosen, and in short what they were chosen from."""
     options = chosen.method.model_dump(mode="json", exclude_unset=True)
     numbered = None if positions == "auto" else positions
-    reduction = Reduction(method=chosen.method.name, positions=numbered, **options)
+    reduction = Reduction(method=chosen.method.name, positions=numbered, scorer=scorer, **options)
     found = arm_to_plain(chosen, settings["seed"])
     told = {
         **{key: value for key, value in settings.items() if key != "hardware"},

@@ -164,6 +164,13 @@ class Probe:
             self._said[number] = Said(found[:, 1:], until_end(found[:, 1:], self.ends), found[:, 0].bool())
         return self._said[number]
 
+    def cut(self) -> int:
+        """How many of the full model's answers go on behind the length limit."""
+        ends = {self.ends} if isinstance(self.ends, int) else set(self.ends or ())
+        answers = [self.said(number) for number in range(len(self.batches))]
+        rows = [(ids, int(real.sum())) for each in answers for ids, real in zip(each.tokens, each.real, strict=True)]
+        return sum(count >= self.length and int(ids[count - 1]) not in ends for ids, count in rows)
+
     def _say(self, number: int) -> list[list[float]]:
         answers = self.answer(number)
         broken = ~finite(answers.logp, answers.real)

@@ -132,17 +132,31 @@ def _rows(probe: Probe, way: Way, number: int, loss: LossMeasure) -> list[list[f
     tokens = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
     scores = torch.stack([step.float().cpu() for step in out.logits], dim=1)
     real = until_end(tokens, probe.ends)
-    usable = finite(scores.log_softmax(-1), real)
-    lost = torch.where(usable, _lost(probe, number, loss, tokens, scores), 1.0)
-    seen = torch.stack(
-        [step.float().cpu() for step in out.scores], dim=1
-    )  # as processors leave them, where tokens are taken
-    sure = [answer_confidence(seen[:, :count], real[:, :count], measure) for measure, count in _signals(probe)]
-    sure = [torch.where(usable & ~each.isnan(), each, -math.inf) for each in sure]
+    logp = scores.log_softmax(-1)
+    lost = torch.where(finite(logp, real), _lost(probe, number, loss, tokens, scores), 1.0)
+    seen = torch.stack([step.float().cpu() for step in out.scores], dim=1)  # as processors leave them
+    sure = [confidence_seen(seen, logp, real, signal) for signal in _signals(probe)]
     return [
         [float(lost[row]), *of_row(report, row)[:2], *(float(each[row]) for each in sure)]
         for row in range(len(questions))
     ]
+
+
+def confidence_seen(seen: Tensor, logp: Tensor, real: Tensor, signal: Signal) -> Tensor:
+    """``[B]`` what a fallback sees of answers when they are given: their first tokens alone, whatever comes behind.
+
+    Args:
+        seen: ``[B, T, V]`` scores from which tokens are taken.
+        logp: ``[B, T, V]`` the model's own log-probabilities.
+        real: ``[B, T]`` tokens of the answers.
+        signal: measure, and how many tokens are looked at.
+
+    Returns:
+        Higher = surer; ``-inf`` where a score that is looked at is no number.
+    """
+    measure, count = signal
+    found = answer_confidence(seen[:, :count], real[:, :count], measure)
+    return torch.where(finite(logp[:, :count], real[:, :count]) & ~found.isnan(), found, -math.inf)
 
 
 def _lost(probe: Probe, number: int, loss: LossMeasure, tokens: Tensor, scores: Tensor) -> Tensor:
@@ -182,4 +196,4 @@ def _diverged(answers: Answers, scores: Tensor) -> Tensor:
     same = (ours.argmax(-1) == theirs.argmax(-1)).int().cumprod(dim=1)
     compared = torch.nn.functional.pad(same[:, :-1], (1, 0), value=1).bool() & answers.real[:, :steps]
     each = js_divergence(theirs, ours) / math.log(2.0)
-    return ((each * compared).sum(1) / compared.sum(1)).clamp(0.0, 1.0)
+    return (torch.where(compared, each, 0.0).sum(1) / compared.sum(1)).clamp(0.0, 1.0)

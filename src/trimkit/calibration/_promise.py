@@ -32,7 +32,7 @@ _MOST_TUNED = 600  # more of them choose hardly better, and those that prove mak
 _PROMISED: dict[LossMeasure, str] = {
     "answer": "at most {risk} % of answers change",
     "divergence": "answers are at most {risk} % divergent from those of all tokens",
-    "task-metric": "at most {risk} % of answers that were right become wrong",
+    "task-metric": "at most {risk} % of answers turn from right to wrong",
 }
 
 
@@ -70,6 +70,7 @@ class Promise:
         tuned, proving: how many pictures chose, and how many proved.
         full: mean image tokens of a question without reduction.
         measure: of the loss.
+        compared: tokens of each answer that were looked at, where some answers are longer; else None.
     """
 
     risk: float
@@ -81,6 +82,7 @@ class Promise:
     proving: int
     full: float
     measure: LossMeasure = "answer"
+    compared: int | None = None
 
     @property
     def sentence(self) -> str:
@@ -90,6 +92,7 @@ class Promise:
             return f"no reduction tried keeps the promise of {self.risk:.3g}: everything stays ({kept})"
         asked = f", {self.chosen.again:.0%} of the questions asked again with more" if self.chosen.again else ""
         what = _PROMISED[self.measure].format(risk=f"{self.risk * 100:.3g}")
+        what += "" if self.compared is None else f" in their first {self.compared} tokens"
         return f"on pictures and questions like these, {what}, with {self.confidence * 100:.3g} % confidence: {kept}{asked}"
 
 
@@ -121,6 +124,7 @@ def prove(
     *,
     fallback: bool = True,
     measure: LossMeasure = "answer",
+    compared: int | None = None,
 ) -> Promise:
     """Choose on ``tuning`` and prove on ``proving``.
 
@@ -130,7 +134,7 @@ def prove(
         risk: upper limit of the expected loss, strictly between 0 and 1.
         confidence: of the promise, strictly between 0 and 1.
         fallback: whether questions may be asked again; else only budgets are tried.
-        measure: of the loss, for the promise in words.
+        measure: of the loss, for the promise in words; ``compared`` as in ``Promise``.
 
     Raises:
         ConfigError: see ``check_promise``; a loss outside 0..1.
@@ -155,6 +159,7 @@ def prove(
         proving=pictures,
         full=everything.tokens,
         measure=measure,
+        compared=compared,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimkit.calibration._calibrate import choose_profile, find_scorer
+from trimkit.calibration._calibrate import choose_profile, find_scorer, scorer_name
 from trimkit.calibration._measure import Probe
 from trimkit.calibration._notes import Book, Pair
 from trimkit.calibration._outcomes import LossMeasure, Outcomes, Way, measure_outcomes, refuse_broken
@@ -133,7 +133,8 @@ def calibrate_risk(
             proved[way] = measure_outcomes(second, way, measure)
         return proved[way]
 
-    promise = prove(tuned, prove_on, risk, confidence, fallback=fallback, measure=measure)
+    compared = max_new_tokens if first.cut() + second.cut() else None
+    promise = prove(tuned, prove_on, risk, confidence, fallback=fallback, measure=measure, compared=compared)
     settings = {
         **{"method": [each.name for each in methods], "positions": list(positions), "measure": measure},
         **{
@@ -146,7 +147,8 @@ def calibrate_risk(
     }
     notes = notes_of(second, list(proved.values()), generic=questions is None)
     skipped = (*first.skipped, *second.skipped)
-    return RiskCalibration(promise, config_of(promise, notes, settings), notes, skipped, settings)
+    config = config_of(promise, notes, settings, scorer_name(scorer))
+    return RiskCalibration(promise, config, notes, skipped, settings)
 
 
 def _parted(pairs: Sequence[Pair], risk: float, confidence: float, seed: int) -> tuple[list[Pair], list[Pair]]:

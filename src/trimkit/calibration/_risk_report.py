@@ -67,13 +67,18 @@ def notes_of(probe: Probe, proved: Sequence[Outcomes], *, generic: bool) -> tupl
             notes.append("no answer is right with all tokens: none can become wrong, so the promise says nothing")
         if len(labels) == 1:
             notes.append("all labels are one and the same: an answer that never changes is always right")
+    if cut := probe.cut():
+        notes.append(
+            f"{cut} of {len(probe.pairs)} answers are longer than the {probe.length} tokens that were compared: what comes "
+            "later may change, too (more max_new_tokens compare more)"
+        )
     if not any(float(each.loss.sum()) for each in proved):
         notes.append("no answer changed at any budget tried: harder questions would tell more")
     return tuple(notes)
 
 
-def config_of(promise: Promise, notes: Sequence[str], settings: Mapping[str, Any]) -> Config:
-    """What is to be done, and in short what it was proved with."""
+def config_of(promise: Promise, notes: Sequence[str], settings: Mapping[str, Any], scorer: str | None = None) -> Config:
+    """What is to be done, and in short what it was proved with; ``scorer`` names one that is not the model's own."""
     rule = promise.chosen.rule
     told = {key: value for key, value in settings.items() if key != "hardware"}
     told |= {"promise": promise.sentence, "risk": promise.risk, "confidence": promise.confidence, "notes": list(notes)}
@@ -92,6 +97,7 @@ def config_of(promise: Promise, notes: Sequence[str], settings: Mapping[str, Any
         method=first.method.name,
         fallback=fallback,
         positions=None if first.positions == "auto" else first.positions,
+        scorer=scorer,
         **options,
     )
     return Config(reduce=reduction, calibration=told)

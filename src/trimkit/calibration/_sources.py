@@ -96,28 +96,55 @@ def read_sources(
                 f"no question of {str(questions)!r} is about a picture in {str(images)!r}: check the names"
             )
     random.Random(seed).shuffle(names)
-    pictures: dict[str, Any] = {}
-    for name in names:
-        if len(pictures) == limit:
-            break
-        try:
-            pictures[name] = _shrunk(load_image(folder / name), longest)
-        except InputError as error:
-            skipped.append((name, str(error)))
-            if len(skipped) > _MOST_SKIPPED * (len(pictures) + 1):
-                raise InputError(
-                    f"only {len(pictures)} of the first {len(skipped) + len(pictures)} files in {str(images)!r} can be read as "
-                    "pictures: give a directory of pictures"
-                ) from None
-    if not pictures:
-        raise InputError(
-            f"there is no picture that can be read in {str(images)!r}: give PNG, JPEG, WebP, GIF or TIFF files"
-        )
-    pictures = dict(sorted(pictures.items()))
+    pictures, unreadable = _pictures(folder, names, limit, longest)
+    skipped += unreadable
     asked: Questions | None = shared or None
     if own:
         asked = {name: [*own.get(name, ()), *_from(shared, number)] for number, name in enumerate(pictures)}
     return Sources(pictures, asked, tuple(sorted(skipped)), labels)
+
+
+def _pictures(
+    folder: Path, names: Sequence[str], limit: int, longest: int | None
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """At most ``limit`` pictures by name, sorted, and what could not be read."""
+    pictures: dict[str, Any] = {}
+    skipped: list[tuple[str, str]] = []
+    room = _room()
+    for name in names:
+        if len(pictures) == limit:
+            break
+        try:
+            picture = _shrunk(load_image(folder / name), longest)
+            pictures[name] = picture
+            room -= 3 * picture.width * picture.height
+            if room < 0:
+                break
+        except InputError as error:
+            skipped.append((name, str(error)))
+            if len(skipped) > _MOST_SKIPPED * (len(pictures) + 1):
+                raise InputError(
+                    f"only {len(pictures)} of the first {len(skipped) + len(pictures)} files in {str(folder)!r} can be read as "
+                    "pictures: give a directory of pictures"
+                ) from None
+    if room < 0:
+        raise InputError(
+            f"the first {len(pictures)} pictures fill half of this machine's memory: take fewer (--max-images), or shrink them "
+            "to the size that the model sees"
+        )
+    if not pictures:
+        raise InputError(
+            f"there is no picture that can be read in {str(folder)!r}: give PNG, JPEG, WebP, GIF or TIFF files"
+        )
+    return dict(sorted(pictures.items())), skipped
+
+
+def _room() -> int:
+    """Bytes that pictures may take: half of the machine's memory, or 8 GB where that is not known."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return 8 * 10**9
 
 
 def _shrunk(image: Any, longest: int | None) -> Any:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from trimkit.cli._quiet import quiet as quiet
 from trimkit.errors import ConfigError
 from trimkit.io.files import check_writable, user_path, write_atomically
 from trimkit.io.numbers import MAX_NEW_TOKENS
-from trimkit.io.progress import without_progress_bars
 from trimkit.io.reading import checkpoint_files
 from trimkit.io.text import is_text, json_text, parse_json
 
@@ -137,11 +136,13 @@ def pick_method(
     model: str | None = None,
     *,
     whole: bool = False,
+    scorer: str | None = None,
 ) -> Any:
     """Build the method before anything slow happens; see ``trimkit.config.configured``.
 
     An exported ``model`` is reduced as its own settings say, where nothing else is given. What a config says beside the method
-    is left out with a line that says so, unless the command takes ``pick_call``, too (``whole``).
+    is left out with a line that says so, unless the command takes ``pick_call``, too (``whole``); a ``scorer`` that is given
+    stands for the config's.
 
     Raises:
         ConfigError: unknown name, bad budget, a setting that the method does not have, or a config that cannot be read.
@@ -150,15 +151,20 @@ def pick_method(
 
     given = {} if budget is None else {"budget": budget}
     own = None if model is None or config is not None else exported_reduction(model)
-    if not whole and (left := call_options(config, own)):
-        print(f"trimkit: this command reduces without the config's {' and '.join(left)}", file=sys.stderr)
+    left = {} if whole else call_options(config, own)
+    if told := [said for said in left if said != "scorer" or scorer is None]:
+        print(f"trimkit: this command reduces without the config's {' and '.join(told)}", file=sys.stderr)
     return configured(config, name, own, **{**given, **read_settings(settings)})
 
 
 def pick_call(
-    config: str | None, model: str | None, fallback: str | None = None, threshold: float | None = None
+    config: str | None,
+    model: str | None,
+    fallback: str | None = None,
+    threshold: float | None = None,
+    scorer: str | None = None,
 ) -> dict[str, Any]:
-    """``fallback`` and ``positions`` as the config, or an exported ``model``, says; what is given beside them wins.
+    """``fallback``, ``positions`` and ``scorer`` as the config, or an exported ``model``, says; what is given beside them wins.
 
     Raises:
         ConfigError: a fallback that is not known, or a threshold without one.
@@ -168,6 +174,8 @@ def pick_call(
 
     own = None if model is None or config is not None else exported_reduction(model)
     found = call_options(config, own)
+    if scorer is not None:
+        found["scorer"] = scorer
     if fallback is not None:
         found["fallback"] = None if fallback == "none" else fallback_of(fallback)
     if threshold is not None:
@@ -222,18 +230,18 @@ def read_value(option: str, text: str) -> Any:
     return text
 
 
-def check_output(path: str | None, *used: Any, model: str | None = None) -> Path | None:
+def check_output(path: str | None, *used: Any, model: str | None = None, scorer: str | None = None) -> Path | None:
     """Where a result is to go, checked before the work; None where it goes to no file.
 
     Args:
         path: as the user gave it.
         used: files that the command reads or writes otherwise; None is skipped.
-        model: the checkpoint that the command loads, none of whose files is to be written over.
+        model, scorer: what the command loads, none of whose files is to be written over.
 
     Raises:
         InputError: as ``trimkit.io.files.check_writable``.
     """
-    return None if path is None else check_writable(path, [*used, *model_files(model)])
+    return None if path is None else check_writable(path, [*used, *model_files(model), *model_files(scorer)])
 
 
 def model_files(model: str | None) -> list[Path]:
@@ -257,26 +265,6 @@ def load(model: str, device: str, dtype: str) -> tuple[Any, Any]:
     said = console.status(f"loading {escape(model)}") if console.is_terminal else contextlib.nullcontext()
     with said:
         return load_model(model, device=device, dtype=dtype)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the log lines and the progress bars of the libraries below off the terminal; as before afterwards."""
-    from huggingface_hub import utils as hub
-    from transformers import utils as transformers
-
-    logging: Any = transformers.logging  # typed only in part
-    hub_logging: Any = hub.logging
-    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
-    try:
-        with without_progress_bars(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
 
 
 def is_given(context: typer.Context, name: str) -> bool:

@@ -102,10 +102,13 @@ def _journal(
         yield None
         return
     from trimkit.cli import _evaluation as evaluation
-    from trimkit.eval.identity import weights_identity
+    from trimkit.eval.identity import scorer_identity, weights_identity
+    from trimkit.pipeline.model_store import scorer_of
 
     model_name, device, dtype = loading
-    fixed = {name: limits[name] for name in ("max_new_tokens", "batch_size", "scorer")}
+    fixed = {name: limits[name] for name in ("max_new_tokens", "batch_size")}
+    own = None if limits["scorer"] is None else scorer_of(model, limits["scorer"])
+    fixed["scorer"] = None if own is None else scorer_identity(own)
     told = {"model": model_name, "weights": weights_identity(model), "device": device, "dtype": dtype, **fixed}
     with evaluation.journal(path, calibration="risk", **told) as journal:
         yield journal

@@ -44,11 +44,10 @@ def command(
     from trimkit import ask
 
     chosen = common.pick_method(method, budget, settings, config, model, whole=True)
-    call = common.pick_call(config, model, fallback, threshold)
+    call = common.pick_call(config, model, fallback, threshold, scorer)
     asked = asking.read_words(words, frames)
     options = {
         "method": chosen,
-        "scorer": scorer,
         "max_new_tokens": max_new_tokens,
         "vision_engine": vision_engine,
         **call,

@@ -108,7 +108,7 @@ def command(
     from trimkit.calibration import files_of
 
     given = (images, questions)
-    target = common.check_output(output, questions, resume, *files_of(images), model=model)
+    target = common.check_output(output, questions, resume, *files_of(images), model=model, scorer=scorer)
     limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed, "scorer": scorer}
     where = (model, device, dtype)
     if risk is not None:

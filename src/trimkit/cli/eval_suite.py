@@ -101,7 +101,8 @@ def command(
         raise ConfigError("--grid names all options itself: leave --config out")
     if grids and fallback is not None:
         raise ConfigError("--grid compares options of methods: leave --fallback out")
-    call = common.pick_call(config, None, fallback, threshold)
+    call = common.pick_call(config, None, fallback, threshold, scorer)
+    scorer = call.pop("scorer", None)
     evaluation.tell_left({name: value for name, value in call.items() if name != "fallback"})
     arms = _grid_arms(grids) if grids else _arms(method, budget, config, model, call)
     where = (batch_size, shift, positions, device, dtype, query, scorer)
@@ -109,8 +110,8 @@ def command(
     plan.check()
     if ours != _OURS and all(arm.method.name != ours for arm in arms):
         raise ConfigError(f"--ours {ours!r} is none of the methods that are run: add it to --method")
-    target = common.check_output(output, config, journal, model=model)
-    book = check_journal(journal, [config, *common.model_files(model)])
+    target = common.check_output(output, config, journal, model=model, scorer=scorer)
+    book = check_journal(journal, [config, *common.model_files(model), *common.model_files(scorer)])
     with common.quiet(), progress("suite", n) as advance:
         outcomes = suite.run(plan, journal=book, workers=workers, advance=advance)
     named = ours if any(arm.method.name == ours for arm in arms) else None

@@ -107,7 +107,7 @@ def command(
             "vLLM is not installed: pip install 'trimkit[vllm]', or give --engine transformers"
         )
     named = name or model
-    call = common.pick_call(config, model, fallback, threshold)
+    call = common.pick_call(config, model, fallback, threshold, scorer)
     if version is not None:
         _refuse_own(context)
         evaluation.tell_left(call)
@@ -133,7 +133,7 @@ def command(
     limits: dict[str, Any] = {"batch": max_batch, "queue": max_queue, "tokens": max_tokens, "pictures": max_pictures}
     limits |= {"pixels": max_pixels, "body_bytes": max_body * 2**20, "held_bytes": max(256, max_body) * 2**20}
     limits |= {"deadline": deadline, "grace": grace}
-    extra = {"scorer": scorer, "fallback": call.pop("fallback", None), "recheck": _watch(recheck, config, risk)}
+    extra = {name: call.pop(name, None) for name in ("scorer", "fallback")} | {"recheck": _watch(recheck, config, risk)}
     evaluation.tell_left(call)
     access = {"api_key": api_key, "origins": tuple(origins or ()), "remote_pictures": remote_pictures}
     _serve((model, device, dtype), (host, port), chosen, extra, limits, {"model_name": named, **access})
@@ -173,10 +173,11 @@ def _serve(
 
 
 def _watch(share: float, config: str | None, risk: float | None) -> Any:
-    """The share of replies that is asked again, and what watches the promise: the given one, else the config's.
+    """The share of replies that is asked again, what watches the promise (the given one, else the config's), and how many
+    tokens of a reply that is about.
 
     Raises:
-        ConfigError: there is no promise.
+        ConfigError: there is no promise, or it is about something else than replies that change.
     """
     if share == 0:
         return None
@@ -187,7 +188,13 @@ def _watch(share: float, config: str | None, risk: float | None) -> Any:
     promised = said.get("risk") if risk is None else risk
     if promised is None:
         raise ConfigError("--recheck watches a promise: give --risk, or a --config that trimkit calibrate --risk wrote")
-    return share, DriftMonitor(promised, said.get("confidence", 0.95) if risk is None else 0.95)
+    if risk is None and said.get("measure", "answer") != "answer":
+        raise ConfigError(
+            f"--recheck counts replies that change, and the config's promise is about {said['measure']!r}: give --risk, the "
+            "share that may change"
+        )
+    monitor = DriftMonitor(promised, said.get("confidence", 0.95) if risk is None else 0.95)
+    return share, monitor, said.get("max_new_tokens") if risk is None else None
 
 
 def _directory(model: str) -> str:

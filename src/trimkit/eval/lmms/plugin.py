@@ -86,13 +86,13 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         own = None if config else exported_reduction(pretrained)
         chosen = configured(config, method, own, **options)
         call = {"positions": "auto", **call_options(config, own)}
-        call |= {
-            name: value for name, value in (("positions", positions), ("fallback", fallback_said(fallback))) if value
-        }
+        given = {"positions": positions, "fallback": fallback_said(fallback), "scorer": scorer}
+        call |= {name: value for name, value in given.items() if value}
+        scorer = call.get("scorer")
         place = self._take_part(device)
         model, self._processor = loaded or load_model(pretrained, device=place, dtype=dtype)
         call["fallback"] = None if call.get("fallback") == "none" else fallback_of(call.get("fallback"))
-        self._trim = reduce(model, self._processor, method=chosen, scorer=scorer, cache_images=cache_images, **call)
+        self._trim = reduce(model, self._processor, method=chosen, cache_images=cache_images, **call)
         shown = scorer if scorer is None or isinstance(scorer, str) else type(scorer).__name__
         options = chosen.model_dump(mode="json")
         self.about = {"method": chosen.name, "budget": chosen.budget.to_plain(), "options": options}

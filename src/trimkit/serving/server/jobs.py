@@ -66,6 +66,7 @@ class Job:
         fallback: when the prompt is run again with more image tokens; None for never.
         emit: called by the engine's thread with each event; the last one is ``Finished`` or ``Failed``.
         counted: whether metrics tell of it.
+        own_way: whether it is reduced as the server does it, by nothing that the request says.
         cancelled: set by whoever does not want the reply any more; nothing is emitted from then on.
         ids: tokens of the reply so far.
     """
@@ -81,6 +82,7 @@ class Job:
     emit: Callable[[Event], None]
     fallback: Fallback | None = None
     counted: bool = True
+    own_way: bool = True
     cancelled: bool = False
     ids: list[int] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)

@@ -90,6 +90,11 @@ class TrimRequest(BaseModel):
         given = {} if self.budget is None else {"budget": self.budget}
         return given | dict(self.model_extra or {})
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether all is left to the server."""
+        return self.model_fields_set <= {"report"} and not self.model_extra
+
 
 class _ProcessorArguments(_Strict):
     trim: TrimRequest | None = None

@@ -41,12 +41,13 @@ def assemble(
     access: Access,
     scorer: Any = None,
     fallback: Fallback | None = None,
-    recheck: tuple[float, Watch] | None = None,
+    recheck: tuple[float, Watch, int | None] | None = None,
 ) -> tuple[Any, Engine]:
     """The ASGI application of a loaded model, warmed up, and its engine; takes what ``Service`` takes.
 
     Args:
-        recheck: the share of the replies that is asked for again with all image tokens, and what is told of them.
+        recheck: the share of the replies that is asked for again with all image tokens, what is told of them, and how many
+            tokens of each are compared (None: all).
 
     Raises:
         TrimkitError: this model, or this method on it, cannot be served.
@@ -55,7 +56,7 @@ def assemble(
     warm_up(model, service)
     metrics = Metrics()
     engine = Engine(model, processor, service.prefill, service.prompts, limits, metrics)
-    again = None if recheck is None else Recheck(*recheck, engine.submit, metrics)
+    again = None if recheck is None else Recheck(*recheck[:2], engine.submit, metrics, recheck[2])
     return build_app(service, engine, metrics, again), engine
 
 

@@ -39,13 +39,14 @@ class Recheck:
     """Compares greedy replies with what the model says with all image tokens.
 
     Such a request waits its turn like others, is counted in no other metric, and nobody waits for it. Replies that are sampled,
-    have no picture, or were reduced by nothing are not compared: they say nothing of the promise.
+    have no picture, were reduced by nothing or in a way of the request's own are not compared: they say nothing of the promise.
 
     Args:
         share: of the replies, above 0, at most 1.
         watch: is told of every comparison.
         submit: takes a job to be run.
         metrics: counts.
+        compared: tokens of a reply that the promise is about; None for all.
         seed: of the draw; None for one that nobody knows.
 
     Raises:
@@ -53,11 +54,18 @@ class Recheck:
     """
 
     def __init__(
-        self, share: float, watch: Watch, submit: Callable[[Job], None], metrics: Metrics, seed: int | None = None
+        self,
+        share: float,
+        watch: Watch,
+        submit: Callable[[Job], None],
+        metrics: Metrics,
+        compared: int | None = None,
+        seed: int | None = None,
     ) -> None:
         if not 0.0 < share <= 1.0:
             raise ConfigError(f"recheck {share!r} is no share of the replies: give for example 0.01")
         self._share, self._watch, self._submit, self._metrics = share, watch, submit, metrics
+        self._compared = compared
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._waiting = 0
@@ -67,14 +75,14 @@ class Recheck:
 
     def offer(self, job: Job) -> None:
         """A reply that is whole; perhaps it is asked for again."""
-        compared = job.pictures and job.sampling.temperature == 0 and not job.method.keeps_all
+        compared = job.pictures and job.sampling.temperature == 0 and job.own_way and not job.method.keeps_all
         if not compared or not job.ids or self._random.random() >= self._share:
             return
         with self._lock:
             if self._waiting >= _MOST_WAITING:
                 return
             self._waiting += 1
-        said = list(job.ids)
+        said = job.ids[: self._compared]
         again = replace(
             job,
             method=everything(),
