@@ -31,7 +31,8 @@ MAX_ASPECT = 200
 """Limit on the longer side over the shorter one: processors scale the shorter side up, and the longer one with it."""
 
 # Pixel formats only: Pillow would start Ghostscript for an EPS, and stub formats need outside handlers.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000", "ICO", "TGA", "DIB", "PCX")
+# No ICO: Pillow decodes the picture within before its size is known.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000", "TGA", "DIB", "PCX")
 
 _ORIENTATION = 0x0112
 _TURNS = {

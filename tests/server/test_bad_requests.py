@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import struct
+import threading
 import zlib
 from typing import Any
 
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.server.conftest import SAMPLES, Answer, Make, Server, chat, data_url, said, sample_url
+from trimkit.errors import InputError
+from trimkit.serving.server import pictures as pictures_module
 from trimkit.serving.server.errors import ApiError
 from trimkit.serving.server.schema import ChatRequest
 
@@ -191,6 +195,48 @@ def test_limits(server: Server) -> None:
     assert server.ask(chat(said("?", *[sample_url()] * 4), trim={"budget": 100})).status == 200
     assert "placeholder" in refused(server.ask(chat(said("what <image> is it?", sample_url()))))
     assert "says nothing" in refused(server.ask(chat({"role": "user", "content": " "})))
+
+
+def _ico(side: int) -> str:
+    """An icon of 16 x 16 pixels, whose picture within is another."""
+    held = io.BytesIO()
+    Image.new("1", (side, side)).save(held, "PNG")
+    within = held.getvalue()
+    head = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(within), 22)
+    return "data:image/x-icon;base64," + base64.b64encode(head + within).decode()
+
+
+def test_a_picture_within_a_picture_is_not_decoded_beyond_the_limit(server: Server) -> None:
+    assert "not an image" in refused(server.ask(chat(said("?", _ico(3_000)))))
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-300])
+def test_hardly_any_temperature_is_none(server: Server, temperature: float) -> None:
+    cold, none = (server.ask(chat(HELLO, temperature=each, max_tokens=3)) for each in (temperature, 0))
+    assert cold.status == 200
+    assert cold.text == none.text
+
+
+@pytest.mark.parametrize("text", ["what does {'type': 1} mean?", "[{'type': 'text', 'text': 'hi'}]"])
+def test_a_text_may_look_like_parts(server: Server, text: str) -> None:
+    assert server.ask(chat({"role": "user", "content": text}, max_tokens=2)).status == 200
+    assert server.ask(chat(said(text, sample_url()), max_tokens=2)).status == 200
+
+
+def test_slow_hosts_hold_up_nobody_else(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures from the web are waited for apart; their bytes and places are given back when the thread is done."""
+    free = threading.Event()
+
+    def slow(url: str, most: int, seconds: float) -> bytes:
+        free.wait(20)
+        raise InputError("no answer")
+
+    monkeypatch.setattr(pictures_module, "fetch_public", slow)
+    server = make(deadline=1.0, access={"remote_pictures": True})
+    remote = chat(said("?", "http://example.com/a.png"))
+    answers = server.many([remote, remote, remote, chat(HELLO, max_tokens=2)])
+    assert [answer.status for answer in answers] == [504, 504, 504, 200]
+    free.set()
 
 
 def test_a_body_that_lies_about_its_length(server: Server) -> None:

@@ -144,7 +144,7 @@ def test_memory_is_given_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> N
     counting = chat.Chat(SimpleNamespace(limits=Limits()), None, Metrics())  # type: ignore[arg-type]
     for _ in range(2 * chat._GIVE_BACK + 1):
         counting._count(200)
-    counting._readers.shutdown(wait=True)
+    counting._readers._decoding.shutdown(wait=True)
     assert len(given) == 2
     for _ in range(chat._GIVE_BACK):
         counting._count(503)  # when the readers are gone

@@ -28,7 +28,9 @@ from trimkit.models import family_of
 from trimkit.serving.encode.app import create_app
 from trimkit.serving.encode.checks import check_positions, placeholder_frame
 from trimkit.serving.encode.encoder import PictureEncoder
+from trimkit.serving.encode.metrics import EncodeMetrics
 from trimkit.serving.encode.prompt import added_tokens
+from trimkit.serving.encode.upstream import Upstream
 from trimkit.serving.report_json import report_of
 from trimkit.serving.server.messages import TrimRequest
 from trimkit.serving.server.settings import Limits
@@ -391,6 +393,11 @@ HELLO = user(words("hello"))
         chat(HELLO, trim="121"),
         chat(HELLO, trim={"method": "nobody"}),
         chat(HELLO, trim={"turns": "first"}),
+        chat(HELLO, trim={"fallback": "full"}),
+        chat(HELLO, temperature=float("nan")),
+        chat(HELLO, top_p=float("inf")),
+        chat(HELLO, user="\ud800"),
+        chat(HELLO, z=["\udfff"]),
         chat(HELLO, trim={"method": 3}),
         chat(HELLO, trim={"budget": 0}),
         chat(HELLO, trim={"budget": "many"}),
@@ -431,6 +438,36 @@ def test_one_request_too_many_is_a_429(encoder: PictureEncoder, engine: FakeEngi
     said(busy, 429)
     assert busy.headers["retry-after"] == "1"
     assert last.status_code == 200  # all have left again
+
+
+def test_bodies_that_are_sent_slowly_keep_no_place_from_others(encoder: PictureEncoder, engine: FakeEngine) -> None:
+    app = create_app(encoder, "http://engine", transport=engine, limits=Limits(queue=2))
+
+    async def send() -> int:
+        stuck = asyncio.Event()
+
+        async def slowly() -> Any:
+            yield b"{"
+            await stuck.wait()
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://front") as client:
+            path = "/v1/chat/completions"
+            slow = [asyncio.ensure_future(client.post(path, content=slowly())) for _ in range(4)]
+            await asyncio.sleep(0.05)
+            status = (await client.post(path, json=chat(HELLO))).status_code
+            for each in slow:
+                each.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+            return status
+
+    assert asyncio.run(send()) == 200
+
+
+def test_a_busy_engine_is_well() -> None:
+    """As many connections as are let in at once, and a few for what is asked beside."""
+    upstream = Upstream("http://engine", api_key=None, limits=Limits(queue=3), metrics=EncodeMetrics(lambda: 0.0))
+    pool = upstream._client._transport._pool  # type: ignore[attr-defined]
+    assert pool._max_connections > 3
 
 
 def test_the_key(ask: Ask, engine: FakeEngine) -> None:

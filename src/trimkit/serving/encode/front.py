@@ -26,6 +26,7 @@ from trimkit.serving.report_json import report_object
 from trimkit.serving.server.bodies import Bodies
 from trimkit.serving.server.errors import ApiError, bad_request, error_of
 from trimkit.serving.server.pictures import read_pictures
+from trimkit.serving.server.readers import Readers
 from trimkit.serving.server.replies import ClientGoneError, Waiting
 from trimkit.serving.server.settings import Limits
 
@@ -62,12 +63,12 @@ class Front:
         self._waiting, self._remote = waiting, remote_pictures
         self._bodies = Bodies(limits)
         self._encoding = ThreadPoolExecutor(1, "trimkit-encode")  # torch uses the cores within it
-        self._reading = ThreadPoolExecutor(2, "trimkit-read")
+        self._readers = Readers(limits.body_seconds)
 
     def close(self) -> None:
         """End the threads; what waits for them fails."""
         self._encoding.shutdown(wait=False, cancel_futures=True)
-        self._reading.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
 
     async def health(self) -> Response:
         """Whether the engine is well; without it nothing can be answered."""
@@ -87,8 +88,13 @@ class Front:
         response: Response | None = None
         leave: Callable[[], None] = _nothing
         try:
-            leave = self._waiting.enter()
-            response = await self._chat(request, leave)
+            body = await self._bodies.read(request)  # first: one that is sent slowly keeps no place from others
+            try:
+                leave = self._waiting.enter()
+            except BaseException:
+                self._bodies.release(body)
+                raise
+            response = await self._chat(body, leave)
         except ClientGoneError:
             response = Response(status_code=499)
         except Exception as error:
@@ -102,13 +108,11 @@ class Front:
         self._metrics.requests.labels(str(response.status_code)).inc()
         return response
 
-    async def _chat(self, request: Request, leave: Callable[[], None]) -> Response:
-        body = await self._bodies.read(request)
+    async def _chat(self, body: bytes, leave: Callable[[], None]) -> Response:
+        release = partial(self._bodies.release, body)
+        ends = time.monotonic() + self._limits.deadline
+        asked, method, images = await self._readers.read(partial(self._read, body), ends, release, _nothing)
         loop = asyncio.get_running_loop()
-        try:
-            asked, method, images = await loop.run_in_executor(self._reading, self._read, body)
-        finally:
-            self._bodies.release(body)
         work = partial(self._encode, asked, method, images, time.monotonic())
         sent, pictures = await loop.run_in_executor(self._encoding, work)
         counts = {
@@ -122,14 +126,14 @@ class Front:
             return _relayed(reply, counts)
         return JSONResponse({**reply.json(), "trim": _report(method, pictures)}, headers=counts)
 
-    def _read(self, body: bytes) -> tuple[EncodeRequest, Method, list[Any]]:
+    def _read(self, body: bytes, until: float | None) -> tuple[EncodeRequest, Method, list[Any]]:
         """In a reader's thread: the request, its method, and its pictures as RGB images."""
         asked = EncodeRequest.read(body)
         try:
             method = self._encoder.method_for(asked.trim)
         except (ConfigError, TypeError, ValueError, OverflowError) as error:
             raise bad_request(" ".join(str(error).split())[:500], "mm_processor_kwargs.trim") from None
-        return asked, method, read_pictures(asked.messages, self._limits, remote=self._remote)
+        return asked, method, read_pictures(asked.messages, self._limits, remote=self._remote, until=until)
 
     def _encode(self, asked: EncodeRequest, method: Method, images: list[Any], since: float) -> Sent:
         """In the encoder's thread: the chat rendered, its pictures encoded, and the engine's request made of both."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from trimkit.serving.server.messages import ChatBody
 __all__ = ["EncodeRequest", "upstream_body"]
 
 _TURNS = "mm_processor_kwargs.trim.turns"
+_FALLBACK = "mm_processor_kwargs.trim.fallback"
 _HERE = frozenset(("messages", "mm_processor_kwargs", "add_special_tokens", "add_generation_prompt"))
 _REFUSED = {
     "chat_template": "the checkpoint's own is used",
@@ -45,6 +47,12 @@ class EncodeRequest(ChatBody):
             raise bad_request("a report comes with a whole reply: leave 'stream' out", "stream")
         if self.trim.turns not in (None, "refresh"):
             raise bad_request("turns: every reply here is chosen for its last question: leave it out", _TURNS)
+        if self.trim.fallback not in (None, "none"):
+            raise bad_request("fallback: the engine's own confidence is not known here: leave it out", _FALLBACK)
+        for name, value in self.passed.items():
+            if not _can_be_sent(value):
+                message = f"'{name}' holds a number or a letter that JSON cannot carry: change it"
+                raise bad_request(message, name)
         super().refuse()
 
 
@@ -66,6 +74,15 @@ def upstream_body(
     content = [part for part in [*parts, _text(text)] if part.get("text") != ""]
     messages = [{"role": "user", "content": content}]
     return {**request.passed, "messages": messages, "add_special_tokens": False}
+
+
+def _can_be_sent(value: Any) -> bool:
+    """Not with NaN or infinite numbers, or halves of a letter."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:
+        return False
+    return True
 
 
 def _text(text: str) -> dict[str, Any]:

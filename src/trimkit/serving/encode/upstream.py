@@ -10,6 +10,7 @@ import httpx
 from trimkit.errors import ConfigError
 from trimkit.io.addresses import is_sendable_key, is_server_address
 from trimkit.serving.encode.metrics import EncodeMetrics
+from trimkit.serving.http_client import opened_client
 from trimkit.serving.server.answers import event
 from trimkit.serving.server.errors import ApiError
 from trimkit.serving.server.settings import Limits
@@ -17,6 +18,7 @@ from trimkit.serving.server.settings import Limits
 __all__ = ["Upstream", "check_upstream"]
 
 _DONE = b"data: [DONE]"
+_ASIDE = 8
 _KEPT_SECONDS = 2.0  # below the 5 after which vLLM closes a connection that nothing comes by
 _CUT_OFF = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
 
@@ -58,11 +60,13 @@ class Upstream:
     ) -> None:
         check_upstream(url, api_key)
         self._metrics = metrics
-        self._client = httpx.AsyncClient(
+        self._client = opened_client(
+            [url],
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(limits.deadline, connect=min(limits.deadline, 10.0)),
-            limits=httpx.Limits(max_connections=limits.queue, keepalive_expiry=_KEPT_SECONDS),
+            # More than are let in at once, so that /health and /v1/models need not wait for replies to end.
+            limits=httpx.Limits(max_connections=limits.queue + _ASIDE, keepalive_expiry=_KEPT_SECONDS),
             transport=transport,
         )
 

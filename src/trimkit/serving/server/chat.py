@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,18 +20,17 @@ from trimkit.serving.server.errors import ApiError, error_of
 from trimkit.serving.server.jobs import Delta, Event, Finished, Started
 from trimkit.serving.server.memory import forget_frames, give_back_memory
 from trimkit.serving.server.metrics import Metrics
+from trimkit.serving.server.readers import Readers
 from trimkit.serving.server.recheck import Recheck
 from trimkit.serving.server.replies import ClientGoneError, Reply, Waiting
 from trimkit.serving.server.service import Asked, Service
 
 __all__ = ["Chat"]
 
-_READERS = 2  # threads that decode pictures
 _CLIENT_GONE = 499
 _GIVE_BACK = 32  # requests after which free memory goes back to the system
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Chat:
@@ -50,14 +48,14 @@ class Chat:
         self._limits = service.limits
         self._bodies = Bodies(service.limits)
         self._waiting = Waiting(service.limits.batch + service.limits.queue)
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="trimkit-reader")
+        self._readers = Readers(self._limits.body_seconds)
         self.draining = False
         self._answered = 0
         metrics.watch("requests_inside", "Requests that are read, wait or are generated.", lambda: self._waiting.count)
 
     def close(self) -> None:
         """Let the readers' threads go."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
 
     async def __call__(self, request: Request) -> Response:
         """The answer to one request; what goes wrong before it begins is a status of its own."""
@@ -85,11 +83,8 @@ class Chat:
             self._bodies.release(body)
             raise
         ends = time.monotonic() + self._limits.deadline
-        try:
-            asked = await self._read(body, ends)
-        except BaseException:
-            leave()
-            raise
+        read = partial(self._service.read, body)
+        asked = await self._readers.read(read, ends, partial(self._bodies.release, body), leave)
         self._refuse_when_stopping(leave)
         reply = Reply(asked.job, request.receive, ends, leave)
         try:
@@ -98,12 +93,6 @@ class Chat:
         except BaseException:
             reply.close()
             raise
-
-    async def _read(self, body: bytes, ends: float) -> Asked:
-        """The request in a body, read by a thread of its own."""
-        work = asyncio.get_running_loop().run_in_executor(self._readers, self._service.read, body)
-        work.add_done_callback(lambda _: self._bodies.release(body))
-        return await self._within(work, ends)
 
     async def _begin(self, asked: Asked, reply: Reply) -> Response:
         events = reply.events()
@@ -134,8 +123,7 @@ class Chat:
         count = len(started.report.images) if started.report else 0
         boxes: list[Any] = [None] * count
         if asked.sizes is not None and len(asked.sizes) == count:
-            loop = asyncio.get_running_loop()
-            boxes = await loop.run_in_executor(self._readers, self._service.boxes, asked.sizes, started.report)
+            boxes = await self._readers.run(self._service.boxes, asked.sizes, started.report)
         return report_object(started.report, boxes, fallback=started.fallback)
 
     async def _chunks(self, asked: Asked, completion: Completion, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
@@ -163,18 +151,11 @@ class Chat:
                 leave()
             raise ApiError(503, "the server is being stopped: try another, or again later", retry_after=10)
 
-    async def _within(self, work: asyncio.Future[T], ends: float) -> T:
-        try:
-            return await asyncio.wait_for(work, max(ends - time.monotonic(), 0.001))
-        except TimeoutError:
-            raise ApiError(504, "the request waited longer than the server's deadline", code="timeout") from None
-
     def _count(self, status: int) -> None:
         self._metrics.requests.labels(str(status)).inc()
         self._answered += 1
         if self._answered % _GIVE_BACK == 0:
-            with contextlib.suppress(RuntimeError):  # the readers have gone: so does the process
-                self._readers.submit(give_back_memory)
+            self._readers.submit(give_back_memory)
 
 
 class _Stream(Response):

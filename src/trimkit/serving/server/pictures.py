@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from trimkit.images import decode_image
 from trimkit.io.fetch import is_url
 from trimkit.serving.server.errors import bad_request
 from trimkit.serving.server.messages import ImagePart, Message
+from trimkit.serving.server.readers import WebPicturesError
 from trimkit.serving.server.remote import fetch_public
 from trimkit.serving.server.settings import Limits
 
@@ -32,11 +34,20 @@ def picture_urls(messages: Sequence[Message]) -> list[tuple[str, str]]:
     ]
 
 
-def read_pictures(messages: Sequence[Message], limits: Limits, *, remote: bool) -> list[Any]:
-    """All pictures as upright RGB images of PIL.
+def read_pictures(
+    messages: Sequence[Message], limits: Limits, *, remote: bool, until: float | None = None
+) -> list[Any]:
+    """All pictures as upright RGB images of PIL. Those from the web together are as large as a body may be.
+
+    Args:
+        messages: of the request.
+        limits: of the server.
+        remote: whether pictures may be on the web.
+        until: by ``time.monotonic``, when those have to be there; None where none may be waited for.
 
     Raises:
         ApiError: a 400 that names the picture.
+        WebPicturesError: there are such, and ``until`` is None.
     """
     urls = picture_urls(messages)
     if len(urls) > limits.pictures:
@@ -49,13 +60,22 @@ def read_pictures(messages: Sequence[Message], limits: Limits, *, remote: bool) 
                 raise bad_request(
                     "this server fetches no pictures from the web: send a data URL (data:image/png;base64,...)", where
                 )
-    return [_read(where, url, limits) for where, url in urls]
+    elif until is None and any(is_url(url) for _, url in urls):
+        raise WebPicturesError
+    pictures, left = [], limits.body_bytes
+    for where, url in urls:
+        picture, size = _read(where, url, limits, left, until or 0.0)
+        pictures.append(picture)
+        left -= size
+    return pictures
 
 
-def _read(where: str, url: str, limits: Limits) -> Any:
+def _read(where: str, url: str, limits: Limits, left: int, until: float) -> tuple[Any, int]:
+    """A picture, and how many bytes of it came from the web."""
     try:
-        data = fetch_public(url, limits.body_bytes, limits.body_seconds) if is_url(url) else _from_data_url(url)
-        return decode_image(data, "the picture", limits.pixels)
+        fetched = is_url(url)
+        data = fetch_public(url, left, until - time.monotonic()) if fetched else _from_data_url(url)
+        return decode_image(data, "the picture", limits.pixels), len(data) if fetched else 0
     except InputError as error:
         raise bad_request(str(error), where) from None
 

@@ -15,6 +15,7 @@ from trimkit.serving.server.messages import ImagePart, Message
 __all__ = ["PromptBuilder"]
 
 _PLACEHOLDERS = ("image_token", "video_token", "audio_token")
+_PART = "{'type'"  # what a template prints that takes turns as plain text alone
 _LETTERS_A_TOKEN = 16  # more than any tokenizer's mean: longer texts cannot fit, and are not tokenised to learn it
 
 _log = logging.getLogger(__name__)
@@ -99,6 +100,9 @@ class PromptBuilder:
         if not getattr(self._processor, "chat_template", None):
             return _without_template(messages, getattr(self._processor, "image_token", "<image>"))
         texts = [text for message in messages for text in _texts(message)]
+        said_parts = sum(text.count(_PART) for text in texts)  # a user may write of them
+        # Templates leave out parts of earlier replies on purpose, thoughts say.
+        must = [text for message in messages if message.role != "assistant" for text in _texts(message)]
         refused: Exception | None = None
         for plain in ((), ("system", "assistant"), ("system", "assistant", "user")):
             turns = [_turn(message, plain) for message in messages]
@@ -107,7 +111,7 @@ class PromptBuilder:
             except Exception as error:  # templates refuse by exceptions of many kinds
                 refused = refused or error
                 continue
-            if "{'type'" not in text and all(said.strip() in text for said in texts):
+            if text.count(_PART) <= said_parts and all(said.strip() in text for said in must):
                 return str(text)
         why = "it leaves out what they say" if refused is None else str(refused)
         raise bad_request(f"the model's chat template does not take these turns ({why[:200]}): change them", "messages")

@@ -14,12 +14,15 @@ from trimkit.serving.server.schema import ChatRequest
 __all__ = ["Sampler", "Sampling", "sampling_of"]
 
 
+_COLDEST = 1e-5  # below it, scores over the temperature are too large for a float
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        temperature: 0 takes the likeliest.
+        temperature: 0 takes the likeliest, as what is nearly 0 does.
         top_p: share of the probability that is drawn from, 1 for all.
         top_k: how many of the likeliest are drawn from, 0 for all.
         seed: of the random stream; None for one that no other request has.
@@ -47,6 +50,7 @@ def sampling_of(request: ChatRequest, defaults: Any) -> Sampling:
 
     given = request.temperature
     temperature = given if given is not None else default("temperature", 1.0) if own else 0.0
+    temperature = temperature if temperature >= _COLDEST else 0.0
     top_k = request.top_k if request.top_k is not None else int(default("top_k", 0))
     return Sampling(
         temperature=temperature,

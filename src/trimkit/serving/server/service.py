@@ -73,11 +73,16 @@ class Service:
         self.prompts = PromptBuilder(model, processor)
         self.prefill = Prefill(model, processor, scorer)
 
-    def read(self, body: bytes) -> Asked:
+    def read(self, body: bytes, until: float | None = None) -> Asked:
         """What a body asks for; takes as long as its pictures take to decode.
+
+        Args:
+            body: of the request.
+            until: by ``time.monotonic``, when pictures from the web have to be there; None where none may be waited for.
 
         Raises:
             ApiError: 400, or 404 for another model.
+            WebPicturesError: it names pictures on the web that nobody may wait for.
         """
         request = ChatRequest.read(body)
         if request.model != self.access.model_name:
@@ -85,7 +90,7 @@ class Service:
             raise ApiError(404, message, param="model", code="model_not_found")
         self._check_tokens(request)
         method = self._method_of(request.trim)
-        pictures = read_pictures(request.messages, self.limits, remote=self.access.remote_pictures)
+        pictures = read_pictures(request.messages, self.limits, remote=self.access.remote_pictures, until=until)
         inputs = self.prompts.build(request.messages, pictures)
         job = Job(
             inputs=inputs,
@@ -98,6 +103,7 @@ class Service:
             tokens=request.wanted_tokens,
             emit=_nobody,
             fallback=self._fallback_of(request.trim, method),
+            own_way=request.trim.says_nothing,
         )
         return Asked(request, job, [picture.size for picture in pictures] if request.trim.report else None)
 
