@@ -26,8 +26,9 @@ import aiohttp
 import ray
 from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
-from trimkit.errors import InputError
+from trimkit.errors import ConfigError, InputError
 from trimkit.io.files import write_atomically
+from trimkit.io.reading import read_json
 from trimkit.serving.batch.dataset import BadRow, Row, read_rows
 from trimkit.serving.batch.requests import RequestSettings, chat_request, check_pictures, reply_of
 
@@ -121,6 +122,24 @@ def shards(rows: Iterator[Row | BadRow], size: int) -> Iterator[list[Row | BadRo
         yield shard
 
 
+def check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse an output directory whose shards were asked otherwise; a new one is told what it is asked with.
+
+    Raises:
+        ConfigError: as it says.
+    """
+    path = folder / "batch.json"
+    if path.exists():
+        before = read_json(path)
+        if before != settings:
+            changed = [name for name in settings if before.get(name) != settings[name]]
+            raise ConfigError(f"{folder} was begun with another {', '.join(changed)}: give that, or another directory")
+        return
+    if any(folder.glob("part-*.jsonl")):
+        raise ConfigError(f"{folder} has shards of a run that is not known: give another directory")
+    write_atomically(path, lambda file: file.write(json.dumps(settings, indent=2).encode()))
+
+
 def main() -> None:
     """Ask, shard by shard."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,6 +157,10 @@ def main() -> None:
     given = parser.parse_args()
     request = RequestSettings(given.model, given.max_tokens, trim={"budget": given.budget} if given.budget else {})
     given.output.mkdir(parents=True, exist_ok=True)
+    check_same(
+        given.output,
+        {"dataset": given.dataset, "question": given.question, "shard": given.shard, "request": request.to_plain()},
+    )
     processors = [processor_for(url, given.in_flight, given.retries, request, given.api_key) for url in given.server]
     for number, rows in enumerate(shards(read_rows(given.dataset, given.question), given.shard)):
         target = given.output / f"part-{number:06d}.jsonl"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from trimkit.errors import ConfigError, InputError, ModelError
 from trimkit.serving.batch import BadRow, RequestSettings, Row, ServerSettings, read_rows, run_batch
+from trimkit.serving.batch import servers as servers_module
 from trimkit.serving.batch.dataset import count_rows
 
 PNG = base64.b64decode(
@@ -210,10 +213,132 @@ def test_a_partial_output_of_something_else_is_refused(out: Path) -> None:
     with pytest.raises(ConfigError, match="more rows than the data set"):
         run_batch(rows(1), out, settings(), REQUEST, transport=Servers())
     part = out.with_name("out.jsonl.part")
-    part.write_text('{"index": 0}\n')
-    with pytest.raises(ConfigError, match="no partial output"):
+    for content in ('{"index": 0}\n', "my notes, without an end", '{"format": "trimkit-batch"', "\n"):
+        part.write_text(content)
+        with pytest.raises(ConfigError, match="no partial output"):
+            run_batch(rows(9), out, settings(), REQUEST, transport=Servers())
+        assert part.read_text() == content
+    part.unlink()
+    notes = out.with_name("notes.txt")
+    notes.write_text("")
+    part.symlink_to(notes)
+    with pytest.raises(InputError, match="cannot write"):
         run_batch(rows(9), out, settings(), REQUEST, transport=Servers())
-    assert part.read_text() == '{"index": 0}\n'
+    assert notes.read_text() == ""
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises((ConfigError, InputError)):
+        run_batch(rows(9), out, settings(), REQUEST, transport=Servers())
+
+
+def test_a_byte_that_has_changed_is_noticed(out: Path) -> None:
+    with pytest.raises(_Killed):
+        run_batch(rows(9), out, settings(in_flight=1), REQUEST, transport=Servers(), on_row=killing(4))
+    part = out.with_name("out.jsonl.part")
+    part.write_bytes(part.read_bytes().replace(b'"re q1"', b'"re q7"'))
+    with pytest.raises(ConfigError, match="is damaged"):
+        run_batch(rows(9), out, settings(), REQUEST, transport=Servers())
+    assert not out.exists()
+
+
+def test_a_private_output_stays_private(out: Path) -> None:
+    run_batch(rows(3), out, settings(), REQUEST, transport=Servers())
+    out.chmod(0o600)
+    modes = []
+
+    def look() -> None:
+        modes.append(out.with_name("out.jsonl.part").stat().st_mode & 0o777)
+
+    run_batch(rows(3), out, settings(), REQUEST, retry_errors=True, transport=Servers(), on_row=look)
+    assert set(modes) == {0o600}
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert b'"sum"' not in out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTP_PROXY", "ftp://x:1"),
+        ("HTTP_PROXY", "http://[::"),
+        ("SSL_CERT_FILE", "/nope"),
+    ],
+)
+def test_an_environment_that_no_client_can_use(
+    name: str, value: str, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="proxies or certificates cannot be used"):
+        run_batch(rows(1), out, settings(), REQUEST)
+
+
+@pytest.mark.parametrize("url", ["http://999.999.999.999", "http://[v1.x]:1", "http://xn--ls8h.la:1"])
+def test_hosts_that_are_none(url: str, out: Path) -> None:
+    with pytest.raises((ConfigError, ModelError)) as raised:
+        run_batch(rows(1), out, ServerSettings((url,), first_rest=0.0, retries=0), REQUEST)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_reply_without_an_end_is_an_error_of_its_row(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers_module, "_MAX_REPLY", 1000)
+    endless = Servers(lambda request, body: said("x" * 2000))
+    assert run_batch(rows(1), out, settings(retries=0), REQUEST, transport=endless).errors == 1
+    assert "more than" in lines(out)[0]["error"]["message"]
+
+
+def test_a_pause_that_is_no_number(out: Path) -> None:
+    said_so: list[int] = []
+
+    def reply(request: httpx.Request, body: dict[str, Any]) -> httpx.Response:
+        said_so.append(1)
+        return (
+            httpx.Response(503, headers={"Retry-After": "\xb2"}, json={}) if len(said_so) == 1 else echo(request, body)
+        )
+
+    assert run_batch(rows(1), out, settings(), REQUEST, transport=Servers(reply)).errors == 0
+
+
+def test_cells_that_python_has_no_value_for_are_bad_rows(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    odd = arrow.array([2**62, 1], arrow.timestamp("ns", tz="Mars/Olympus"))
+    text = arrow.array([b"\xff", b"what?"], arrow.binary()).view(arrow.string())
+    parquet.write_table(arrow.table({"id": odd, "question": arrow.array(["a", "b"])}), path)
+    assert all(isinstance(row, BadRow) for row in read_rows(path))
+    parquet.write_table(arrow.table({"id": ["x", "y"], "question": text}), path)
+    first, second = read_rows(path)
+    assert isinstance(first, BadRow)
+    assert isinstance(second, Row)
+
+
+def test_a_damaged_data_set_is_one_line(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(arrow.table({"question": [f"question {i}" for i in range(500)]}), path)
+    whole = path.read_bytes()
+    for at in range(8, len(whole), 37):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with contextlib.suppress(ConfigError):
+            assert len(list(read_rows(path))) <= 500
+
+
+@pytest.mark.parametrize("other", [Row(1, "id1", (), "another question"), Row(1, "id1", ("http://x/other.png",), "q1")])
+def test_answers_to_something_else_are_not_gone_on_with(other: Row, out: Path) -> None:
+    """Rows with the same numbers and names may be asked something else the next time."""
+    with pytest.raises(_Killed):
+        run_batch(rows(9), out, settings(in_flight=1), REQUEST, transport=Servers(), on_row=killing(4))
+    changed = [other if row.index == 1 else row for row in rows(9)]
+    with pytest.raises(ConfigError, match=r"row 1 .'id1'. was asked otherwise"):
+        run_batch(changed, out, settings(), REQUEST, transport=Servers())
+    run_batch(rows(9), out, settings(), REQUEST, transport=Servers())
+    for again, request in ((changed, REQUEST), (rows(9), RequestSettings("m", max_tokens=8))):
+        before = out.read_bytes()
+        with pytest.raises(ConfigError, match="was asked otherwise"):
+            run_batch(again, out, settings(), request, retry_errors=True, transport=Servers())
+        assert out.read_bytes() == before
+        out.with_name("out.jsonl.part").unlink(missing_ok=True)
 
 
 def test_a_finished_output_is_not_written_over(out: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 from trimkit.cli import _common as common
 from trimkit.cli._progress import progress
 from trimkit.errors import ConfigError
+from trimkit.io.files import check_writable
 from trimkit.io.numbers import MAX_NEW_TOKENS
 
 NAME = "batch"
@@ -52,6 +53,7 @@ def command(
     from trimkit.serving.batch.servers import servers_of
 
     common.check_output(output, dataset)
+    check_writable(f"{output}.part", [dataset], append=True)
     rows = read_rows(dataset, question)
     servers = servers_of(server, api_key=api_key, in_flight=in_flight, retries=retries, timeout=timeout)
     request = _request(servers, model, max_new_tokens, _reduction(method, budget, settings))

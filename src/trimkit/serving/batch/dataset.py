@@ -136,7 +136,7 @@ def _of_parquet(path: Path, question: str | None) -> Iterator[Row | BadRow]:
     file = _open_parquet(path)
     known = {"id", "image", "images", "question"}
     columns = [name for name in file.schema_arrow.names if name in known]
-    return _of_batches(file, columns, path.parent, question)
+    return _of_batches(file, columns, path, question)
 
 
 def _open_parquet(path: Path) -> Any:
@@ -150,16 +150,41 @@ def _open_parquet(path: Path) -> Any:
         raise ConfigError(f"data set {str(path)!r} is no Parquet file ({str(error)[:120]}): write it again") from None
 
 
-def _of_batches(file: Any, columns: list[str], base: Path, question: str | None) -> Iterator[Row | BadRow]:
-    index = 0
-    for batch in file.iter_batches(batch_size=64, columns=columns):
-        for fields in batch.to_pylist():
-            yield _row(fields, index, base, question)
+def _of_batches(file: Any, columns: list[str], path: Path, question: str | None) -> Iterator[Row | BadRow]:
+    from pyarrow import ArrowException
+
+    index, batches = 0, file.iter_batches(batch_size=64, columns=columns)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (ArrowException, OSError, ValueError) as error:
+            said = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"data set {str(path)!r} is damaged behind row {index} ({said}): write it again"
+            ) from None
+        if batch is None:
+            return
+        for number in range(batch.num_rows):
+            yield _of_cells(batch, number, index, path.parent, question)
             index += 1
+
+
+def _of_cells(batch: Any, number: int, index: int, base: Path, question: str | None) -> Row | BadRow:
+    """One row, of which a cell may hold what Python has no value for."""
+    from pyarrow import ArrowException
+
+    fields = {}
+    for name in batch.schema.names:
+        try:
+            fields[name] = batch.column(name)[number].as_py()
+        except (ArrowException, ValueError, OverflowError, LookupError) as error:
+            return BadRow(index, str(index), f"{name} cannot be read ({type(error).__name__})")
+    return _row(fields, index, base, question)
 
 
 def _row(fields: Mapping[str, Any], index: int, base: Path, question: str | None) -> Row | BadRow:
     name = str(index) if fields.get("id") is None else str(fields["id"])
+    name = name if is_text(name) else str(index)
     try:
         images = fields.get("images") if fields.get("images") is not None else fields.get("image")
         given = images if isinstance(images, list) else [] if images is None else [images]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,29 +17,39 @@ from trimkit.io.text import parse_json
 
 __all__ = ["PartialOutput", "finished_lines"]
 
-_FORMAT = "trimkit-batch-1"
+_FORMAT = "trimkit-batch-2"
+_BEGINS = f'{{"format": "{_FORMAT}"'.encode()
+_SUM = re.compile(rb', "sum": "([0-9a-f]{8})"\}\n')
+_SUM_BYTES = len(', "sum": "00000000"}\n')
 
 
 class PartialOutput:
     """One open partial output; a context manager. Line 1 holds the settings; a last line without its end is cut off.
+
+    Every line ends with a checksum, which the output does not have.
 
     Args:
         target: the output that it is to become.
         settings: what the run asks with.
 
     Raises:
-        ConfigError: it is there and was written with other settings, is no partial output, or another run writes on it.
+        ConfigError: it is there and was written with other settings, is no partial output, is damaged, or another run writes
+            on it.
         InputError: it cannot be opened.
     """
 
     def __init__(self, target: Path, settings: Mapping[str, Any]) -> None:
         self.path = target.with_name(f"{target.name}.part")
         self._head = {"format": _FORMAT, "settings": json.loads(json.dumps(settings))}
+        mode = target.stat().st_mode & 0o666 if target.exists() else 0o666  # a private output stays private
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
-            self._file: IO[bytes] = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+            self._file: IO[bytes] = os.fdopen(os.open(self.path, flags, mode), "r+b")
         except OSError as error:
             raise InputError(f"cannot write {str(self.path)!r} ({error.strerror}): choose another place") from None
         try:
+            if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                raise self._foreign()
             self._lock()
             self._begin()
         except BaseException:
@@ -52,11 +65,15 @@ class PartialOutput:
         self._file.close()
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The lines that were there at the start."""
+        """The lines that were there at the start.
+
+        Raises:
+            ConfigError: one of them is not what was written.
+        """
         with self.path.open("rb") as file:
             file.readline()
             while file.tell() < self._known:
-                yield _object(file.readline(), self.path)
+                yield _object(_whole(file.readline(), self.path), self.path)
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Write one more line, which a killed process leaves there.
@@ -65,16 +82,17 @@ class PartialOutput:
             InputError: the disk refuses.
         """
         try:
-            self._file.write(json.dumps(line, ensure_ascii=True).encode() + b"\n")
+            self._file.write(_summed(line))
             self._file.flush()
         except OSError as error:
             raise InputError(f"cannot write {str(self.path)!r} ({error.strerror}): free space there") from None
 
-    def lines(self) -> IO[bytes]:
-        """The file, at its first row."""
+    def copy_to(self, file: IO[bytes]) -> None:
+        """Its rows, without their checksums."""
         self._file.seek(0)
         self._file.readline()
-        return self._file
+        for line in self._file:
+            file.write(_whole(line, self.path))
 
     def remove(self) -> None:
         """It has become the output."""
@@ -93,17 +111,19 @@ class PartialOutput:
             return
 
     def _begin(self) -> None:
+        start = self._file.read(len(_BEGINS))
+        if not _BEGINS.startswith(start):
+            raise self._foreign()  # somebody's file, which may be one line of gigabytes
+        self._file.seek(0)
         first = self._file.readline()
         if not first.endswith(b"\n"):  # new, or killed before its first line was whole
             self._file.seek(0)
             self._file.truncate()
-            self._file.write(json.dumps(self._head).encode() + b"\n")
+            self._file.write(_summed(self._head))
             self._file.flush()
             self._known = self._file.tell()
             return
-        found = _object(first, self.path)
-        if found.get("format") != _FORMAT:
-            raise ConfigError(f"{str(self.path)!r} is no partial output of a batch: move it away")
+        found = _object(_whole(first, self.path), self.path)
         if found != self._head:
             raise ConfigError(
                 f"{str(self.path)!r} was begun with other settings ({_difference(found, self._head)}): give those, remove it, "
@@ -116,6 +136,9 @@ class PartialOutput:
         self._file.seek(self._known)
         self._file.truncate()
 
+    def _foreign(self) -> ConfigError:
+        return ConfigError(f"{str(self.path)!r} is no partial output of a batch: move it away")
+
 
 def finished_lines(target: Path) -> Iterator[dict[str, Any]]:
     """The lines of a finished output.
@@ -126,6 +149,24 @@ def finished_lines(target: Path) -> Iterator[dict[str, Any]]:
     with target.open("rb") as file:
         for line in file:
             yield _object(line, target)
+
+
+def _summed(line: Mapping[str, Any]) -> bytes:
+    """A line with its checksum as its last key."""
+    body = json.dumps(line, ensure_ascii=True).encode()[:-1]
+    return body + b', "sum": "' + _checksum(body) + b'"}\n'
+
+
+def _whole(line: bytes, path: Path) -> bytes:
+    """A line without its checksum."""
+    said, body = _SUM.fullmatch(line[-_SUM_BYTES:]), line[:-_SUM_BYTES]
+    if said is None or said[1] != _checksum(body):
+        raise ConfigError(f"{str(path)!r} holds a line that is not what was written: it is damaged, remove it")
+    return body + b"}\n"
+
+
+def _checksum(body: bytes) -> bytes:
+    return f"{zlib.crc32(body):08x}".encode()
 
 
 def _object(line: bytes, path: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from trimkit.io.reading import check_regular, read_bytes
 from trimkit.io.text import is_text
 from trimkit.serving.batch.dataset import Row
 
-__all__ = ["RequestSettings", "chat_request", "check_pictures", "reply_of"]
+__all__ = ["RequestSettings", "asked_of", "chat_request", "check_pictures", "reply_of"]
 
 _MAX_PICTURE = 64 * 2**20
 _MEDIA_TYPES = (
@@ -81,6 +83,13 @@ def chat_request(row: Row, settings: RequestSettings) -> dict[str, Any]:
     if settings.trim:
         body["mm_processor_kwargs"] = {**body.get("mm_processor_kwargs", {}), "trim": dict(settings.trim)}
     return body
+
+
+def asked_of(row: Row, settings: RequestSettings) -> str:
+    """Sixteen hex digits of what is asked: question, names or content of the pictures, and settings."""
+    pictures = [hashlib.blake2b(each).hexdigest() if isinstance(each, bytes) else str(each) for each in row.images]
+    said = json.dumps([row.question, pictures, settings.to_plain()], sort_keys=True)
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
 def check_pictures(row: Row) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from trimkit.errors import ConfigError, InputError, ModelError
 from trimkit.io.files import check_writable, write_atomically
 from trimkit.serving.batch.dataset import BadRow, Row
 from trimkit.serving.batch.partial import PartialOutput, finished_lines
-from trimkit.serving.batch.requests import RequestSettings, chat_request, reply_of
+from trimkit.serving.batch.requests import RequestSettings, asked_of, chat_request, reply_of
 from trimkit.serving.batch.servers import RowFailedError, ServerPool, ServerSettings, ServersGoneError
 
 if TYPE_CHECKING:
@@ -52,8 +51,8 @@ def run_batch(
 ) -> BatchSummary:
     """Ask the servers about every row, and write one JSON line a row, in the order of the rows.
 
-    A line holds ``index``, ``id`` and either ``answer``, ``finish_reason`` and ``usage``, or ``error`` (``message`` and
-    ``status``).
+    A line holds ``index``, ``id``, ``asked`` (a digest of question, pictures and settings) and either ``answer``,
+    ``finish_reason`` and ``usage``, or ``error`` (``message`` and ``status``).
     Lines go to ``OUTPUT.part`` as soon as all before them are there; ``output`` appears whole, when the last is. A run that was
     stopped is gone on with by the same call: what is in ``OUTPUT.part`` is not asked again.
 
@@ -104,25 +103,25 @@ class _Batch:
             request = self._request or RequestSettings(await pool.model())
             with PartialOutput(self._target, request.to_plain()) as part:
                 before = finished_lines(self._target) if self._retry else iter(())
-                await self._rows(self._todo(rows, part, before), part, pool, request)
-                write_atomically(self._target, lambda file: shutil.copyfileobj(part.lines(), file))
+                await self._rows(self._todo(rows, part, before, request), part, pool, request)
+                write_atomically(self._target, part.copy_to)
                 part.remove()
         return self._summary
 
     def _todo(
-        self, rows: Iterable[Row | BadRow], part: PartialOutput, before: Iterator[dict[str, Any]]
+        self,
+        rows: Iterable[Row | BadRow],
+        part: PartialOutput,
+        before: Iterator[dict[str, Any]],
+        request: RequestSettings,
     ) -> Iterator[tuple[Row | BadRow, dict[str, Any] | None]]:
         """Rows that are not in the partial output, each with the line that an earlier output has of it."""
         done = part.read()
         for row in rows:
             written = next(done, None)
             earlier = next(before, None)
-            for line in (written, earlier):
-                if line is not None and (line.get("index"), line.get("id")) != (row.index, row.id):
-                    raise ConfigError(
-                        f"row {row.index} is {row.id!r}, but {str(line.get('id'))!r} in the output so far: the data set has "
-                        f"changed; remove {str(part.path)!r}, or write to another file"
-                    )
+            for line, path in ((written, part.path), (earlier, self._target)):
+                _check_same(row, line, path, request)
             if written is None:
                 yield row, earlier
             else:
@@ -165,9 +164,10 @@ class _Batch:
         """The line of one row, and whether an earlier output had it."""
         if earlier is not None and "error" not in earlier:
             return earlier, True
-        head = {"index": row.index, "id": row.id}
+        head: dict[str, Any] = {"index": row.index, "id": row.id}
         if isinstance(row, BadRow):
             return {**head, "error": {"message": row.reason, "status": None}}, False
+        head["asked"] = asked_of(row, request)
         try:
             async with slots:
                 body = await asyncio.to_thread(chat_request, row, request)
@@ -186,6 +186,27 @@ class _Batch:
         self._summary.errors += "error" in line
         self._summary.reused += reused
         self._on_row()
+
+
+def _check_same(row: Row | BadRow, line: dict[str, Any] | None, path: Path, request: RequestSettings) -> None:
+    """Refuse a line that an earlier run wrote about something else.
+
+    Raises:
+        ConfigError: as it says.
+    """
+    if line is None:
+        return
+    if (line.get("index"), line.get("id")) != (row.index, row.id):
+        raise ConfigError(
+            f"row {row.index} is {row.id!r}, but {str(line.get('id'))!r} in {str(path)!r}: the data set has changed; remove "
+            "that file, or write to another"
+        )
+    before = line.get("asked")
+    if before is not None and (isinstance(row, BadRow) or before != asked_of(row, request)):
+        raise ConfigError(
+            f"row {row.index} ({row.id!r}) was asked otherwise in {str(path)!r}: another question, picture or setting; remove "
+            "that file, or write to another"
+        )
 
 
 def first_model(servers: ServerSettings) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trimkit.errors import ConfigError, MissingDependencyError
 from trimkit.io.addresses import is_sendable_key, is_server_address
 from trimkit.io.text import parse_json
+from trimkit.serving.http_client import opened_client
 
 if TYPE_CHECKING:
     import httpx
@@ -21,6 +22,7 @@ __all__ = ["RowFailedError", "ServerPool", "ServerSettings", "ServersGoneError"]
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # another try may go well
 _STOP = frozenset({401, 403, 404})  # every other row would be answered so, too
 _LONGEST_REST = 30.0  # seconds
+_MAX_REPLY = 64 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,10 @@ class ServerPool:
         self._servers = [_Server(_base(url)) for url in settings.urls]
         headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
         limits = httpx.Limits(max_connections=self.slots, max_keepalive_connections=self.slots)
-        self._errors = httpx.HTTPError
-        self._client = httpx.AsyncClient(headers=headers, timeout=settings.timeout, limits=limits, transport=transport)
+        self._errors = (httpx.HTTPError, httpx.InvalidURL)
+        self._client = opened_client(
+            settings.urls, headers=headers, timeout=settings.timeout, limits=limits, transport=transport
+        )
 
     @property
     def slots(self) -> int:
@@ -128,7 +132,7 @@ class ServerPool:
             try:
                 reply = await self._client.get(f"{server.url}/v1/models")
                 return str(_content(reply)["data"][0]["id"])
-            except (self._errors, ValueError, LookupError, TypeError) as error:
+            except (*self._errors, ValueError, LookupError, TypeError) as error:
                 causes.append(f"{server.url}: {_cause(error)}")
         raise ServersGoneError(
             f"no server lists its models ({'; '.join(causes)}): check the addresses, or name the model"
@@ -158,13 +162,12 @@ class ServerPool:
 
     async def _ask(self, server: _Server, body: dict[str, Any]) -> Any:
         try:
-            reply = await self._client.post(f"{server.url}/v1/chat/completions", json=body)
-        except UnicodeEncodeError:
+            reply = await self._post(server, body)
+        except UnicodeError:
             raise RowFailedError("the question or the model's name is no text: it holds half a letter", None) from None
         except self._errors as error:
             self._rest(server)
             raise RowFailedError(f"{server.url}: {_cause(error)}", None) from None
-        server.replied = time.monotonic()
         if reply.status_code in _STOP:
             raise ServersGoneError(
                 f"{server.url} answers {reply.status_code} ({_message(reply)}): no row would be answered"
@@ -181,6 +184,24 @@ class ServerPool:
         server.failures = 0
         return answer
 
+    async def _post(self, server: _Server, body: dict[str, Any]) -> httpx.Response:
+        """The whole reply, unless it has no end.
+
+        Raises:
+            RowFailedError: it is larger than any chat completion.
+        """
+        import httpx
+
+        async with self._client.stream("POST", f"{server.url}/v1/chat/completions", json=body) as reply:
+            server.replied = time.monotonic()
+            content = bytearray()
+            async for piece in reply.aiter_bytes():
+                content += piece
+                if len(content) > _MAX_REPLY:
+                    raise RowFailedError(f"{server.url} answers with more than {_MAX_REPLY >> 20} MiB", None)
+            pause = {name: value for name, value in reply.headers.items() if name.lower() == "retry-after"}
+            return httpx.Response(reply.status_code, headers=pause, content=bytes(content))
+
     async def _free(self, attempt: int) -> _Server:
         """The least busy server that does not rest, which then counts as busy; waits while all rest."""
         while True:
@@ -196,7 +217,7 @@ class ServerPool:
     def _rest(self, server: _Server, after: str | None = None) -> None:
         server.failures += 1
         seconds = self._settings.first_rest * 2 ** min(server.failures - 1, 16)
-        if after is not None and after.isdigit():
+        if after is not None and after.isascii() and after.isdigit():
             seconds = max(seconds, float(after)) if seconds else float(after)
         server.rests_until = time.monotonic() + min(seconds, _LONGEST_REST)
 
