@@ -13,7 +13,9 @@ RUN python -m venv /opt/venv \
 
 FROM python:3.12.11-slim-bookworm
 
-RUN useradd --uid 10001 --create-home trimkit
+# The cache is the user's own: a volume that is mounted there takes over whose it is.
+RUN useradd --uid 10001 --create-home trimkit \
+    && install --directory --owner=trimkit --group=trimkit /home/trimkit/.cache /home/trimkit/.cache/huggingface
 COPY --from=build /opt/venv /opt/venv
 USER 10001
 WORKDIR /home/trimkit

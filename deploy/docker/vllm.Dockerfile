@@ -10,7 +10,9 @@ COPY src ./src
 RUN uv pip install --system --no-cache --no-deps . \
     && trimkit --version
 
-RUN useradd --uid 10001 --create-home trimkit
+# The cache is the user's own: a volume that is mounted there takes over whose it is.
+RUN useradd --uid 10001 --create-home trimkit \
+    && install --directory --owner=trimkit --group=trimkit /home/trimkit/.cache /home/trimkit/.cache/huggingface
 USER 10001
 WORKDIR /home/trimkit
 ENV HF_HOME=/home/trimkit/.cache/huggingface \

@@ -172,6 +172,19 @@ def test_images_start_from_pinned_ones_and_not_as_root(path: Path) -> None:
             assert f"!{source.removeprefix('./')}" in allowed
 
 
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_what_volumes_are_mounted_on_is_the_users_own(path: Path) -> None:
+    """A mount point that is not in the image is made as root's, and the first download then fails."""
+    text = path.read_text(encoding="utf-8")
+    owned = set(re.findall(r"/home/trimkit/\S+", text[text.index("install --directory") : text.index("USER")]))
+    mounted = {part for service in COMPOSE["services"].values() for part in service.get("volumes", ())}
+    pods = [part["spec"]["template"]["spec"] for part in MANIFEST if part["kind"] == "Deployment"]
+    mounted |= {mount["mountPath"] for pod in pods for each in pod["containers"] for mount in each["volumeMounts"]}
+    at = {place for part in mounted for place in re.findall(r"/home/trimkit/[^:]+", str(part))}
+    assert at
+    assert at <= owned
+
+
 def test_the_manifest_holds_together() -> None:
     kinds = {part["kind"]: part for part in MANIFEST}
     assert set(kinds) == {

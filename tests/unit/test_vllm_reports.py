@@ -17,8 +17,8 @@ from trimkit.demo import load_demo
 from trimkit.errors import ConfigError
 from trimkit.methods import get_method
 from trimkit.serving.report_json import report_of
-from trimkit.serving.vllm import engine_counts, reports
-from trimkit.serving.vllm.engine_reports import asked_number, leave_report, take_reports
+from trimkit.serving.vllm import engine_counts, engine_reports, reports
+from trimkit.serving.vllm.engine_reports import asked_number, leave_report, new_number, take_reports
 from trimkit.serving.vllm.reports import ReportMiddleware, expect, numbered
 from trimkit.serving.vllm.seen import Seen
 from trimkit.serving.vllm.settings import FIELD, Reduction, ServerSettings, pack, unpack
@@ -51,11 +51,12 @@ def test_what_is_no_wish_stays_as_it_is(body: bytes) -> None:
 
 def test_settings_take_a_number_and_refuse_a_wish_that_nobody_has_numbered(tmp_path: Path) -> None:
     settings = ServerSettings.read(str(tmp_path), None)
-    assert settings.request({"report": NUMBER}).report == NUMBER
+    own = new_number()
+    assert settings.request({"report": own}).report == own
     assert settings.request({"report": False}).report is None
     with pytest.raises(ConfigError, match="--middleware"):
         settings.request({"report": True})
-    for wrong in ("../x", NUMBER.upper(), 5, [], NUMBER + "0"):
+    for wrong in ("../x", NUMBER, own.upper(), 5, [], NUMBER + "0"):
         with pytest.raises(ConfigError, match="true or false"):
             settings.request({"report": wrong})
 
@@ -94,12 +95,17 @@ def test_a_choice_that_fails_is_told() -> None:
     assert picture["images"][0]["indices"] == [0, 3, 6, 9]
 
 
-def test_reports_that_nobody_takes_go_with_time(folder: Path) -> None:
+def test_reports_that_nobody_takes_go_with_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave_report(f"{NUMBER}-0", {})
     old = time.time() - 3600
     os.utime(folder / f"report-{NUMBER}-0.json", (old, old))
     take_reports("0" * 32)
     assert list(folder.iterdir()) == []
+    leave_report(f"{NUMBER}-0", {})
+    os.utime(folder / f"report-{NUMBER}-0.json", (old, old))
+    monkeypatch.setattr(engine_reports, "_looked", [-1e9])
+    leave_report(f"{NUMBER}-1", {})
+    assert [path.name for path in folder.iterdir()] == [f"report-{NUMBER}-1.json"]
 
 
 def image(count: int) -> dict[str, Any]:

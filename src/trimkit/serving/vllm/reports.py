@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from trimkit.core.recent import Recent
 from trimkit.core.types import Report
 from trimkit.io.text import parse_json
 from trimkit.serving.report_json import report_of
-from trimkit.serving.vllm.engine_reports import take_reports
+from trimkit.serving.vllm.engine_reports import new_number, take_reports
 
 __all__ = ["ReportMiddleware", "expect"]
 
@@ -122,7 +121,7 @@ def numbered(body: bytes) -> tuple[bytes, str | None]:
         return body, None
     if not wanted:
         return body, None
-    trim["report"] = uuid.uuid4().hex
+    trim["report"] = new_number()
     return json.dumps(content).encode(), trim["report"]
 
 
