@@ -19,7 +19,7 @@ from trimkit.advice.devices import DEVICES, device_of
 from trimkit.advice.model import model_of, with_picture
 from trimkit.bench.shapes import SHAPES
 from trimkit.errors import ConfigError, InputError, UnknownNameError, UnsupportedError
-from trimkit.methods import get_method
+from trimkit.methods import get_method, method_classes
 
 # Three runs, whose ratios lie between 0.319 and 1.690.
 NOISE = {("bench_claim", "llava-1.5-7b", 2, 128, "ttft_s")}
@@ -79,6 +79,13 @@ def test_where_it_does_not_help_the_line_says_why_and_what_would() -> None:
     assert found["remedies"], "many clients at a time"
     assert all(each["speedup"] >= HELPS for each in found["remedies"])
     assert "\n" not in found["verdict"]
+
+
+@pytest.mark.parametrize("method", [name for name, each in method_classes() if each.stage == "llm"])
+@pytest.mark.parametrize("shape", ["llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b"])
+def test_methods_that_drop_tokens_within_the_language_model(method: str, shape: str) -> None:
+    found = ask(shape=shape, method=method, clients=8)
+    assert 0.9 < found["prefill_speedup"] < 12
 
 
 def test_where_it_helps_the_line_says_by_how_much() -> None:
@@ -172,6 +179,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["--budget", "577"], "budget 577 is outside 1 to 576"),
         (["--clients", "0"], "clients 0 is outside"),
         (["--method", "trimm"], "did you mean 'trim'"),
+        (["--method", "none", "--clients", "8"], "method 'none' drops nothing"),
         (["--threads", "1"], "--threads is for --device here"),
         (["--dtype", "float64"], "has no figures for float64"),
     ],

@@ -111,9 +111,11 @@ class _Asked:
         self._question = question
         self.sizes: Sizes = sizes_of_shape(question.shape)
         method = get_method(question.method)
+        if method.name == "none":
+            raise ConfigError("method 'none' drops nothing, and takes what the full model takes: name one that reduces")
         self.method: Method = method
         self._stock: Calls = calls_of(question.shape.kind, None)
-        self._own: Calls = self._stock if method.name == "none" else calls_of(question.shape.kind, method)
+        self._own: Calls = calls_of(question.shape.kind, method)
 
     def times(self, question: Question, kept: int | None) -> Times:
         """Of a request with so many tokens of a picture; None is the stock call."""
@@ -134,15 +136,27 @@ class _Asked:
             at_once=None if kept is None else AT_ONCE,
         )
         if kept is not None and self.method.prunes_llm:
-            first = self.method.first_short_layer(sizes.language.layers)
-            whole = question.pictures * shape.image_tokens + question.text_tokens
-            work = replace(work, prefill=[whole] * first + list(work.prefill[first:]))
+            work = replace(work, prefill=self._lengths(question, kept, list(work.prefill)))
         calls = self._stock if kept is None else self._own
         # Methods that choose one token after the other take as many steps whatever the batch, once they are batched; until
         # then for every picture.
         chosen = 0 if kept is None else kept * rows * question.pictures
         device, dtype = question.device, question.dtype
         return predict(sizes, work, calls, device, dtype, compiled=question.compiled, kept=chosen)
+
+    def _lengths(self, question: Question, kept: int, short: list[int]) -> list[int]:
+        """Tokens that each layer of the language model sees, where a method drops them there."""
+        layers, total = self.sizes.language.layers, question.shape.image_tokens
+        whole = question.pictures * total + question.text_tokens
+        if not hasattr(self.method, "stages"):
+            first = self.method.first_short_layer(layers)
+            return [whole] * first + short[first:]
+        method: Any = get_method(self.method, budget=kept)
+        lengths, now = [whole] * layers, total
+        for stage, first in enumerate(method.cuts(layers)):
+            now = method.after(stage, total, now)
+            lengths[first:] = [question.pictures * now + question.text_tokens] * (layers - first)
+        return lengths
 
     def budgets(self) -> list[int]:
         """Numbers of tokens to show, the one that was asked for among them."""
