@@ -42,6 +42,10 @@ def files(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     picture.save("photo.png")
     Path("pictures").mkdir()
     picture.save("pictures/one.png")
+    for folder, names in (("frames", ("0.png", "1.png", "2.png")), ("scorer", ("scorer.json", "model.safetensors"))):
+        Path(folder).mkdir()
+        for name in names:
+            shutil.copy("photo.png", Path(folder, name))
     Path("config.json").write_text(CONFIG)
     Path("questions.txt").write_text("What is red?\n")
     with Journal("journal.jsonl", {"a": 1}):
@@ -96,6 +100,12 @@ def test_an_input_is_no_output(case: str, link: str, cli: Cli, files: Path) -> N
         ("eval", "scenes", "--n", "1", "-o", "new.json", "--resume", "here/new.json"),
         ("eval", "scenes", "--n", "1", "--config", "config.json", "--resume", "config-hard.json"),
         ("eval", "suite", "--n", "1", "--model", "model", "--journal", "model/config.json"),
+        ("show", "frames", "What?", "--frames", "1", "-o", "frames/0.png"),
+        ("show", "frames", "What?", "--frames", "1", "-o", "frames/2.png"),
+        ("calibrate", "--images", "pictures", "--scorer", "scorer", "-o", "scorer/scorer.json"),
+        ("calibrate", "--images", "pictures", "--scorer", "scorer", "--risk", "0.3", "-o", "scorer/model.safetensors"),
+        ("bench", "--scorer", "scorer", "-o", "scorer/scorer.json"),
+        ("eval", "scenes", "--n", "1", "--scorer", "scorer", "-o", "scorer/scorer.json"),
     ],
 )
 def test_nor_is_a_picture_a_checkpoint_or_another_output(words: tuple[str, ...], cli: Cli, files: Path) -> None:

@@ -34,8 +34,9 @@ FramesOption = Annotated[
 ]
 
 _VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2", ".ico", ".tga")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2", ".tga")
 _FRAMES_READ = 5000  # of an animation, to find the wanted ones
+_MOST_PIXELS = 600_000_000  # of all frames of a video
 _CROPPED = 0.1  # share of a picture that may be cropped away without a word
 
 NOT_TRAINED_ON = "the embedded model knows only its own rendered scenes, not photographs: give --model yours"
@@ -79,7 +80,7 @@ def read_words(words: Sequence[str] | None, frames: int) -> Asked:
             asked.names.append(name)
             asked.pictures.append(picture)
         if not is_url(source):
-            asked.files += [source if sample is None else sample.path, *asked.names]
+            asked.files += [source if sample is None else sample.path, *asked.names, *_frames_beside(source)]
     return asked
 
 
@@ -161,12 +162,42 @@ def _from_directory(path: Path, frames: int) -> list[tuple[str, Any]]:
     from trimkit.images import load_image
 
     try:
-        names = sorted(name for name in os.listdir(path) if name.lower().endswith(_PICTURES) and name[0] != ".")
+        names = _frame_names(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check the path") from None
     if not names:
         raise InputError(f"{path} is a directory without pictures: give a picture, or a directory of frames")
-    return [(str(path / names[i]), load_image(path / names[i])) for i in _steps(len(names), frames)]
+    room = _Room(path)
+    return [(str(path / names[i]), room.take(load_image(path / names[i]))) for i in _steps(len(names), frames)]
+
+
+def _frame_names(path: Path) -> list[str]:
+    return sorted(name for name in os.listdir(path) if name.lower().endswith(_PICTURES) and name[0] != ".")
+
+
+def _frames_beside(source: str) -> list[Path]:
+    """All frames of a directory, those that were not taken included: none of them is to be written over."""
+    path = user_path(source)
+    return [path / name for name in _frame_names(path)] if _is_directory(path) else []
+
+
+class _Room:
+    """Pixels that the frames of one video may have together."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._left = path, _MOST_PIXELS
+
+    def take(self, picture: Any) -> Any:
+        self.check(picture.width * picture.height)
+        return picture
+
+    def check(self, pixels: int) -> None:
+        self._left -= pixels
+        if self._left < 0:
+            raise InputError(
+                f"the frames of {self._path} have more than {_MOST_PIXELS / 1e6:g} million pixels together: take fewer "
+                "(--frames), or shrink them"
+            )
 
 
 def _animation(path: str, frames: int) -> list[tuple[str, Any]]:
@@ -179,11 +210,14 @@ def _animation(path: str, frames: int) -> list[tuple[str, Any]]:
         count = min(int(getattr(opened, "n_frames", 1)), _FRAMES_READ)
         if count < 2 or opened.format not in ("GIF", "WEBP", "PNG"):  # pages of a TIFF are no video
             return []
-        found = []
+        found, room = [], _Room(path)
         for number in _steps(count, frames):
             try:
                 opened.seek(number)
+                room.check(opened.width * opened.height)
                 found.append((f"{path} frame {number + 1}", load_image(opened.convert("RGBA"))))
+            except InputError:
+                raise
             except (OSError, EOFError, SyntaxError, ValueError) as error:
                 raise InputError(f"{path} is damaged at frame {number + 1} ({error}): save it again") from None
         return found

@@ -147,7 +147,7 @@ def command(
         seed=seed,
         threads=threads,
     )
-    target = common.check_output(output, config, model=model or "demo")
+    target = common.check_output(output, config, model=model or "demo", scorer=scorer)
     picture = None if plot is None else check_plot(plot, [config, target, *common.model_files(model or "demo")])
     with common.quiet(), progress("bench", 0, "loading or building the model, first run") as advance:
         found = bench(wanted, advance=advance, expect=advance.expect, warn=_warn)

@@ -78,7 +78,7 @@ def command(
     )
     check_upstream(upstream, upstream_key)
     check_own_key(api_key)
-    chosen = common.pick_method(method, budget, settings, config, model)
+    chosen = common.pick_method(method, budget, settings, config, model, scorer=scorer)
     with listening(host, port) as listener, common.quiet():
         encoder = PictureEncoder.from_pretrained(
             model, method=chosen, scorer=scorer, device=device, dtype=dtype, cache_images=cache_images

@@ -45,7 +45,7 @@ def command(
     methods = common.pick_methods(method, budget, settings, config, model)
     policies = [policy.strip() for policy in turns.split(",")]
     check_arguments(seed, n, batch_size, positions, policies)
-    target = common.check_output(output, config, model=model)
+    target = common.check_output(output, config, model=model, scorer=scorer)
     arms: list[dict[str, Any]] = [
         {"method": each, "turns": policy, "seed": seed, "batch_size": batch_size, "positions": positions}
         for each in methods

@@ -62,7 +62,7 @@ def command(
     check_arguments(0, 1, batch_size, positions)
     if include_path is not None and not Path(include_path).is_dir():
         raise InputError(f"--include-path {include_path!r} is not a directory: give one with task files")
-    target = common.check_output(output, config, resume, *_task_files(include_path), model=model)
+    target = common.check_output(output, config, resume, *_task_files(include_path), model=model, scorer=scorer)
     check_journal(resume, [config, *common.model_files(model)])
     with (
         common.quiet(),

@@ -52,7 +52,7 @@ def command(
         refuse_unranked(each)
     tower = {"tower_keep": tower_keep, "tower_layer": tower_layer}
     shared = {"seed": seed, "batch_size": batch_size, "positions": positions, **tower}
-    target = common.check_output(output, config, resume, model=model)
+    target = common.check_output(output, config, resume, model=model, scorer=scorer)
     check_journal(resume, [config, *common.model_files(model)])
     named = {} if scorer is None else {"scorer": scorer}
     with evaluation.journal(resume, model=model, n=n, device=device, dtype=dtype, **named, **shared) as journal:

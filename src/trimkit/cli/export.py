@@ -37,7 +37,7 @@ def command(
     saves them in that type; without it, a local checkpoint is copied unchanged. --onnx writes a graph that runs without
     trimkit: from pixels and the question's token ids to reduced embeddings and kept indices.
     """
-    chosen = common.pick_method(method, budget, settings, config, model)
+    chosen = common.pick_method(method, budget, settings, config, model, scorer=scorer)
     if onnx:
         _write_graph(model, output, chosen, scorer, device, dtype, as_json=as_json)
         return

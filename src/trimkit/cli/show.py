@@ -63,9 +63,9 @@ def command(
     from trimkit import viz
     from trimkit.ask import compare
 
-    chosen = common.pick_method(method, budget, settings, config, model)
+    chosen = common.pick_method(method, budget, settings, config, model, scorer=scorer)
     asked = asking.read_words(words, frames)
-    viz.check_output(output, [config, *asked.files, *common.model_files(model)])
+    viz.check_output(output, [config, *asked.files, *common.model_files(model), *common.model_files(scorer)])
     with common.quiet():
         loaded, processor = common.load(model, device, dtype)
         options = {"method": chosen, "scorer": scorer, "max_new_tokens": max_new_tokens}

@@ -21,7 +21,7 @@ MAX_TEXT = 64 * 2**20
 # Names of the JSON files that save_pretrained and trimkit write; others in a checkpoint's directory are the user's.
 _CHECKPOINT_JSON = (
     *("config.json", "tokenizer.json", "index.json", "_map.json", "added_tokens.json", "vocab.json"),
-    *("trimkit.json", "chat_template.json"),
+    *("trimkit.json", "chat_template.json", "scorer.json", "fit.json"),
 )
 _MAX_CHECKPOINT_TEXT = 512 * 2**20  # the largest tokenizer.json there are have some 40 MiB
 
