@@ -46,8 +46,19 @@ class Adapter:
 
 
 def names_in(directory: Path) -> list[str]:
-    """File names of a directory's vectors."""
-    return sorted(json.loads((directory / "manifest.json").read_text()))
+    """File names of a directory's vectors.
+
+    Raises:
+        ValueError: there are none, a file is not in the manifest, or an entry has no outputs: nothing would be checked.
+    """
+    entries = json.loads((directory / "manifest.json").read_text())
+    silent = [name for name, entry in entries.items() if not entry["outputs"]]
+    unlisted = sorted({path.name for path in directory.glob("*.safetensors")} - set(entries))
+    if not entries or silent or unlisted:
+        raise ValueError(
+            f"{directory}: {len(entries)} vectors; without outputs {silent}, not in the manifest {unlisted}"
+        )
+    return sorted(entries)
 
 
 def read(directory: Path, name: str) -> Vector:

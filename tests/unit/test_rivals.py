@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 import trimkit
+from tests.rivals.vectors import names_in
 from trimkit import EncoderProfile, ImageTokens, get_method
 from trimkit.core.greedy import largest_volume
 from trimkit.core.types import Selection
@@ -407,3 +410,17 @@ def test_the_ablation_grid_can_be_said_in_options(sign: int, normalize: bool, bu
     for score in ("softmax", "similarity"):
         selection = chosen("trim", image(36), torch.randn(36), score=score, **options)
         assert 1 <= len(selection) < 36
+
+
+def test_a_directory_of_vectors_that_checks_nothing_is_no_pass(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    for content in ({}, {"a.safetensors": {"method": "trim", "parameters": {}, "inputs": {}, "outputs": {}}}):
+        manifest.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(ValueError, match="vectors; without outputs"):
+            names_in(tmp_path)
+    entry = {"method": "trim", "parameters": {}, "inputs": {}, "outputs": {"indices": {}}}
+    manifest.write_text(json.dumps({"a.safetensors": entry}), encoding="utf-8")
+    assert names_in(tmp_path) == ["a.safetensors"]
+    (tmp_path / "b.safetensors").touch()
+    with pytest.raises(ValueError, match="not in the manifest"):
+        names_in(tmp_path)
