@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 from recipes.demo import evaluate
-from recipes.demo.hard_data import targets_of
+from recipes.demo.hard_data import answer_spot, numbers_of, targets_of
+from recipes.demo.lm_batches import new_task
 from recipes.demo.lm_data import SHORT, TOTAL, block_ids, make_rows
 from recipes.demo.shapes import PAD, vocabulary
 from recipes.demo.targets import CLASS_OF, IGNORE
+from recipes.demo.unfinished import kept
 from trimkit.demo import load_demo
+from trimkit.demo.dense import about_page
 from trimkit.demo.items import TRAINING_NAMESPACE, item_rng
 from trimkit.demo.pages import Page
+from trimkit.demo.questions import NUMBER_WORDS
 from trimkit.demo.typed_items import ALL_TYPES, HARD_TYPES, sample_typed
 
 
@@ -51,6 +55,35 @@ def test_words_of_a_page_have_their_classes_and_numbers_none() -> None:
         there = label[int(text.y // 14), int(text.x // 14)]
         assert there == (IGNORE if text.text.isdigit() else CLASS_OF[text.text])
     assert np.isin(label, [0, IGNORE, *(CLASS_OF[cell.row] for cell in page.cells)]).all()
+
+
+def test_numbers_and_the_cell_of_the_answer_are_known() -> None:
+    """Aids of the training: what number a patch holds, and where the answer is read off."""
+    for index in range(24):
+        page, _ = sample_typed(item_rng(TRAINING_NAMESPACE, 9, index), "dense_reading")
+        assert isinstance(page, Page)
+        numbers = numbers_of(page).reshape(24, 24)
+        for text in page.texts:
+            assert numbers[int(text.y // 14), int(text.x // 14)] == (int(text.text) if text.text.isdigit() else 0)
+        for number in range(12):
+            question = about_page(page, np.random.default_rng(number))
+            left, top, right, bottom = answer_spot(page, question)
+            there = set(numbers[top:bottom, left:right].ravel().tolist())
+            assert question.answer not in NUMBER_WORDS or NUMBER_WORDS.index(question.answer) in there
+    scene, question = sample_typed(item_rng(TRAINING_NAMESPACE, 9, 0), "reading")
+    assert answer_spot(scene, question) == (0, 0, 0, 0)
+    assert not numbers_of(scene).any()
+
+
+def test_a_training_that_is_kept_is_gone_on_with() -> None:
+    found = kept()
+    if found is None:
+        pytest.skip("no training is under way")
+    task = new_task(0)
+    missing = task.model.load_state_dict(found["model"], strict=False)
+    assert missing.unexpected_keys == []
+    assert all("vision_tower" in name or name == "lm_head.weight" for name in missing.missing_keys)
+    task.probes.load_state_dict(found["heads"])
 
 
 def test_a_type_that_has_lost_more_than_a_point_is_named() -> None:

@@ -29,6 +29,9 @@ QUICK = 8
 TURNED = 1 / 200  # share of the scenes
 # The released code takes quartiles of the whole batch; attention in the language model is rounded with the batch.
 BY_BATCH = ("trim-released", "fastv", "dart", "pyramiddrop", "sparsevlm", "sparsevlm-plus")
+# Thins a list sorted by attention by comparing every other place with the rest, so that two attentions that change places
+# change the whole choice: noise of 1e-6 on the attention turns 6 of 40 scenes, another processor 5.
+SHAKY = {"vispruner": 0.4}
 VECTORS = Path(__file__).parent / "vectors" / "choices_500.npz"
 MORE = VECTORS.with_name("choices_more.npz")
 
@@ -85,7 +88,7 @@ def check(scenes: int, allowed: float, batch: int = 1) -> None:
         now = chosen(sorted(name for name, rows in before.items() if len(rows) == count), count, batch)
         for name, rows in now.items():
             other = [i for i, (one, two) in enumerate(zip(before[name], rows, strict=True)) if one != two]
-            turned |= {name: other} if len(other) > allowed * count else {}
+            turned |= {name: other} if len(other) > max(allowed, SHAKY.get(name, 0.0)) * count else {}
     assert turned == {}
 
 

@@ -48,7 +48,7 @@ def test_the_numbering_nearer_to_the_full_model_is_kept(original: float, kept: s
     assert found is not None
     assert found.decided == (original != 0.2)
     assert float(best.divergence.mean()) == pytest.approx(min(original, 0.2))
-    config = _config(best, probe.positions, (), {"seed": 0})
+    config = _config(best, probe.positions, (), {"seed": 0}, None)
     assert config.reduce is not None
     assert config.reduce.positions == (None if kept == "auto" else kept)
     settings = {"questions": "given", "pictures": 12}
