@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from recipes.demo.targets import BACKGROUND, CLASS_OF, COLOUR_OF, IGNORE, PatchTargets, Thing, thing_targets, things_of
+from recipes.demo.targets import (
+    BACKGROUND,
+    CLASS_OF,
+    COLOUR_OF,
+    IGNORE,
+    Ints,
+    PatchTargets,
+    Thing,
+    thing_targets,
+    things_of,
+)
 from trimkit.demo.dense import about_page, sample_dense
 from trimkit.demo.grounding import about_cell
 from trimkit.demo.overall import about_discs, sample_global
 from trimkit.demo.pages import Page
 from trimkit.demo.pairs import about_two, sample_two_things
 from trimkit.demo.questions import Question, sample_question
-from trimkit.demo.world import COLOURS, Scene
+from trimkit.demo.world import COLOURS, PATCH_SIZE, Scene
 
 KINDS = ("page", "global", "two")
 TRIES = 60
+ONE_CELL = 3  # boxes of a cell at most: of its row, its column, its text
 
 
 def content_and_questions(rng: np.random.Generator, total: int) -> tuple[Scene | Page, list[Question]]:
@@ -60,3 +71,23 @@ def targets_of(content: Scene | Page) -> PatchTargets:
     found = thing_targets([*heads, *numbers, *things], content.size)
     found.label[(found.label == BACKGROUND) & (found.owner >= 0)] = IGNORE
     return found
+
+
+def numbers_of(content: Scene | Page) -> Ints:
+    """The number that stands on every patch of a page, raster order; 0 where there is none."""
+    texts = [] if isinstance(content, Scene) else [text for text in content.texts if text.text.isdigit()]
+    label = thing_targets([(text.box, None, int(text.text), 0, 1) for text in texts], content.size).label
+    return np.where(label > 0, label, 0).astype(np.int16)
+
+
+def answer_spot(content: Scene | Page, question: Question) -> tuple[int, int, int, int]:
+    """The patches that an answer is read off a page: left, top, right, bottom (exclusive); zeros where it is no one place."""
+    if isinstance(content, Scene) or len(question.boxes) > ONE_CELL:
+        return (0, 0, 0, 0)
+    left, top, right, bottom = question.boxes[-1]
+    return (
+        round(left / PATCH_SIZE),
+        int(top // PATCH_SIZE),
+        max(round(right / PATCH_SIZE), round(left / PATCH_SIZE) + 1),
+        int(bottom // PATCH_SIZE) + 1,
+    )

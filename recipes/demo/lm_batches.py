@@ -16,11 +16,12 @@ from recipes.demo.lm_forward import Blocks, Watch, answer_states
 from recipes.demo.lm_turns import conversations
 from recipes.demo.shapes import BOS, GRID, build_tokenizer, new_llava
 from recipes.demo.targets import CLASSES
-from trimkit.demo.questions import NUMBERS, TYPES
+from trimkit.demo.questions import NUMBER_WORDS, NUMBERS, TYPES
 from trimkit.demo.typed_items import ALL_TYPES
 from trimkit.demo.world import COLOURS, NAMES, PLURALS
 
 CHOICE = TYPES.index("multiple_choice")
+PAGED = ALL_TYPES.index("dense_reading")
 TOTAL_PATCHES = GRID * GRID
 
 
@@ -37,6 +38,7 @@ class Task:
     colours: Tensor  # tokens of the colours, and of the words that stand for right, left, below, above, one
     places: Tensor
     numbers: Tensor  # what is answered to how many
+    digits: Tensor  # the words of the numbers on pages, one to nine
     words: Words
     probes: Probes
 
@@ -62,6 +64,7 @@ def new_task(seed: int) -> Task:
         colours=torch.tensor([token(c) for c in COLOURS]),
         places=torch.tensor([token(w) for w in ("right", "left", "below", "above", "one")]),
         numbers=torch.tensor([token(w) for w in NUMBERS]),
+        digits=torch.tensor([token(w) for w in NUMBER_WORDS[1:]]),
         words=words_of(tokenizer),
         probes=Probes(),
     )
@@ -112,6 +115,7 @@ class Patches:
     colour: Tensor
     part: Tensor
     place: Tensor
+    number: Tensor
 
 
 @dataclass
@@ -123,6 +127,9 @@ class Batch:
     patches: Patches | None
     groups: list[Blocks]
     facts: Facts | None = None
+    spots: list[Tensor] | None = (
+        None  # of each group's questions [b, q, k]: the image tokens that the answer is read off
+    )
 
 
 @dataclass
@@ -143,7 +150,8 @@ def run(task: Task, batch: Batch) -> Outcome:
         label, hue = (F.pad(t.clamp(min=0), (len(task.head), 0)) for t in (batch.patches.label, batch.patches.colour))
         part = F.pad(batch.patches.part, (len(task.head), 0))
         looked = [looked_at(task.words, group) for group in batch.groups]
-        watch = Watch(label, hue, part, task.words.named, task.words.hue, looked, 1 + len(NAMES), [], [])
+        spots = None if batch.spots is None else [F.pad(t, (len(task.head), 0)) for t in batch.spots]
+        watch = Watch(label, hue, part, task.words.named, task.words.hue, looked, spots, 1 + len(NAMES), [], [])
     taps = TAPS if batch.facts is not None else ()
     read, tapped = answer_states(task.model, prefix, real, batch.groups, watch, taps)
     logits = task.model.lm_head(torch.cat([s.flatten(0, 1) for s in read]))
@@ -154,12 +162,24 @@ def run(task: Task, batch: Batch) -> Outcome:
         aids |= fact_losses(task.probes, task.words, batch.facts, batch.groups, tapped)
     if batch.facts is not None and batch.patches is not None:
         states = tapped[0][0][:, len(task.head) :]
-        aids["patch_waves"] = wave_loss(task.probes, states, batch.patches.label, batch.patches.place)
+        known = (batch.patches.label > 0) | (batch.patches.number > 0)
+        aids["patch_waves"] = wave_loss(task.probes, states, known, batch.patches.place)
     return Outcome(logits[:, 0].float(), logits[:, 1].float(), image, aids)
 
 
 def answers(groups: list[Blocks]) -> Tensor:
     return torch.cat([g.ids.gather(2, (g.read + 1)[..., None])[..., 0].flatten() for g in groups])
+
+
+def spots_of(
+    cache: Cache, scenes: np.ndarray, picked: Tensor, groups: list[Blocks], chosen: Tensor | None = None
+) -> list[Tensor]:
+    """The patches that the answer to each picked question is read off: of each group [b, q, patches], or of those chosen."""
+    left, top, right, bottom = cache.spot[torch.from_numpy(scenes)[:, None], picked].long()[..., None].unbind(-2)
+    at = torch.arange(TOTAL_PATCHES) if chosen is None else chosen[:, None]
+    x, y = at % GRID, at // GRID
+    spots = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+    return list(spots.split([group.ids.shape[1] for group in groups], dim=1))
 
 
 class Sampler:
@@ -169,6 +189,8 @@ class Sampler:
         self.task, self.cache = task, cache
         self.rng = np.random.default_rng(seed)
         self.allowed: tuple[str, ...] = ALL_TYPES
+        asked = (cache.type == PAGED).any(dim=1).numpy()
+        self.paged, self.unpaged = np.flatnonzero(asked), np.flatnonzero(~asked)
         self.prefer: dict[str, float] = {}  # type -> how much sooner than others it is drawn, 0 to 1
 
     def blocks(self, scenes: np.ndarray, short: int, long: int) -> tuple[list[Blocks], Tensor]:
@@ -196,31 +218,47 @@ class Sampler:
         return np.sort(self.rng.choice(len(self.cache), size=count, replace=False))
 
     def _patches(self, scenes: np.ndarray, chosen: Tensor | None = None) -> Patches:
-        whole = (self.cache.label, self.cache.colour, self.cache.part, self.cache.place)
-        label, colour, part, place = (t[scenes] for t in whole)
+        cache = self.cache
+        whole = (cache.label, cache.colour, cache.part, cache.number, cache.place)
+        label, colour, part, number, place = (t[scenes] for t in whole)
         if chosen is not None:
-            label, colour, part = (t.gather(1, chosen) for t in (label, colour, part))
+            label, colour, part, number = (t.gather(1, chosen) for t in (label, colour, part, number))
             place = place.gather(1, chosen[..., None].expand(-1, -1, 2))
-        return Patches(label.long(), colour.long(), part, place.float())
+        return Patches(label.long(), colour.long(), part, place.float(), number.long())
 
     def subset(self, count: int, tokens: int, short: int, long: int) -> Batch:
-        """Few tokens: every object's centre patch, then object patches, then any, `tokens` in all (0: all of the objects')."""
-        scenes = self.scenes(count)
-        features, label = self.cache.gather_features(scenes), self.cache.label[scenes].long()
-        tokens = tokens or int((label > 0).sum(dim=1).max()) + 24
+        """Few tokens: every object's centre patch, then object patches, then any, `tokens` in all; no pages, of which a few
+        tokens tell nothing."""
+        scenes = np.sort(self.rng.choice(self.unpaged, size=count, replace=False))
+        label = self.cache.label[scenes].long()
         rank = torch.rand(label.shape) + (label > 0).float() + 2.0 * self.cache.centre[scenes].float()
-        chosen = rank.topk(tokens, dim=1).indices.sort(dim=1).values
-        groups, _ = self.blocks(scenes, short, long)
+        return self._some(scenes, rank.topk(tokens, dim=1).indices.sort(dim=1).values, short, long)
+
+    def pages(self, count: int, short: int) -> Batch:
+        """Of pages all that is printed and some of the paper, and no question with options."""
+        scenes = np.sort(self.rng.choice(self.paged, size=count, replace=False))
+        kinds = (self.cache.label[scenes], self.cache.number[scenes], self.cache.colour[scenes])
+        known = torch.stack([kind > 0 for kind in kinds]).any(dim=0)
+        rank = torch.rand(known.shape) + known.float()
+        tokens = int(known.sum(dim=1).max()) + 24
+        return self._some(scenes, rank.topk(tokens, dim=1).indices.sort(dim=1).values, short, 0)
+
+    def _some(self, scenes: np.ndarray, chosen: Tensor, short: int, long: int) -> Batch:
+        """The chosen patches [b, k] of every picture."""
+        features = self.cache.gather_features(scenes)
+        groups, picked = self.blocks(scenes, short, long)
         rows = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))
         real = torch.ones_like(chosen, dtype=torch.bool)
-        return Batch(rows, real, self._patches(scenes, chosen), groups, facts_of(self.cache, scenes))
+        spots = spots_of(self.cache, scenes, picked, groups, chosen)
+        return Batch(rows, real, self._patches(scenes, chosen), groups, facts_of(self.cache, scenes), spots)
 
     def full(self, count: int, short: int, long: int) -> Batch:
         scenes = self.scenes(count)
-        groups, _ = self.blocks(scenes, short, long)
+        groups, picked = self.blocks(scenes, short, long)
         features = self.cache.gather_features(scenes)
         real = torch.ones(features.shape[:2], dtype=torch.bool)
-        return Batch(features, real, self._patches(scenes), groups, facts_of(self.cache, scenes))
+        spots = spots_of(self.cache, scenes, picked, groups)
+        return Batch(features, real, self._patches(scenes), groups, facts_of(self.cache, scenes), spots)
 
     def trim(self, count: int, each: int, choice: bool) -> Batch:
         """Each question with its own reduced picture: the IQR rule mostly, now and then a relevance or random share."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel
 
-from recipes.demo.hard_data import content_and_questions, targets_of
+from recipes.demo.hard_data import answer_spot, content_and_questions, numbers_of, targets_of
 from recipes.demo.shapes import CACHE, EOS, GRID, MODEL_DIR, PAD, PROJECTION, VISION_WIDTH, build_tokenizer, new_clip
 from recipes.demo.targets import to_patches
 from recipes.demo.train_clip import dense_features, encode_texts, normalise
@@ -32,8 +32,8 @@ PER_SCENE = {"existence": 4, "attribute": 5, "counting": 6, "relation": 8, "read
 TOTAL = sum(PER_SCENE.values())
 SHORT, LONG = 30, 54  # block lengths: all types but multiple choice fit in SHORT
 HARD = 0.4  # of the pictures are for the four harder types, see hard_data.py
-PATCHES = ("label", "colour", "count", "centre", "place")  # what is known of every patch
-QUESTIONS = ("ids", "read", "type")  # and of every question
+PATCHES = ("label", "colour", "count", "centre", "place", "number")  # what is known of every patch
+QUESTIONS = ("ids", "read", "type", "spot")  # and of every question
 
 
 @lru_cache(maxsize=1)
@@ -61,9 +61,11 @@ class Rows:
     count: npt.NDArray[np.int8]
     centre: npt.NDArray[np.bool_]
     place: npt.NDArray[np.float16]
+    number: npt.NDArray[np.int8]
     ids: npt.NDArray[np.int16]
     read: npt.NDArray[np.int16]
     type: npt.NDArray[np.int8]
+    spot: npt.NDArray[np.int8]
     texts: list[str]
 
 
@@ -91,6 +93,7 @@ def make_rows(args: tuple[int, int, int, float]) -> Rows:
     ids = np.full((TOTAL, LONG), PAD, np.int16)
     read = np.zeros(TOTAL, np.int16)
     kinds = np.zeros(TOTAL, np.int8)
+    spots = np.zeros((TOTAL, 4), np.int8)
     texts = []
     for i, question in enumerate(questions):
         if namespace == TRAINING_NAMESPACE and rng.random() < 0.04:
@@ -100,6 +103,7 @@ def make_rows(args: tuple[int, int, int, float]) -> Rows:
         ids[i, : len(block)] = block
         read[i] = len(block) - 3
         kinds[i] = ALL_TYPES.index(question.type)
+        spots[i] = answer_spot(content, question)
         texts.append(question.text)
     return Rows(
         patches=to_patches(draw(content)),
@@ -108,9 +112,11 @@ def make_rows(args: tuple[int, int, int, float]) -> Rows:
         count=targets.count.astype(np.int8),
         centre=targets.centre > 0,
         place=(targets.position / GRID * 2 - 1).astype(np.float16),
+        number=numbers_of(content).astype(np.int8),
         ids=ids,
         read=read,
         type=kinds,
+        spot=spots,
         texts=texts,
     )
 
@@ -185,17 +191,19 @@ class Cache:
     count: Tensor
     centre: Tensor
     place: Tensor
+    number: Tensor
     part: Tensor  # 1 / patches of the owner, so that an object's patches sum to one
     ids: Tensor
     read: Tensor
     type: Tensor
+    spot: Tensor
     query: Tensor
 
     @classmethod
     def load(cls, path: Path) -> Cache:
         rest = np.load(path / "rest.npz")
         arrays = {k: torch.from_numpy(rest[k]) for k in (*PATCHES, *QUESTIONS, "query")}
-        part = _parts(arrays["label"], arrays["place"])
+        part = _parts(arrays["label"], arrays["colour"], arrays["place"])
         return cls(features=np.load(path / "features.npy", mmap_mode="r"), part=part, **arrays)
 
     def __len__(self) -> int:
@@ -205,15 +213,15 @@ class Cache:
         return torch.from_numpy(self.features[scenes].astype(np.float32))
 
 
-def _parts(label: Tensor, place: Tensor) -> Tensor:
+def _parts(label: Tensor, colour: Tensor, place: Tensor) -> Tensor:
     """Which part of its owner a patch is, [scenes, patches]; owners are told apart by what and where they are."""
     spots = (place.float() * 512).round().long() + 1024
-    owner = (label.long().clamp(min=0) * 2048 + spots[..., 0]) * 2048 + spots[..., 1]
+    owner = ((label.long().clamp(min=0) * 16 + colour.long()) * 2048 + spots[..., 0]) * 2048 + spots[..., 1]
     parts = torch.zeros(label.shape)
     for row, key in zip(parts, owner, strict=True):
         _, which, sizes = key.unique(return_inverse=True, return_counts=True)
         row.copy_(1.0 / sizes[which])
-    return parts.masked_fill(label <= 0, 0.0)
+    return parts.masked_fill((label <= 0) & (colour <= 0), 0.0)
 
 
 def main() -> None:

@@ -135,16 +135,20 @@ def options(words: Words, group: Blocks) -> tuple[Tensor, Tensor]:
 
 
 def looked_at(words: Words, group: Blocks) -> Tensor:
-    """Where the answering token should look, [b, q, l]: the right option if there are options, else names and colours."""
+    """Where the answering token should look, [b, q, l]: the right option if there are options, else names and colours; where
+    one of them is the answer, that one."""
     option, right = options(words, group)
     past = torch.arange(group.ids.shape[2]) <= group.read[..., None]
-    told = ((words.named[group.ids] > 0) | (words.hue[group.ids] > 0)) & past
+    named, hue = words.named[group.ids] * past, words.hue[group.ids] * past
+    answer = (group.read + 1)[..., None]
+    same = (named > 0) & (named == words.named[group.ids].gather(2, answer))
+    same |= (hue > 0) & (hue == words.hue[group.ids].gather(2, answer))
+    told = torch.where(same.any(-1, keepdim=True), same, (named > 0) | (hue > 0))
     return torch.where(option.any(-1, keepdim=True), right, told)
 
 
-def wave_loss(probes: Probes, patches: Tensor, label: Tensor, place: Tensor) -> Tensor:
-    """Patches' states [b, p, width] after the first tapped layer should tell their owner's place as waves."""
-    chosen = label > 0
+def wave_loss(probes: Probes, patches: Tensor, chosen: Tensor, place: Tensor) -> Tensor:
+    """The chosen patches' states, of [b, p, width] after the first tapped layer, should tell their owner's place as waves."""
     told = probes.patch_waves(patches[chosen][:LIMIT]).float()
     return F.mse_loss(told, waves_at(place[chosen][:LIMIT]))
 
@@ -158,7 +162,7 @@ def fact_losses(
         gathered, named_by, checked_by = (states[i] for states in tapped[1:])
         past = torch.arange(group.ids.shape[2]) <= group.read[..., None]
         cls = words.named[group.ids] * past
-        b, q, at = ((cls > 0) & (cls <= len(NAMES))).nonzero()[:LIMIT].unbind(1)
+        b, q, at = (cls > 0).nonzero()[:LIMIT].unbind(1)
         if len(b):
             h, c = named_by[b, q, at], cls[b, q, at]
             count, hue = facts.count[b, c].clamp(max=4), facts.colour[b, c]

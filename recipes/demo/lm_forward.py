@@ -99,7 +99,7 @@ class Watch:
     names (0 none). A head spends as much on each such thing, large or small; where the picture has none, it looks at the
     first token. One more head counts: it spends as much on the first token as on each such thing, so that what is left to
     the first token tells how many there are. Later, the answering token should look where `looked_at` [b, q, l] of its
-    group says, or else at the sign.
+    group says, or else at the sign; last, at the cell of a page that holds the answer.
     Without this it is found only after very long.
     """
 
@@ -109,6 +109,7 @@ class Watch:
     named: Tensor
     coloured: Tensor
     looked_at: list[Tensor]
+    spots: list[Tensor] | None  # of each group [b, n, p]: what the answer is read off, or None where that is not known
     first_word: int  # classes from here on are words on signs
     losses: list[Tensor]
     counted: list[Tensor]
@@ -137,7 +138,9 @@ class Watch:
         shares[:, 0] = 1.0
         self.counted.append(_divergence(shares, logs[:, self.heads :]))
 
-    def add_read(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks, number: int) -> None:
+    def add_read(
+        self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks, number: int, last: bool
+    ) -> None:
         """The same for the answering tokens of group `number`."""
         q, own, prefix = q[:, : self.heads], own[:, : self.heads], prefix[:, : self.heads]
         at = group.read[:, None, :, None, None].expand(-1, self.heads, -1, 1, q.shape[-1])
@@ -149,6 +152,9 @@ class Watch:
         told = self.looked_at[number]
         sign = (self.label >= self.first_word)[:, None, :] & ~told.any(-1, keepdim=True)
         wanted = torch.cat([sign, told], dim=-1)
+        if last and self.spots is not None:
+            spot = F.pad(self.spots[number], (0, told.shape[-1]))
+            wanted = torch.where(spot.any(-1, keepdim=True), spot, wanted)
         scores = torch.cat([over_prefix, over_block], dim=-1)
         hit = scores.masked_fill(~wanted[:, None], -1e9).logsumexp(-1)
         some = wanted.any(-1)[:, None].expand_as(hit)
@@ -186,7 +192,7 @@ class _Layers:
             if watch is not None and number in watch.naming:
                 watch.add(q, k, ks[0], self.layout.pad, group)
             elif watch is not None and number in watch.reading:
-                watch.add_read(q, k, ks[0], self.layout.pad, group, i)
+                watch.add_read(q, k, ks[0], self.layout.pad, group, i, number == watch.reading[-1])
             mixed = _attend_block(q, (k, v), (ks[0], vs[0]), self.layout.pad, _causal(k.shape[3]))
             out.append(mixed.flatten(0, 2))
         x = x + attention.o_proj(torch.cat(out))

@@ -27,11 +27,10 @@ from recipes.demo.lm_batches import (
 from recipes.demo.lm_data import Cache
 from recipes.demo.lm_forward import Blocks
 from recipes.demo.shapes import CACHE, EOS, MODEL_DIR
+from recipes.demo.unfinished import HEADS as PROBES
+from recipes.demo.unfinished import MODEL as CHECKPOINT
+from recipes.demo.unfinished import kept
 from trimkit.demo.typed_items import ALL_TYPES
-
-CHECKPOINT = CACHE / "llava_main.pt"
-PROBES = CACHE / "lm_probes.pt"
-
 
 COUNT_WEIGHT = 3.0  # of answers to how many: the hardest to learn
 
@@ -75,12 +74,22 @@ def _dense_loss(task: Task, image: Tensor, patches: Patches) -> Tensor:
     found, target, hue = (t[chosen][:1500] for t in (image, patches.label, patches.colour))
     each = [F.cross_entropy((found @ table[ids].T).float(), target - 1) for ids in (task.names, task.plurals)]
     named = torch.stack(each).sum()
-    coloured = F.cross_entropy((found[hue > 0] @ table[task.colours].T).float(), hue[hue > 0] - 1)
+    coloured = F.cross_entropy((found[hue > 0] @ table[task.colours].T).float(), hue[hue > 0] - 1, reduction="sum")
+    coloured = coloured / (hue > 0).sum().clamp(min=1)  # receipts have no colours
     right, left, below, above, one = (found @ table[task.places].T).float().unbind(-1)
     place = patches.place[chosen][:1500].clamp(-1, 1) * 4
     placed = F.smooth_l1_loss(torch.stack([right - left, below - above], dim=-1) / 2, place)
     sized = F.smooth_l1_loss(one, 3 * (10 * patches.part[chosen][:1500]).log())
-    return 0.5 * named + coloured + placed + sized
+    return 0.5 * named + coloured + placed + sized + _digit_loss(task, image, patches)
+
+
+def _digit_loss(task: Task, image: Tensor, patches: Patches) -> Tensor:
+    """The same for the numbers on pages."""
+    there = patches.number > 0
+    if not bool(there.any()):
+        return image.new_zeros(())
+    table = task.model.model.language_model.embed_tokens.weight
+    return F.cross_entropy((image[there] @ table[task.digits].T).float(), patches.number[there] - 1)
 
 
 @torch.no_grad()
@@ -119,7 +128,7 @@ def evaluate(task: Task, cache: Cache, scenes: int = 128, batch: int = 8) -> dic
 
 
 # the harder ones a little sooner than the others
-PREFER = {"counting": 0.3, "relation": 0.12, "reading": 0.2, "dense_reading": 0.2, "global": 0.15, "two_things": 0.1}
+PREFER = {"counting": 0.3, "relation": 0.12, "reading": 0.2, "dense_reading": 0.2, "global": 0.15, "two_things": 0.2}
 
 
 def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
@@ -131,15 +140,15 @@ def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
     sampler.allowed, sampler.prefer = ALL_TYPES, PREFER
     if done < 0.13:
         cycle: tuple[str, ...] = ("few",)
-    elif done < 0.28:
-        cycle = ("some", "full", "some", "trim")
+    elif done < 0.4:
+        cycle = ("few", "full", "few", "trim")
     else:
-        cycle = ("full", "trim", "turns", "some") if done < 0.7 else ("full", "trim", "full", "turns")
-    kind, aid = cycle[step % len(cycle)], 1.0 if done < 0.28 else 0.5 if done < 0.7 else 0.2
+        cycle = ("full", "trim", "few", "turns") if done < 0.7 else ("full", "trim", "full", "turns")
+    kind, aid = cycle[step % len(cycle)], 1.0 if done < 0.4 else 0.5 if done < 0.7 else 0.2
     if kind == "few":
         return kind, sampler.subset(8, 16, 12, 3), aid
-    if kind == "some":
-        return kind, sampler.subset(4, 0, 16, 5), aid
+    if kind == "pages":
+        return kind, sampler.pages(6, 20), aid
     if kind == "full":
         return kind, sampler.full(2, 18, 6), aid
     if kind == "turns":
@@ -168,10 +177,14 @@ def _quiet_residuals(task: Task) -> None:
 
 
 def _resume(task: Task) -> None:
-    """Go on from the last checkpoint, or where there is none from the shipped model (its helper heads start anew)."""
+    """Go on from the last checkpoint; where there is none from what the repository keeps of an unfinished training, else from
+    the shipped model (its helper heads start anew)."""
     if not CHECKPOINT.exists():
         shipped = LlavaForConditionalGeneration.from_pretrained(MODEL_DIR)
         task.model.load_state_dict(_with_new_words(shipped.state_dict(), task.model.state_dict()))
+        if (weights := kept()) is not None:
+            task.model.load_state_dict(weights["model"], strict=False)
+            task.probes.load_state_dict(weights["heads"])
         return
     task.model.load_state_dict(torch.load(CHECKPOINT, weights_only=True))
     task.probes.load_state_dict(torch.load(PROBES, weights_only=True))
@@ -202,7 +215,7 @@ def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, coun
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": 0.02},
         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
     sampler = Sampler(task, cache, seed)
     start = tested = time.time()
     sums: dict[str, list[float]] = {}
@@ -219,6 +232,8 @@ def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, coun
         kind, batch, aid = draw(sampler, done, step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, shown = loss_of(task, batch, aid)
+        if not bool(loss.isfinite()):
+            raise ValueError(f"step {step} ({kind}): the loss is not finite: {shown}")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
@@ -230,8 +245,8 @@ def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, coun
             line = " ".join(f"{k} {np.mean(v):.3f}" for k, v in sums.items())
             print(f"{(now - start) / 60:.1f}m step {step} {line}", flush=True)
             sums = {}
-        if time.time() - tested > 240:
-            report(task, held_out, scenes=32)
+        if time.time() - tested > 360:
+            report(task, held_out, scenes=64)
             tested = time.time()
     for name, value in model.state_dict().items():
         if name in first and value.is_floating_point():
