@@ -55,7 +55,8 @@ def running(*options: str, model: str = "demo", timeout: float = 300.0) -> Itera
                 ready.set()
         ready.set()
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
         if not ready.wait(timeout) or not server.address:
             raise RuntimeError(f"the server did not start: {server.lines[-5:]}")
@@ -67,3 +68,6 @@ def running(*options: str, model: str = "demo", timeout: float = 300.0) -> Itera
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        reader.join(10)
+        if process.stderr is not None:
+            process.stderr.close()
