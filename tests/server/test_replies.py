@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 import weakref
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from trimkit.serving.server.errors import ApiError, error_of
 from trimkit.serving.server.jobs import Finished, Job
 from trimkit.serving.server.memory import forget_frames, give_back_memory
 from trimkit.serving.server.metrics import Metrics
+from trimkit.serving.server.readers import Readers
 from trimkit.serving.server.remote import fetch_public, public_address
 from trimkit.serving.server.replies import Reply, Waiting
 from trimkit.serving.server.reply_text import ReplyText
@@ -292,3 +294,28 @@ def test_slow_bodies_and_broken_ones() -> None:
     with pytest.raises(ApiError, match="limit"):
         asyncio.run(go(begun, begun, begun, {"type": "http.request", "body": b"", "more_body": False}))
     assert bodies.held == 0
+
+
+def test_what_a_request_holds_is_given_back_when_its_thread_is_done() -> None:
+    """Not when its client is told that it took too long: bytes and places would be given away twice."""
+    given: list[str] = []
+    free = threading.Event()
+
+    async def go() -> None:
+        readers = Readers(1.0)
+        held: Any = (lambda: given.append("bytes"), lambda: given.append("place"))
+        with pytest.raises(ApiError, match="deadline"):
+            await readers.read(lambda until: free.wait(10), time.monotonic() + 0.05, *held)
+        await asyncio.sleep(0.05)
+        assert given == []
+        free.set()
+        await asyncio.sleep(0.2)
+        assert given == ["bytes", "place"]
+        assert await readers.read(lambda until: until, time.monotonic() + 5, *held) is None
+        assert given == ["bytes", "place", "bytes"]
+        readers.close()
+        with pytest.raises(ApiError, match="being stopped"):
+            await readers.read(lambda until: until, time.monotonic() + 5, *held)
+        assert given == ["bytes", "place", "bytes", "bytes", "place"]
+
+    asyncio.run(go())

@@ -57,12 +57,19 @@ class Readers:
             leave: the same, where it failed.
 
         Raises:
-            ApiError: 504; and whatever ``work`` raises.
+            ApiError: 504, or 503 where the server stops; and whatever ``work`` raises.
         """
         pool = self._decoding
         until: float | None = None
         while True:
-            future = pool.submit(work, until)
+            try:
+                future = pool.submit(work, until)
+            except RuntimeError:  # the threads have gone
+                release()
+                leave()
+                raise ApiError(
+                    503, "the server is being stopped: try another, or again later", retry_after=10
+                ) from None
             try:
                 found = await _within(asyncio.wrap_future(future), ends)
             except WebPicturesError:
