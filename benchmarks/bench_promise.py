@@ -28,6 +28,7 @@ from benchmarks.run import provenance
 from trimkit import get_method
 from trimkit.ask import build_inputs
 from trimkit.calibration import Outcomes, Promise, Rule, prove, split_pictures
+from trimkit.calibration._risk_report import limit_to_plain
 from trimkit.demo import load_demo
 from trimkit.demo.items import sample_item
 
@@ -48,7 +49,7 @@ def loss_of(answers: Answers, measure: str) -> Outcomes:
 
 def said_of(rule: Rule) -> dict[str, Any]:
     """A rule in JSON."""
-    threshold, *later = map(_limit, rule.thresholds)
+    threshold, *later = map(limit_to_plain, rule.thresholds)
     signal = None if rule.signal is None else list(rule.signal)
     budgets = [way.method.budget.to_plain() for way in rule.ways]
     return {
@@ -58,11 +59,6 @@ def said_of(rule: Rule) -> dict[str, Any]:
         "threshold": threshold,
         "thresholds": later if rule.later else [],
     }
-
-
-def _limit(threshold: float) -> float | str:
-    """JSON has no infinite numbers: below it ``all`` questions, or ``none``, are asked again."""
-    return threshold if math.isfinite(threshold) else "all" if threshold > 0 else "none"
 
 
 def _number(limit: float | str) -> float:

@@ -189,8 +189,7 @@ class Sampler:
         self.task, self.cache = task, cache
         self.rng = np.random.default_rng(seed)
         self.allowed: tuple[str, ...] = ALL_TYPES
-        asked = (cache.type == PAGED).any(dim=1).numpy()
-        self.paged, self.unpaged = np.flatnonzero(asked), np.flatnonzero(~asked)
+        self.unpaged = np.flatnonzero((cache.type != PAGED).all(dim=1).numpy())
         self.prefer: dict[str, float] = {}  # type -> how much sooner than others it is drawn, 0 to 1
 
     def blocks(self, scenes: np.ndarray, short: int, long: int) -> tuple[list[Blocks], Tensor]:
@@ -232,19 +231,7 @@ class Sampler:
         scenes = np.sort(self.rng.choice(self.unpaged, size=count, replace=False))
         label = self.cache.label[scenes].long()
         rank = torch.rand(label.shape) + (label > 0).float() + 2.0 * self.cache.centre[scenes].float()
-        return self._some(scenes, rank.topk(tokens, dim=1).indices.sort(dim=1).values, short, long)
-
-    def pages(self, count: int, short: int) -> Batch:
-        """Of pages all that is printed and some of the paper, and no question with options."""
-        scenes = np.sort(self.rng.choice(self.paged, size=count, replace=False))
-        kinds = (self.cache.label[scenes], self.cache.number[scenes], self.cache.colour[scenes])
-        known = torch.stack([kind > 0 for kind in kinds]).any(dim=0)
-        rank = torch.rand(known.shape) + known.float()
-        tokens = int(known.sum(dim=1).max()) + 24
-        return self._some(scenes, rank.topk(tokens, dim=1).indices.sort(dim=1).values, short, 0)
-
-    def _some(self, scenes: np.ndarray, chosen: Tensor, short: int, long: int) -> Batch:
-        """The chosen patches [b, k] of every picture."""
+        chosen = rank.topk(tokens, dim=1).indices.sort(dim=1).values
         features = self.cache.gather_features(scenes)
         groups, picked = self.blocks(scenes, short, long)
         rows = features.gather(1, chosen[..., None].expand(-1, -1, features.shape[-1]))

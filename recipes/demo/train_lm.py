@@ -147,8 +147,6 @@ def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
     kind, aid = cycle[step % len(cycle)], 1.0 if done < 0.4 else 0.5 if done < 0.7 else 0.2
     if kind == "few":
         return kind, sampler.subset(8, 16, 12, 3), aid
-    if kind == "pages":
-        return kind, sampler.pages(6, 20), aid
     if kind == "full":
         return kind, sampler.full(2, 18, 6), aid
     if kind == "turns":

@@ -12,7 +12,7 @@ from trimkit.calibration._promise import Promise, Step
 from trimkit.config import Config, Reduction
 from trimkit.core.confidence import Measure
 
-__all__ = ["config_of", "notes_of", "step_to_plain"]
+__all__ = ["config_of", "limit_to_plain", "notes_of", "step_to_plain"]
 
 
 def step_to_plain(step: Step) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def step_to_plain(step: Step) -> dict[str, Any]:
         said = {"method": first.method.name, "budget": first.method.budget.to_plain(), "positions": first.positions}
         said |= {"ladder": [way.method.budget.to_plain() for way in more]} if more else {}
     if rule.signal is not None:
-        said |= {"measure": rule.signal[0], "tokens": rule.signal[1], "threshold": _limit(rule.threshold)}
-        said |= {"thresholds": [_limit(each) for each in rule.later]} if rule.later else {}
+        said |= {"measure": rule.signal[0], "tokens": rule.signal[1], "threshold": limit_to_plain(rule.threshold)}
+        said |= {"thresholds": [limit_to_plain(each) for each in rule.later]} if rule.later else {}
     return {
         **said,
         "asked_again": step.again,
@@ -37,7 +37,8 @@ def step_to_plain(step: Step) -> dict[str, Any]:
     }
 
 
-def _limit(threshold: float) -> float | str:
+def limit_to_plain(threshold: float) -> float | str:
+    """JSON has no infinite numbers: below it ``all`` questions, or ``none``, are asked again."""
     return threshold if abs(threshold) != float("inf") else "all" if threshold > 0 else "none"
 
 

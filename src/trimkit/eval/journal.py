@@ -17,8 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,14 +25,13 @@ from typing import IO, Any
 from trimkit.errors import ConfigError, InputError
 from trimkit.io.files import check_writable, user_path
 from trimkit.io.reading import check_regular
+from trimkit.io.summed_lines import summed, unsummed
 from trimkit.io.text import parse_json
 
 __all__ = ["Journal", "check_journal", "fingerprint"]
 
 _FORMAT = "trimkit-journal-1"
 _BEGINS = b'{"journal": "trimkit-journal-'
-_SUM = re.compile(rb', "sum": "([0-9a-f]{8})"}\n')
-_SUM_BYTES = len(', "sum": "00000000"}\n')
 _ROW_KEYS = {"task", "id", "config", "row", "more"}
 _MAX_BYTES = 8 * 2**30
 
@@ -184,16 +181,16 @@ class Journal:
         except ValueError:
             line = None
         if number == 1:
-            self._has_sums = _SUM.fullmatch(raw[-_SUM_BYTES:]) is not None or b'"sums"' in raw
+            self._has_sums = unsummed(raw) is not None or b'"sums"' in raw
         if not isinstance(line, dict) or not self._is_whole(line, raw, number):
             raise self._damaged(number)
         return line
 
     def _is_whole(self, line: dict[str, Any], raw: bytes, number: int) -> bool:
         """Whether a line is what was written: by its checksum, or, of an earlier version's, by its keys."""
-        said = _SUM.fullmatch(raw[-_SUM_BYTES:])
-        if said is not None:
-            return said[1] == _checksum(raw[:-_SUM_BYTES])
+        found = unsummed(raw)
+        if found is not None:
+            return found[1]
         return not self._has_sums and (number == 1 or set(line) <= _ROW_KEYS)
 
     def _damaged(self, number: int) -> InputError:
@@ -245,14 +242,9 @@ class Journal:
 def _written(line: dict[str, Any]) -> bytes:
     """One line with its checksum as its last key."""
     try:
-        body = json.dumps(line, ensure_ascii=False).encode()[:-1]
+        return summed(json.dumps(line, ensure_ascii=False).encode())
     except UnicodeEncodeError:  # lone surrogates
-        body = json.dumps(line).encode()[:-1]
-    return body + b', "sum": "' + _checksum(body) + b'"}\n'
-
-
-def _checksum(body: bytes) -> bytes:
-    return f"{zlib.crc32(body):08x}".encode()
+        return summed(json.dumps(line).encode())
 
 
 def _sync_directory(directory: Path) -> None:

@@ -6,7 +6,6 @@ Numbers and not a digest, so that a model that is loaded in half precision is st
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,8 +28,11 @@ def fingerprint_of(model: Any) -> dict[str, list[float]]:
     Args:
         model: a transformers vision-language model; what is on the ``meta`` device, or not of floats, is left out.
     """
-    halves = ((_before(model), _TENSORS), (_within(model), _WITHIN_TENSORS))
-    return {key: value for half, most in halves for key, value in _samples(half, most)}
+    tensors = {key: weight for key, weight in _tensors(model).items() if not weight.is_meta}
+    keys = sorted(tensors, key=lambda key: hashlib.sha256(key.encode()).hexdigest())
+    before = [key for key in keys if not key.startswith(_WITHIN)][:_TENSORS]
+    within = [key for key in keys if key.startswith(_WITHIN)][:_WITHIN_TENSORS]
+    return {key: _sample(tensors[key]) for key in (*before, *within)}
 
 
 def is_same_model(model: Any, fingerprint: dict[str, list[float]]) -> bool:
@@ -38,37 +40,23 @@ def is_same_model(model: Any, fingerprint: dict[str, list[float]]) -> bool:
 
     Where an engine has packed the language model's weights under other names or in other types, those before it decide.
     """
-    before, within = _before(model), _within(model)
-    wanted = {key for key in fingerprint if not key.startswith(_WITHIN)}
-    if not wanted <= set(before):
+    present = _tensors(model)
+    if any(key not in present for key in fingerprint if not key.startswith(_WITHIN)):
         return False
-    found = {key: (before | within)[key] for key in fingerprint if key in before or key in within}
-    return all(weight.is_meta or _close(_sample(weight), fingerprint[key]) for key, weight in found.items())
+    known = {key: present[key] for key in fingerprint if key in present}
+    return all(weight.is_meta or _close(_sample(weight), fingerprint[key]) for key, weight in known.items())
 
 
-def _before(model: Any) -> dict[str, Tensor]:
-    return {key: weight for key, weight, language in _tensors(model) if not language}
-
-
-def _within(model: Any) -> dict[str, Tensor]:
-    return {f"{_WITHIN}{key}": weight for key, weight, language in _tensors(model) if language}
-
-
-def _tensors(model: Any) -> Iterator[tuple[str, Tensor, bool]]:
-    """Key, weight, and whether it is of the language model's layers; neither tables of words nor bytes that stand for more."""
+def _tensors(model: Any) -> dict[str, Tensor]:
+    """By name and shape, those of the language model's layers marked; neither tables of words nor bytes that stand for more."""
+    found = {}
     for name, weight in model.named_parameters():
         language = _LANGUAGE in name
         readable = weight.is_floating_point() and weight.ndim > 0 and not (language and weight.element_size() == 1)
         if readable and not any(part in name for part in _WORDS):
-            yield f"{'.'.join(name.split('.')[-5:])} {'x'.join(map(str, weight.shape))}", weight.detach(), language
-
-
-def _samples(half: dict[str, Tensor], most: int) -> Iterator[tuple[str, list[float]]]:
-    keys = sorted(
-        (key for key, weight in half.items() if not weight.is_meta),
-        key=lambda key: hashlib.sha256(key.encode()).hexdigest(),
-    )
-    yield from ((key, _sample(half[key])) for key in keys[:most])
+            key = f"{'.'.join(name.split('.')[-5:])} {'x'.join(map(str, weight.shape))}"
+            found[f"{_WITHIN if language else ''}{key}"] = weight.detach()
+    return found
 
 
 def _sample(weight: Tensor) -> list[float]:

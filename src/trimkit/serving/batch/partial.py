@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from trimkit.errors import ConfigError, InputError
+from trimkit.io.summed_lines import summed, unsummed
 from trimkit.io.text import parse_json
 
 __all__ = ["PartialOutput", "finished_lines"]
 
 _FORMAT = "trimkit-batch-2"
 _BEGINS = f'{{"format": "{_FORMAT}"'.encode()
-_SUM = re.compile(rb', "sum": "([0-9a-f]{8})"\}\n')
-_SUM_BYTES = len(', "sum": "00000000"}\n')
 
 
 class PartialOutput:
@@ -153,20 +150,15 @@ def finished_lines(target: Path) -> Iterator[dict[str, Any]]:
 
 def _summed(line: Mapping[str, Any]) -> bytes:
     """A line with its checksum as its last key."""
-    body = json.dumps(line, ensure_ascii=True).encode()[:-1]
-    return body + b', "sum": "' + _checksum(body) + b'"}\n'
+    return summed(json.dumps(line, ensure_ascii=True).encode())
 
 
 def _whole(line: bytes, path: Path) -> bytes:
     """A line without its checksum."""
-    said, body = _SUM.fullmatch(line[-_SUM_BYTES:]), line[:-_SUM_BYTES]
-    if said is None or said[1] != _checksum(body):
+    found = unsummed(line)
+    if found is None or not found[1]:
         raise ConfigError(f"{str(path)!r} holds a line that is not what was written: it is damaged, remove it")
-    return body + b"}\n"
-
-
-def _checksum(body: bytes) -> bytes:
-    return f"{zlib.crc32(body):08x}".encode()
+    return found[0] + b"\n"
 
 
 def _object(line: bytes, path: Path) -> dict[str, Any]:
