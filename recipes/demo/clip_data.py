@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from recipes.demo.targets import patch_targets, question_mask, to_patches
 from trimkit.demo.items import TRAINING_NAMESPACE, item_rng
@@ -29,7 +30,9 @@ class Chunk:
     centre: npt.NDArray[np.float32]
     position: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
-    questions: list[list[str]]
+    questions: list[list[str]] | Tensor  # as texts, or as tokens [n, q, l]
+    number: Tensor | None = None  # on pages, [n, p]
+    pages: Tensor | None = None  # which pictures are pages, [n]
 
 
 def make_chunk(

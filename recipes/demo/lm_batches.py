@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,18 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from recipes.demo.lm_data import LONG, SHORT, Cache, load_clip
-from recipes.demo.lm_facts import TAPS, Facts, Probes, Words, fact_losses, facts_of, looked_at, wave_loss, words_of
+from recipes.demo.lm_facts import (
+    LIMIT,
+    TAPS,
+    Facts,
+    Probes,
+    Words,
+    fact_losses,
+    facts_of,
+    looked_at,
+    wave_loss,
+    words_of,
+)
 from recipes.demo.lm_forward import Blocks, Watch, answer_states
 from recipes.demo.lm_turns import conversations
 from recipes.demo.shapes import BOS, GRID, build_tokenizer, new_llava
@@ -41,6 +53,7 @@ class Task:
     digits: Tensor  # the words of the numbers on pages, one to nine
     words: Words
     probes: Probes
+    scale: int = 1  # how many times larger batches are than on a CPU; the training aids look at as many more tokens
 
 
 def new_task(seed: int) -> Task:
@@ -152,6 +165,7 @@ def run(task: Task, batch: Batch) -> Outcome:
         looked = [looked_at(task.words, group) for group in batch.groups]
         spots = None if batch.spots is None else [F.pad(t, (len(task.head), 0)) for t in batch.spots]
         watch = Watch(label, hue, part, task.words.named, task.words.hue, looked, spots, 1 + len(NAMES), [], [])
+        watch.limit *= task.scale
     taps = TAPS if batch.facts is not None else ()
     read, tapped = answer_states(task.model, prefix, real, batch.groups, watch, taps)
     logits = task.model.lm_head(torch.cat([s.flatten(0, 1) for s in read]))
@@ -159,11 +173,11 @@ def run(task: Task, batch: Batch) -> Outcome:
     if watch is not None:
         aids = {"match": torch.stack(watch.losses).mean(), "counted": torch.stack(watch.counted).mean()}
     if batch.facts is not None:
-        aids |= fact_losses(task.probes, task.words, batch.facts, batch.groups, tapped)
+        aids |= fact_losses(task.probes, task.words, batch.facts, batch.groups, tapped, LIMIT * task.scale)
     if batch.facts is not None and batch.patches is not None:
         states = tapped[0][0][:, len(task.head) :]
         known = (batch.patches.label > 0) | (batch.patches.number > 0)
-        aids["patch_waves"] = wave_loss(task.probes, states, known, batch.patches.place)
+        aids["patch_waves"] = wave_loss(task.probes, states, known, batch.patches.place, LIMIT * task.scale)
     return Outcome(logits[:, 0].float(), logits[:, 1].float(), image, aids)
 
 
@@ -175,11 +189,23 @@ def spots_of(
     cache: Cache, scenes: np.ndarray, picked: Tensor, groups: list[Blocks], chosen: Tensor | None = None
 ) -> list[Tensor]:
     """The patches that the answer to each picked question is read off: of each group [b, q, patches], or of those chosen."""
-    left, top, right, bottom = cache.spot[torch.from_numpy(scenes)[:, None], picked].long()[..., None].unbind(-2)
+    spot = cache.spot[torch.from_numpy(scenes)[:, None], picked].long().to(cache.device)
+    left, top, right, bottom = spot[..., None].unbind(-2)
     at = torch.arange(TOTAL_PATCHES) if chosen is None else chosen[:, None]
     x, y = at % GRID, at // GRID
     spots = (x >= left) & (x < right) & (y >= top) & (y < bottom)
     return list(spots.split([group.ids.shape[1] for group in groups], dim=1))
+
+
+def to_device(task: Task, device: torch.device) -> Task:
+    """The same task there."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Words):
+            return replace(value, **{f.name: moved(getattr(value, f.name)) for f in fields(value)})
+        return value.to(device) if isinstance(value, (Tensor, nn.Module)) else value
+
+    return replace(task, **{each.name: moved(getattr(task, each.name)) for each in fields(task)})
 
 
 class Sampler:
@@ -189,7 +215,8 @@ class Sampler:
         self.task, self.cache = task, cache
         self.rng = np.random.default_rng(seed)
         self.allowed: tuple[str, ...] = ALL_TYPES
-        self.unpaged = np.flatnonzero((cache.type != PAGED).all(dim=1).numpy())
+        paged = (cache.type == PAGED).any(dim=1).numpy()
+        self.unpaged, self.paged = np.flatnonzero(~paged), np.flatnonzero(paged)
         self.prefer: dict[str, float] = {}  # type -> how much sooner than others it is drawn, 0 to 1
 
     def blocks(self, scenes: np.ndarray, short: int, long: int) -> tuple[list[Blocks], Tensor]:
@@ -209,7 +236,7 @@ class Sampler:
             ids = self.cache.ids[at, chosen].long()
             read = self.cache.read[at, chosen].long()
             length = min(length, int(read.max()) + 3)
-            groups.append(Blocks(ids[..., :length].contiguous(), read))
+            groups.append(Blocks(*(t.to(self.cache.device) for t in (ids[..., :length].contiguous(), read))))
             picked.append(chosen)
         return groups, torch.cat(picked, dim=1)
 
@@ -225,12 +252,12 @@ class Sampler:
             place = place.gather(1, chosen[..., None].expand(-1, -1, 2))
         return Patches(label.long(), colour.long(), part, place.float(), number.long())
 
-    def subset(self, count: int, tokens: int, short: int, long: int) -> Batch:
-        """Few tokens: every object's centre patch, then object patches, then any, `tokens` in all; no pages, of which a few
-        tokens tell nothing."""
-        scenes = np.sort(self.rng.choice(self.unpaged, size=count, replace=False))
-        label = self.cache.label[scenes].long()
-        rank = torch.rand(label.shape) + (label > 0).float() + 2.0 * self.cache.centre[scenes].float()
+    def subset(self, count: int, tokens: int, short: int, long: int, *, pages: bool = False) -> Batch:
+        """Few tokens: every object's centre patch, then object patches, then any, `tokens` in all; of scenes or of pages,
+        which need more of them."""
+        scenes = np.sort(self.rng.choice(self.paged if pages else self.unpaged, size=count, replace=False))
+        known = (self.cache.label[scenes] > 0) | (self.cache.number[scenes] > 0)
+        rank = torch.rand(known.shape) + known.float() + 2.0 * self.cache.centre[scenes].float()
         chosen = rank.topk(tokens, dim=1).indices.sort(dim=1).values
         features = self.cache.gather_features(scenes)
         groups, picked = self.blocks(scenes, short, long)

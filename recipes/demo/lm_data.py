@@ -20,10 +20,10 @@ from transformers import CLIPModel
 
 from recipes.demo.hard_data import answer_spot, content_and_questions, numbers_of, targets_of
 from recipes.demo.shapes import CACHE, EOS, GRID, MODEL_DIR, PAD, PROJECTION, VISION_WIDTH, build_tokenizer, new_clip
-from recipes.demo.targets import to_patches
+from recipes.demo.targets import question_mask, to_patches
 from recipes.demo.train_clip import dense_features, encode_texts, normalise
 from trimkit.demo.items import EVALUATION_NAMESPACE, TRAINING_NAMESPACE, item_rng
-from trimkit.demo.questions import Question, sample_question
+from trimkit.demo.questions import TYPES, Question, sample_question
 from trimkit.demo.typed_items import ALL_TYPES, draw
 from trimkit.demo.world import sample_scene
 
@@ -67,6 +67,7 @@ class Rows:
     type: npt.NDArray[np.int8]
     spot: npt.NDArray[np.int8]
     texts: list[str]
+    about: npt.NDArray[np.uint8]  # of each question of the old types the patches it is about, eight to a byte
 
 
 def _questions(scene: Any, rng: np.random.Generator, plan: dict[str, int]) -> list[Question]:
@@ -94,6 +95,7 @@ def make_rows(args: tuple[int, int, int, float]) -> Rows:
     read = np.zeros(TOTAL, np.int16)
     kinds = np.zeros(TOTAL, np.int8)
     spots = np.zeros((TOTAL, 4), np.int8)
+    about = np.zeros((TOTAL, GRID * GRID // 8), np.uint8)
     texts = []
     for i, question in enumerate(questions):
         if namespace == TRAINING_NAMESPACE and rng.random() < 0.04:
@@ -104,6 +106,8 @@ def make_rows(args: tuple[int, int, int, float]) -> Rows:
         read[i] = len(block) - 3
         kinds[i] = ALL_TYPES.index(question.type)
         spots[i] = answer_spot(content, question)
+        if question.type in TYPES:
+            about[i] = np.packbits(question_mask(content, question, targets))
         texts.append(question.text)
     return Rows(
         patches=to_patches(draw(content)),
@@ -118,6 +122,7 @@ def make_rows(args: tuple[int, int, int, float]) -> Rows:
         type=kinds,
         spot=spots,
         texts=texts,
+        about=about,
     )
 
 
@@ -183,9 +188,9 @@ def join(path: Path, more: Path) -> None:
 
 @dataclass
 class Cache:
-    """The arrays of `build`, as tensors; features stay on disk (memory-mapped)."""
+    """The arrays of `build`, as tensors; features stay on disk (memory-mapped), or on a GPU beside what is known of patches."""
 
-    features: npt.NDArray[np.float16]
+    features: npt.NDArray[np.float16] | Tensor
     label: Tensor
     colour: Tensor
     count: Tensor
@@ -203,17 +208,24 @@ class Cache:
     def load(cls, path: Path) -> Cache:
         rest = np.load(path / "rest.npz")
         arrays = {k: torch.from_numpy(rest[k]) for k in (*PATCHES, *QUESTIONS, "query")}
-        part = _parts(arrays["label"], arrays["colour"], arrays["place"])
+        part = parts_of(arrays["label"], arrays["colour"], arrays["place"])
         return cls(features=np.load(path / "features.npy", mmap_mode="r"), part=part, **arrays)
 
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the patches are; questions stay in main memory."""
+        return self.label.device
+
     def gather_features(self, scenes: npt.NDArray[np.int64]) -> Tensor:
+        if isinstance(self.features, Tensor):
+            return self.features[torch.from_numpy(scenes)].float()
         return torch.from_numpy(self.features[scenes].astype(np.float32))
 
 
-def _parts(label: Tensor, colour: Tensor, place: Tensor) -> Tensor:
+def parts_of(label: Tensor, colour: Tensor, place: Tensor) -> Tensor:
     """Which part of its owner a patch is, [scenes, patches]; owners are told apart by what and where they are."""
     spots = (place.float() * 512).round().long() + 1024
     owner = ((label.long().clamp(min=0) * 16 + colour.long()) * 2048 + spots[..., 0]) * 2048 + spots[..., 1]

@@ -84,7 +84,7 @@ class Facts:
 
 def waves_at(place: Tensor) -> Tensor:
     """[..., 2] in -1 to 1 to [..., 2 * waves]."""
-    phase = math.pi * place @ WAVES.T
+    phase = math.pi * place @ WAVES.T.to(place.device)
     return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 
@@ -147,14 +147,14 @@ def looked_at(words: Words, group: Blocks) -> Tensor:
     return torch.where(option.any(-1, keepdim=True), right, told)
 
 
-def wave_loss(probes: Probes, patches: Tensor, chosen: Tensor, place: Tensor) -> Tensor:
+def wave_loss(probes: Probes, patches: Tensor, chosen: Tensor, place: Tensor, limit: int = LIMIT) -> Tensor:
     """The chosen patches' states, of [b, p, width] after the first tapped layer, should tell their owner's place as waves."""
-    told = probes.patch_waves(patches[chosen][:LIMIT]).float()
-    return F.mse_loss(told, waves_at(place[chosen][:LIMIT]))
+    told = probes.patch_waves(patches[chosen][:limit]).float()
+    return F.mse_loss(told, waves_at(place[chosen][:limit]))
 
 
 def fact_losses(
-    probes: Probes, words: Words, facts: Facts, groups: list[Blocks], tapped: list[list[Tensor]]
+    probes: Probes, words: Words, facts: Facts, groups: list[Blocks], tapped: list[list[Tensor]], limit: int = LIMIT
 ) -> dict[str, Tensor]:
     """`tapped`: states of prefix and groups [b, q, l, width] after each of TAPS."""
     found: dict[str, list[Tensor]] = {name: [] for name in ("waves", "count", "colour", "place", "thing", "right")}
@@ -162,7 +162,7 @@ def fact_losses(
         gathered, named_by, checked_by = (states[i] for states in tapped[1:])
         past = torch.arange(group.ids.shape[2]) <= group.read[..., None]
         cls = words.named[group.ids] * past
-        b, q, at = (cls > 0).nonzero()[:LIMIT].unbind(1)
+        b, q, at = (cls > 0).nonzero()[:limit].unbind(1)
         if len(b):
             h, c = named_by[b, q, at], cls[b, q, at]
             count, hue = facts.count[b, c].clamp(max=4), facts.colour[b, c]
@@ -179,12 +179,12 @@ def fact_losses(
                 off = probes.place(h).float() - facts.place[b, c]
                 found["place"].append(off.abs()[hue >= 0].mean())
         option, right = options(words, group)
-        b, q, at = ((words.hue[group.ids] > 0) & past & ~option).nonzero()[:LIMIT].unbind(1)
+        b, q, at = ((words.hue[group.ids] > 0) & past & ~option).nonzero()[:limit].unbind(1)
         thing = facts.on_disc[b, words.hue[group.ids[b, q, at]]]
         if bool((thing >= 0).any()):
             told = probes.thing(named_by[b, q, at]).float()
             found["thing"].append(F.cross_entropy(told, thing, ignore_index=IGNORE))
-        b, q, at = option.nonzero()[:LIMIT].unbind(1)
+        b, q, at = option.nonzero()[:limit].unbind(1)
         if len(b):
             told = probes.right(checked_by[b, q, at])[:, 0].float()
             found["right"].append(F.binary_cross_entropy_with_logits(told, right[b, q, at].float()))

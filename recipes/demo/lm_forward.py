@@ -167,7 +167,7 @@ class _Layers:
     def __init__(self, config: LlamaConfig, layout: _Layout, positions: Tensor) -> None:
         self.heads, self.width, self.eps = config.num_attention_heads, config.head_dim, config.rms_norm_eps
         self.layout = layout
-        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(positions.device.type) else torch.float32
         self.turns = [
             t[:, None, :].to(dtype) for t in _rope(positions, self.width, config.rope_parameters["rope_theta"])
         ]

@@ -17,17 +17,16 @@ TURNS = (2, 3)  # questions in a conversation
 
 def conversations(cache: Cache, scenes: np.ndarray, count: int, rng: np.random.Generator) -> tuple[Blocks, Tensor]:
     """`count` conversations a scene, each ending with the question to answer; and which question that is, [b, count]."""
-    each, last = [], torch.zeros(len(scenes), count, dtype=torch.long)
+    each, last = [], np.zeros((len(scenes), count), np.int64)
     for row, scene in enumerate(scenes.tolist()):
         for column in range(count):
             asked = rng.choice(cache.ids.shape[1], size=int(rng.integers(TURNS[0], TURNS[1] + 1)), replace=False)
             each.append(_joined([_turn(cache, scene, int(number)) for number in asked]))
             last[row, column] = int(asked[-1])
-    ids = torch.full((len(each), max(map(len, each))), PAD)
-    for target, tokens in zip(ids, each, strict=True):
-        target[: len(tokens)] = torch.tensor(tokens)
+    width = max(map(len, each))
+    ids = torch.tensor([[*tokens, *[PAD] * (width - len(tokens))] for tokens in each])
     read = torch.tensor([len(tokens) - 3 for tokens in each])
-    return Blocks(ids.view(*last.shape, -1), read.view(last.shape)), last
+    return Blocks(ids.view(*last.shape, -1), read.view(last.shape)), torch.from_numpy(last)
 
 
 def _turn(cache: Cache, scene: int, number: int) -> list[int]:

@@ -14,8 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, CLIPModel
 from transformers.masking_utils import eager_mask
 
 from recipes.demo.clip_data import Chunk, Stream, make_chunk
-from recipes.demo.shapes import CACHE, EOS, GRID, MEAN, PROJECTION, STD, VISION_WIDTH, build_tokenizer, new_clip
-from recipes.demo.targets import BACKGROUND, CLASSES, COLOUR_OF, text_forms
+from recipes.demo.shapes import CACHE, EOS, GRID, MEAN, PAD, PROJECTION, STD, VISION_WIDTH, build_tokenizer, new_clip
+from recipes.demo.targets import BACKGROUND, CLASSES, COLOUR_OF, IGNORE, text_forms
 from trimkit.demo.items import EVALUATION_NAMESPACE
 from trimkit.demo.world import PATCH_SIZE
 
@@ -47,12 +47,12 @@ class Heads(nn.Module):
         self.centre = nn.Linear(VISION_WIDTH, 1)
         self.place = nn.Linear(VISION_WIDTH, 4)  # own column and row; owner's centre
         self.background = nn.Linear(PROJECTION, 1)
+        self.number = nn.Linear(VISION_WIDTH, 10)  # on pages
 
 
 def normalise(patches: Tensor) -> Tensor:
     """Bytes [..., 588] as the image processor would give them."""
-    mean = torch.tensor(MEAN).repeat_interleave(PATCH_SIZE**2)
-    std = torch.tensor(STD).repeat_interleave(PATCH_SIZE**2)
+    mean, std = (torch.tensor(each, device=patches.device).repeat_interleave(PATCH_SIZE**2) for each in (MEAN, STD))
     return (patches.float() / 255 - mean) / std
 
 
@@ -75,9 +75,14 @@ def dense_features(clip: CLIPModel, patches: Tensor, offset: tuple[int, int]) ->
 
 def encode_texts(clip: CLIPModel, tokenizer: object, texts: list[str]) -> Tensor:
     batch = tokenizer(texts, padding=True, return_tensors="pt")  # type: ignore[operator]
-    hidden = clip.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    last = (batch["input_ids"] == EOS).int().argmax(dim=1)
-    return clip.text_projection(hidden[torch.arange(len(texts)), last])
+    return encode_ids(clip, batch["input_ids"].to(clip.device))
+
+
+def encode_ids(clip: CLIPModel, ids: Tensor) -> Tensor:
+    """Texts as tokens [n, l], padded on the right."""
+    hidden = clip.text_model(input_ids=ids, attention_mask=(ids != PAD).long()).last_hidden_state
+    last = (ids == EOS).int().argmax(dim=1)
+    return clip.text_projection(hidden[torch.arange(len(ids)), last])
 
 
 def project(clip: CLIPModel, features: Tensor) -> Tensor:
@@ -85,14 +90,14 @@ def project(clip: CLIPModel, features: Tensor) -> Tensor:
 
 
 def _as(chunk: Chunk, field: str) -> Tensor:
-    values = torch.from_numpy(getattr(chunk, field))
-    return values.long() if values.dtype == torch.int16 else values
+    values = torch.as_tensor(getattr(chunk, field)).to(torch.get_default_device())
+    return values.long() if values.dtype in (torch.int8, torch.int16) else values
 
 
 def losses(
     clip: CLIPModel, heads: Heads, tokenizer: object, chunk: Chunk, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    patches = normalise(torch.from_numpy(chunk.patches))
+    patches = normalise(_as(chunk, "patches"))
     grid = math.isqrt(patches.shape[1])
     offset = (int(rng.integers(GRID - grid + 1)), int(rng.integers(GRID - grid + 1)))
     h = dense_features(clip, patches, offset)
@@ -100,22 +105,40 @@ def losses(
     label, mask = _as(chunk, "label"), _as(chunk, "mask")
     names = [text_forms(rng, c) for c in range(1, len(CLASSES))]
     named = encode_texts(clip, tokenizer, names)
-    asked = encode_texts(clip, tokenizer, [t for row in chunk.questions for t in row]).view(*mask.shape[:2], -1)
+    asked = _asked(clip, tokenizer, chunk).view(*mask.shape[:2], -1)
     # balanced by dropping most background patches: they outnumber all names together
     keep = (label > 0) | ((label == BACKGROUND) & (torch.rand(label.shape) < 0.3))
     z_kept, h_kept, l_kept = z[keep], h[keep], label[keep]
     logits = torch.cat([heads.background(z_kept), z_kept @ named.T], dim=1).float()
+    aligned = (
+        l_kept if chunk.pages is None else _without_pages(l_kept, _as(chunk, "pages")[:, None].expand_as(keep)[keep])
+    )
     scores = torch.einsum("npd,nqd->nqp", z, asked).float()
     logp = scores.log_softmax(dim=-1)
     some = mask.any(dim=-1)
     relevance = -(logp * mask).sum(-1)[some] / mask.sum(-1)[some]
     excess = relevance - mask.sum(-1)[some].float().log()  # zero is the best possible
-    found = {"align": F.cross_entropy(logits, l_kept), "question": excess.mean()}
+    found = {"align": F.cross_entropy(logits, aligned, ignore_index=IGNORE), "question": excess.mean()}
     found |= _helper_losses(heads, h_kept, chunk, keep, l_kept, offset)
+    if chunk.number is not None:
+        number = _as(chunk, "number")
+        told = F.cross_entropy(heads.number(h[number > 0]).float(), number[number > 0], reduction="sum")
+        found["number"] = told / (number > 0).sum().clamp(min=1)
     with torch.no_grad():
         positive = l_kept > 0
         found["patch_acc"] = (logits[positive].argmax(1) == l_kept[positive]).float().mean()
     return found
+
+
+def _asked(clip: CLIPModel, tokenizer: object, chunk: Chunk) -> Tensor:
+    if isinstance(chunk.questions, Tensor):
+        return encode_ids(clip, chunk.questions.flatten(0, 1).long())
+    return encode_texts(clip, tokenizer, [t for row in chunk.questions for t in row])
+
+
+def _without_pages(label: Tensor, paged: Tensor) -> Tensor:
+    """Pages teach the tower to tell words apart, not which of them a text names: public CLIP towers hardly know that either."""
+    return label.masked_fill(paged, IGNORE)
 
 
 def _helper_losses(
@@ -141,16 +164,25 @@ def _helper_losses(
     }
 
 
-WEIGHTS = {"align": 1.0, "question": 0.5, "name": 0.5, "colour": 0.3, "count": 0.3, "centre": 0.5, "place": 2.0}
+WEIGHTS = {
+    "align": 1.0,
+    "question": 0.5,
+    "name": 0.5,
+    "colour": 0.3,
+    "count": 0.3,
+    "centre": 0.5,
+    "place": 2.0,
+    "number": 0.5,
+}
 
 
 @torch.no_grad()
 def evaluate(clip: CLIPModel, tokenizer: object, chunk: Chunk) -> dict[str, float]:
     """Patch and object accuracy, and what the IQR rule keeps of the relevant patches when asked whole questions."""
     clip.eval()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(clip.device.type, dtype=torch.bfloat16):
         offset = (GRID - math.isqrt(chunk.patches.shape[1])) // 2
-        z = project(clip, dense_features(clip, normalise(torch.from_numpy(chunk.patches)), (offset, offset))).float()
+        z = project(clip, dense_features(clip, normalise(_as(chunk, "patches")), (offset, offset))).float()
         named = encode_texts(clip, tokenizer, [f"a photo of a {c}" for c in CLASSES[1:]]).float()
         asked = encode_texts(clip, tokenizer, [t for row in chunk.questions for t in row]).float()
     label, mask = _as(chunk, "label"), _as(chunk, "mask")
@@ -203,7 +235,7 @@ def train(minutes: float, grid: int, objects: tuple[int, int], batch: int, lr: f
             group["lr"] = _lr(now, start, minutes, lr, step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = losses(clip, heads, tokenizer, stream.next(), rng)
-            total = sum((w * found[k] for k, w in WEIGHTS.items()), torch.zeros(()))
+            total = sum((w * found[k] for k, w in WEIGHTS.items() if k in found), torch.zeros(()))
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(params, 1.0)

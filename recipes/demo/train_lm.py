@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from recipes.demo.unfinished import MODEL as CHECKPOINT
 from recipes.demo.unfinished import kept
 from trimkit.demo.typed_items import ALL_TYPES
 
+EVERY = 10  # steps between looks at the loss, which make the host wait for a GPU
 COUNT_WEIGHT = 3.0  # of answers to how many: the hardest to learn
 
 # weights of the training aids
@@ -49,7 +51,7 @@ AIDS = {
 }
 
 
-def loss_of(task: Task, batch: Batch, aid: float) -> tuple[Tensor, dict[str, float]]:
+def loss_of(task: Task, batch: Batch, aid: float) -> tuple[Tensor, dict[str, Tensor]]:
     out = run(task, batch)
     target = answers(batch.groups)
     weight = torch.ones(out.answer.shape[-1]).index_fill_(0, task.numbers, COUNT_WEIGHT)
@@ -61,7 +63,7 @@ def loss_of(task: Task, batch: Batch, aid: float) -> tuple[Tensor, dict[str, flo
         total = total + aid * AIDS[name] * value
     right = (out.answer.argmax(-1) == target).float().mean()
     shown = {"loss": main, "acc": right, **out.aids}
-    return total, {name: float(value.detach()) for name, value in shown.items()}
+    return total, {name: value.detach() for name, value in shown.items()}
 
 
 def _dense_loss(task: Task, image: Tensor, patches: Patches) -> Tensor:
@@ -70,16 +72,16 @@ def _dense_loss(task: Task, image: Tensor, patches: Patches) -> Tensor:
     So one copy through attention brings the answer's own embedding; without it the name drowns colour and place.
     """
     table = task.model.model.language_model.embed_tokens.weight
-    chosen = patches.label > 0
-    found, target, hue = (t[chosen][:1500] for t in (image, patches.label, patches.colour))
+    chosen, limit = patches.label > 0, 1500 * task.scale
+    found, target, hue = (t[chosen][:limit] for t in (image, patches.label, patches.colour))
     each = [F.cross_entropy((found @ table[ids].T).float(), target - 1) for ids in (task.names, task.plurals)]
     named = torch.stack(each).sum()
     coloured = F.cross_entropy((found[hue > 0] @ table[task.colours].T).float(), hue[hue > 0] - 1, reduction="sum")
     coloured = coloured / (hue > 0).sum().clamp(min=1)  # receipts have no colours
     right, left, below, above, one = (found @ table[task.places].T).float().unbind(-1)
-    place = patches.place[chosen][:1500].clamp(-1, 1) * 4
+    place = patches.place[chosen][:limit].clamp(-1, 1) * 4
     placed = F.smooth_l1_loss(torch.stack([right - left, below - above], dim=-1) / 2, place)
-    sized = F.smooth_l1_loss(one, 3 * (10 * patches.part[chosen][:1500]).log())
+    sized = F.smooth_l1_loss(one, 3 * (10 * patches.part[chosen][:limit]).log())
     return 0.5 * named + coloured + placed + sized + _digit_loss(task, image, patches)
 
 
@@ -98,13 +100,13 @@ def evaluate(task: Task, cache: Cache, scenes: int = 128, batch: int = 8) -> dic
     hits: dict[str, dict[int, list[bool]]] = {"full": {}, "trim": {}, "random": {}}
     kept = []
     task.model.eval()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(cache.device).manual_seed(0)
     for start in range(0, scenes, batch):
         at = np.arange(start, min(start + batch, scenes))
         features = cache.gather_features(at)
-        chosen = torch.arange(cache.ids.shape[1])[::4].expand(len(at), -1)
+        chosen = torch.arange(cache.ids.shape[1], device="cpu")[::4].expand(len(at), -1)
         rows = torch.from_numpy(at)[:, None]
-        block = Blocks(cache.ids[rows, chosen].long(), cache.read[rows, chosen].long())
+        block = Blocks(*(t[rows, chosen].long().to(cache.device) for t in (cache.ids, cache.read)))
         kinds = cache.type[rows, chosen].flatten().tolist()
         flat = Blocks(block.ids.flatten(0, 1)[:, None], block.read.flatten()[:, None])
         keep = iqr_keep(relevance(task, features, cache.query[rows, chosen].float())).flatten(0, 1)
@@ -117,7 +119,7 @@ def evaluate(task: Task, cache: Cache, scenes: int = 128, batch: int = 8) -> dic
             reduced, real = reduced_prefix(repeated, mask)
             batches[name] = Batch(reduced, real, None, [flat])
         for name, made in batches.items():
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast(cache.device.type, dtype=torch.bfloat16):
                 right = run(task, made).answer.argmax(-1) == answers(made.groups)
             for kind, hit in zip(kinds, right.tolist(), strict=True):
                 hits[name].setdefault(kind, []).append(hit)
@@ -134,24 +136,34 @@ PREFER = {"counting": 0.3, "relation": 0.12, "reading": 0.2, "dense_reading": 0.
 def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
     """The curriculum: the colour of a disc on few tokens, then all questions, then more tokens, then whole and TRIM-reduced
     pictures. The number is the weight of the training aids."""
+    many = sampler.task.scale
     if done < 0.007:
         sampler.allowed = ("attribute",)
-        return "few", sampler.subset(16, 16, 4, 0), 1.0
+        return "few", sampler.subset(16 * many, 16, 4, 0), 1.0
     sampler.allowed, sampler.prefer = ALL_TYPES, PREFER
+    kind, aid = _kind(done, step), 1.0 if done < 0.4 else 0.5 if done < 0.7 else 0.2
+    if kind == "few":
+        return kind, sampler.subset(8 * many, 16, 12, 3), aid
+    if kind == "page":
+        return kind, sampler.subset(2 * many, 208, 12, 0, pages=True), aid
+    if kind == "full":
+        return kind, sampler.full(2 * many, 18, 6), aid
+    if kind == "turns":
+        reduced = step % 8 >= 4
+        return kind, sampler.turns((4 if reduced else 2) * many, 4 if reduced else 8, reduced=reduced), aid
+    return kind, sampler.trim(8 * many, 4, bool(sampler.rng.random() < 0.25)), aid
+
+
+def _kind(done: float, step: int) -> str:
     if done < 0.13:
         cycle: tuple[str, ...] = ("few",)
     elif done < 0.4:
-        cycle = ("few", "full", "few", "trim")
+        cycle = ("few", "full", "page", "trim")
+    elif done < 0.7:
+        cycle = ("full", "trim", "few", "turns", "full", "trim", "page", "turns")
     else:
-        cycle = ("full", "trim", "few", "turns") if done < 0.7 else ("full", "trim", "full", "turns")
-    kind, aid = cycle[step % len(cycle)], 1.0 if done < 0.4 else 0.5 if done < 0.7 else 0.2
-    if kind == "few":
-        return kind, sampler.subset(8, 16, 12, 3), aid
-    if kind == "full":
-        return kind, sampler.full(2, 18, 6), aid
-    if kind == "turns":
-        return kind, sampler.turns(2, 8, reduced=False) if step % 8 < 4 else sampler.turns(4, 4, reduced=True), aid
-    return kind, sampler.trim(8, 4, bool(sampler.rng.random() < 0.25)), aid
+        cycle = ("full", "trim", "full", "turns")
+    return cycle[step % len(cycle)]
 
 
 def _scale_projector(task: Task, features: Tensor) -> None:
@@ -174,7 +186,7 @@ def _quiet_residuals(task: Task) -> None:
             layer.mlp.down_proj.weight.mul_((2 * len(layers)) ** -0.5)
 
 
-def _resume(task: Task) -> None:
+def resume_from(task: Task) -> None:
     """Go on from the last checkpoint; where there is none from what the repository keeps of an unfinished training, else from
     the shipped model (its helper heads start anew)."""
     if not CHECKPOINT.exists():
@@ -200,56 +212,83 @@ def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, coun
     PREFER["counting"] = counting
     task = new_task(seed)
     cache, held_out = Cache.load(CACHE / "lm_train"), Cache.load(CACHE / "lm_heldout")
-    model = task.model
+    start_from(task, cache, resume)
+    first = {name: value.clone() for name, value in task.model.state_dict().items()} if average else {}
+    fit(task, cache, minutes, lr, seed, begin, lambda: report(task, held_out, scenes=64))
+    for name, value in task.model.state_dict().items():
+        if name in first and value.is_floating_point():
+            value.lerp_(first[name], 0.5)
+    report(task, held_out, scenes=len(held_out))
+
+
+def start_from(task: Task, cache: Cache, resume: bool) -> None:
+    """The first weights: drawn, or those of an earlier training."""
     _scale_projector(task, cache.gather_features(np.arange(16)))
     _quiet_residuals(task)
     if resume:
-        _resume(task)
-    first = {name: value.clone() for name, value in model.state_dict().items()} if average else {}
-    model.train()
-    model.model.vision_tower.requires_grad_(False)
-    params = [p for p in (*model.parameters(), *task.probes.parameters()) if p.requires_grad]
+        resume_from(task)
+
+
+def _optimiser(task: Task, lr: float) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
+    task.model.model.vision_tower.requires_grad_(False)
+    params = [p for p in (*task.model.parameters(), *task.probes.parameters()) if p.requires_grad]
     groups = [
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": 0.02},
         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True), params
+
+
+def _rate(done: float, step: int) -> float:
+    """Of the learning rate: warm-up by steps, then constant, from the middle on a cosine to nearly nothing."""
+    return max(
+        0.003, min(1.0, (step + 1) / 100) * (1.0 if done < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * done - 1))))
+    )
+
+
+def fit(
+    task: Task,
+    cache: Cache,
+    minutes: float,
+    lr: float,
+    seed: int,
+    begin: float,
+    now_and_then: Callable[[], None],
+    after_steps: Callable[[float], None] = lambda done: None,
+    seconds: float = 360,
+) -> None:
+    """Train for so long. `now_and_then` is called every `seconds`, `after_steps` every ten steps with what is done (0 to 1)."""
+    optimiser, params = _optimiser(task, lr)
     sampler = Sampler(task, cache, seed)
+    task.model.train()
     start = tested = time.time()
     sums: dict[str, list[float]] = {}
     step = 0
     while (now := time.time()) - start < 60 * minutes:
         done = begin + (1 - begin) * (now - start) / (60 * minutes)
-        rate = (
-            lr
-            * min(1.0, (step + 1) / 100)
-            * (1.0 if done < 0.5 else 0.5 * (1 + math.cos(math.pi * (done - 0.5) / 0.5)))
-        )
         for group in optimiser.param_groups:
-            group["lr"] = max(rate, lr * 0.003)
+            group["lr"] = lr * _rate(done, step)
         kind, batch, aid = draw(sampler, done, step)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(cache.device.type, dtype=torch.bfloat16):
             loss, shown = loss_of(task, batch, aid)
-        if not bool(loss.isfinite()):
+        if step % EVERY == 0 and not bool(loss.isfinite()):
             raise ValueError(f"step {step} ({kind}): the loss is not finite: {shown}")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         optimiser.step()
+        if step % EVERY == 0:
+            after_steps(done)
         step += 1
-        for name, value in (shown | {"s": time.time() - now}).items():
+        for name, value in (shown | {"s": torch.tensor(time.time() - now)}).items():
             sums.setdefault(f"{kind} {name}", []).append(value)
         if step % 200 == 0:
-            line = " ".join(f"{k} {np.mean(v):.3f}" for k, v in sums.items())
+            line = " ".join(f"{k} {float(torch.stack(v).float().mean()):.3f}" for k, v in sums.items())
             print(f"{(now - start) / 60:.1f}m step {step} {line}", flush=True)
             sums = {}
-        if time.time() - tested > 360:
-            report(task, held_out, scenes=64)
+        if time.time() - tested > seconds:
+            now_and_then()
             tested = time.time()
-    for name, value in model.state_dict().items():
-        if name in first and value.is_floating_point():
-            value.lerp_(first[name], 0.5)
-    report(task, held_out, scenes=len(held_out))
 
 
 def report(task: Task, held_out: Cache, scenes: int) -> None:
