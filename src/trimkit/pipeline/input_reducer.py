@@ -128,22 +128,21 @@ class InputReducer:
             choosing = self.chooser.read(asked.queries, scorer)
         chosen = self.choose(items, choosing, scorer, clock)
         with clock.stage("shrink"):
-            placeholders = placeholders_of(media) if media else torch.zeros_like(host["input_ids"])
+            placeholders = placeholders_of(media) if media else torch.zeros_like(host["input_ids"], dtype=torch.bool)
             layout = self._plan(inputs, host, placeholders, chosen.selections, generating)
-            out = self._shortened(inputs, media, layout, generating)
-            placeholders = placeholders.to(ids.device, non_blocking=True)
+            out = self._shortened(inputs, host, media, layout, generating)
         if chosen.outputs:
             out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **chosen.outputs}
         return ReducedInputs(
             model_inputs=out,
             layout=layout,
-            placeholders=layout.take(placeholders, 0).bool(),
+            placeholders_before=placeholders,
             items=chosen.items,
             queries=asked.queries,
             selections=chosen.selections,
             kept=chosen.kept,
             embeddings=chosen.embeddings,
-            media=EarlierMedia.of(media, chosen.items, asked.queries),
+            encoded=[each.without_arguments() for each in media],
             method=self.method.name,
             seconds=clock.seconds,
             notes=asked.notes,
@@ -276,7 +275,12 @@ class InputReducer:
         return layout.padded_to(self._settings.bucket(layout.length), side)
 
     def _shortened(
-        self, inputs: ModelInputs, media: list[EncodedMedia], layout: PromptLayout, generating: bool
+        self,
+        inputs: ModelInputs,
+        host: ModelInputs,
+        media: list[EncodedMedia],
+        layout: PromptLayout,
+        generating: bool,
     ) -> ModelInputs:
         """Inputs without pixels, cut by ``layout``, with positions where the family has its own."""
         done = encoder_inputs(self._model, media, pixels_only=layout.identity)
@@ -285,7 +289,7 @@ class InputReducer:
         positions = self.family.positions(self._model, inputs)
         model, ids = self._model, inputs["input_ids"]
         owners = (getattr(model, "generation_config", None), model.config.get_text_config(), self._tokenizer)
-        cut = layout.apply(inputs, padding_id(owners, *self.placeholder_ids()))
+        cut = layout.apply(inputs, padding_id(owners, *self.placeholder_ids()), host)
         out = {name: value for name, value in cut.items() if name not in done}
         if positions is not None:
             self.family.place(self._model, out, layout.take(positions, 0), generating=generating)
