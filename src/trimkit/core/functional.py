@@ -109,13 +109,13 @@ def sanitize(values: Tensor, mask: Tensor | None = None) -> Tensor:
     values = values.to(_score_dtype(values))
     if values.shape[-1] == 0:
         return values
-    finite = torch.isfinite(values)
-    real = finite if mask is None else finite & mask
-    low = torch.where(real, values, torch.inf).amin(dim=-1, keepdim=True)
-    high = torch.where(real, values, -torch.inf).amax(dim=-1, keepdim=True)
-    some = low <= high  # with no finite value they are what they were filled with
-    low, high = torch.where(some, low, 0.0), torch.where(some, high, 0.0)
-    return torch.where(finite, values, torch.where(values == torch.inf, high, low))
+    inf = torch.inf
+    real = values if mask is None else values.masked_fill(~mask, torch.nan)
+    low = real.nan_to_num(nan=inf, posinf=inf, neginf=inf).amin(dim=-1, keepdim=True)
+    high = real.nan_to_num(nan=-inf, posinf=-inf, neginf=-inf).amax(dim=-1, keepdim=True)
+    # With no finite value they are what they were filled with.
+    low, high = low.nan_to_num(posinf=0.0), high.nan_to_num(neginf=0.0)
+    return torch.where(values - values == 0, values, torch.where(values == inf, high, low))
 
 
 def iqr_count(scores: Tensor, mask: Tensor | None = None, *, scope: Scope = "image") -> Tensor:
@@ -175,9 +175,13 @@ def count_select(scores: Tensor, counts: Tensor | int, mask: Tensor | None = Non
     if mask is not None:
         padding_last = torch.sort((~mask).gather(1, order).to(torch.int8), dim=-1, stable=True).indices
         order = order.gather(1, padding_last)
-    taken = torch.arange(scores.shape[1], device=scores.device)
-    taken = taken < (counts.unsqueeze(1) if isinstance(counts, Tensor) and counts.ndim else counts)
-    keep = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, taken.expand(order.shape))
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    if isinstance(counts, Tensor):
+        taken = torch.arange(scores.shape[1], device=scores.device)
+        taken = taken < (counts.unsqueeze(1) if counts.ndim else counts)
+        keep.scatter_(1, order, taken.expand(order.shape))
+    else:
+        keep.scatter_(1, order[:, : max(counts, 0)], True)
     return keep if mask is None else keep & mask
 
 

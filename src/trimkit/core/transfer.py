@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-__all__ = ["ONE_BY_ONE", "beside", "fetch", "one_by_one", "rows_of", "upload"]
+__all__ = ["ONE_BY_ONE", "beside", "fetch", "one_by_one", "rows_of", "stacked", "upload"]
 
 ONE_BY_ONE = frozenset({"cpu"})  # types of devices; tests empty it, to run on a CPU what runs on a GPU
 
@@ -57,6 +57,11 @@ def upload(values: ArrayLike, device: torch.device) -> Tensor:
 def beside(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on ``device``; without a call into torch where it is there."""
     return tensor if tensor.device == device else tensor.to(device)
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """``torch.stack``; of a single tensor no copy, but a view."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def rows_of(padded: Tensor, lengths: Sequence[int]) -> list[Tensor]:
