@@ -32,8 +32,10 @@ __all__ = [
     "limit_counts",
     "patch_embeddings",
     "places",
+    "ranking",
     "relevance_to_scores",
     "sanitize",
+    "softmax_scores",
     "top_p_select",
 ]
 
@@ -92,7 +94,12 @@ def relevance_to_scores(
     """
     if relevance.shape[-1] == 0:
         return relevance.to(_score_dtype(relevance))
-    logits = sanitize(relevance * sign, mask)
+    return softmax_scores(sanitize(relevance * sign, mask), mask, temperature)
+
+
+def softmax_scores(signed: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """``relevance_to_scores`` of what has its sign, and is finite."""
+    logits = signed
     if temperature != 1.0:
         logits = logits / temperature
     if mask is None:
@@ -169,9 +176,7 @@ def count_select(scores: Tensor, counts: Tensor | int, mask: Tensor | None = Non
     Returns:
         ``[B, N]`` bool.
     """
-    ranked = scores.to(_score_dtype(scores)).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    # Masked tokens sort behind even a -inf score: sort twice, the second time stably by "is padding".
-    order = torch.sort(ranked, dim=-1, descending=True, stable=True).indices
+    order = ranking(scores)  # masked tokens sort behind even a -inf score: sort twice, the second time by "is padding"
     if mask is not None:
         padding_last = torch.sort((~mask).gather(1, order).to(torch.int8), dim=-1, stable=True).indices
         order = order.gather(1, padding_last)
@@ -183,6 +188,12 @@ def count_select(scores: Tensor, counts: Tensor | int, mask: Tensor | None = Non
     else:
         keep.scatter_(1, order[:, : max(counts, 0)], True)
     return keep if mask is None else keep & mask
+
+
+def ranking(scores: Tensor) -> Tensor:
+    """``[B, N]`` int64 tokens by their scores, the highest first, equal ones by index; NaN ranks last."""
+    ranked = scores.to(_score_dtype(scores)).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return torch.sort(ranked, dim=-1, descending=True, stable=True).indices
 
 
 def places(keep: Tensor, count: int | None = None) -> Tensor:

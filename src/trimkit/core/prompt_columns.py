@@ -52,28 +52,37 @@ class KnownColumns:
 
 
 def known_columns(
-    text: Flags, placeholders: Flags, selections: Sequence[Selection], places: Columns, padded: Flags
+    text: Flags, placeholders: Flags, selections: Sequence[Selection], lengths: Sequence[int], new: tuple[int, Side]
 ) -> KnownColumns | None:
     """What the host knows of a plan, or None where text stands between the tokens of an image.
 
     Args:
         text, placeholders: ``[B, L]``, the text that stays, and all image tokens.
         selections: one an image, in order of the placeholders.
-        places, padded: ``[B, L']``, which of all columns that stay each new one is, and where none is.
+        lengths: columns of each row that stay.
+        new: columns of the shortened prompt, and where its padding is.
     """
-    images = np.flatnonzero(placeholders)
-    totals = np.array([each.total for each in selections])
-    added = np.array([len(each) for each in selections])[totals > 0]
-    ends = np.cumsum(totals)[totals > 0]
-    starts = ends - totals[totals > 0]
-    words = np.flatnonzero(text)
-    before = np.searchsorted(words, images[starts])
-    if (before != np.searchsorted(words, images[ends - 1])).any():
-        return None
-    order = np.insert(words, np.repeat(before, added), np.repeat(images[starts], added))
-    columns = np.full(places.shape, -1)
-    columns[~padded] = order[places[~padded]] % text.shape[1]
-    return KnownColumns(columns, images, np.repeat(images[starts], ends - starts))
+    images, words = np.flatnonzero(placeholders), np.flatnonzero(text)
+    firsts, totals, pieces = list[int](), list[int](), list[Columns]()
+    start = done = 0
+    for each in selections:
+        if each.total:
+            first, start = int(images[start]), start + each.total
+            at = int(words.searchsorted(first))
+            if at != words.searchsorted(images[start - 1]):
+                return None
+            pieces += [words[done:at], np.full(len(each), first)]
+            firsts.append(first)
+            totals.append(each.total)
+            done = at
+    order = np.concatenate([*pieces, words[done:]]) % text.shape[1]
+    columns = np.full((len(text), new[0]), -1)
+    start = 0
+    for row, length in enumerate(lengths):
+        at = new[0] - length if new[1] == "left" else 0
+        columns[row, at : at + length] = order[start : start + length]
+        start += length
+    return KnownColumns(columns, images, np.repeat(firsts, totals).astype(np.int64))
 
 
 def kept_in_order(text: Flags, placeholders: Flags, selections: Sequence[Selection], device: torch.device) -> Tensor:
@@ -116,6 +125,8 @@ def _up_to(running: Tensor, places: NDArray[np.int64]) -> Tensor:
 
 def real_span(real: Flags, to_end: bool) -> Flags:
     """``[B, L]`` bool: from a row's first unmasked column to its last; all of a row without one. With ``to_end`` to its end."""
+    if real.all():
+        return real
     columns, some = np.arange(real.shape[1]), real.any(axis=1)
     start = np.where(some, real.argmax(axis=1), 0)[:, None]
     stop = np.where(some & (not to_end), real.shape[1] - real[:, ::-1].argmax(axis=1), real.shape[1])[:, None]

@@ -252,18 +252,19 @@ def plan_prompt(
     lengths = text.sum(axis=1) + np.bincount(rows, added, minlength=len(text)).astype(np.int64)
     length = int(lengths.max())
     length = max(length, min(-(-length // multiple) * multiple, width))
-    # Column i of a row is the row's first kept column and i more, where no padding is.
-    starts = np.cumsum(lengths) - lengths - (length - lengths if side == "left" else 0)
-    places = starts[:, None] + np.arange(length)
-    first = (np.cumsum(lengths) - lengths)[:, None]
-    padded = (places < first) | (places >= first + lengths[:, None])
 
     def sources() -> Tensor:
+        # Column i of a row is the row's first kept column and i more, where no padding is.
+        starts = np.cumsum(lengths) - lengths - (length - lengths if side == "left" else 0)
+        places = starts[:, None] + np.arange(length)
+        first = (np.cumsum(lengths) - lengths)[:, None]
+        padded = (places < first) | (places >= first + lengths[:, None])
         order = kept_in_order(text, placeholders, selections, device)
         found = order.index_select(0, upload(np.where(padded, 0, places).ravel(), device)) % width
         return found.masked_fill(upload(padded.ravel(), device), -1).view(places.shape)
 
-    return PromptLayout(sources, length, False, known_columns(text, placeholders, selections, places, padded))
+    known = known_columns(text, placeholders, selections, lengths.tolist(), (length, side))
+    return PromptLayout(sources, length, False, known)
 
 
 def pad_left(mask: Tensor) -> PromptLayout:

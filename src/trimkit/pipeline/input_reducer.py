@@ -33,7 +33,7 @@ from trimkit.pipeline.media import (
     with_earlier,
 )
 from trimkit.pipeline.model_store import feature_cache_of
-from trimkit.pipeline.padding import padding_id, padding_side, plain_positions
+from trimkit.pipeline.padding import padding_id, padding_owners, padding_side, plain_positions
 from trimkit.pipeline.reduced_inputs import ReducedInputs
 from trimkit.pipeline.reduction_checks import check_reduction, refuse_positions
 from trimkit.pipeline.selecting import reduced_images
@@ -127,7 +127,7 @@ class InputReducer:
             asked = self.chooser.queries(host, prompts, items, query, earlier)
             choosing = self.chooser.read(asked.queries, scorer)
         chosen = self.choose(items, choosing, scorer, clock)
-        with clock.stage("shrink"):
+        with clock.stage("shrink", follows=True):
             placeholders = placeholders_of(media) if media else torch.zeros_like(host["input_ids"], dtype=torch.bool)
             layout = self._plan(inputs, host, placeholders, chosen.selections, generating)
             out = self._shortened(inputs, host, media, layout, generating)
@@ -178,9 +178,9 @@ class InputReducer:
         device = items[0].image.features.device if items else torch.device("cpu")
         with clock.stage("select"), in_full_precision(device):
             selections = self.chooser.select(items, queries, scorer)
-        with clock.stage("shrink"):
+        with clock.stage("shrink", follows=True):
             kept = reduced_images([item.image for item in items], selections)
-        with clock.stage("project"):
+        with clock.stage("project", follows=True):
             embeddings, outputs = self._project(items, kept)
         return ChosenImages(items, selections, kept, embeddings, outputs)
 
@@ -288,8 +288,7 @@ class InputReducer:
             return {name: value for name, value in inputs.items() if name not in done}
         positions = self.family.positions(self._model, inputs)
         model, ids = self._model, inputs["input_ids"]
-        owners = (getattr(model, "generation_config", None), model.config.get_text_config(), self._tokenizer)
-        cut = layout.apply(inputs, padding_id(owners, *self.placeholder_ids()), host)
+        cut = layout.apply(inputs, padding_id(padding_owners(model, self._tokenizer), *self.placeholder_ids()), host)
         out = {name: value for name, value in cut.items() if name not in done}
         if positions is not None:
             self.family.place(self._model, out, layout.take(positions, 0), generating=generating)

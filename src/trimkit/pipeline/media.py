@@ -224,11 +224,11 @@ def _placed(media: EncodedMedia) -> list[MediaItem]:
     lengths = [len(image) for image in media.images]
     places = media.placeholders.cpu().numpy()
     rows = rows_of_counts(places.sum(axis=1).tolist(), lengths, media.family.medium)
-    left = {row: np.flatnonzero(places[row]).tolist() for row in set(rows)}
+    left = {row: np.flatnonzero(places[row]) for row in set(rows)}
     items = []
     for image, cached, row in zip(media.images, media.cached, rows, strict=True):
         columns, left[row] = left[row][: len(image)], left[row][len(image) :]
-        first, last = (columns[0], columns[-1]) if columns else (-1, -2)
+        first, last = (int(columns[0]), int(columns[-1])) if len(columns) else (-1, -2)
         items.append(MediaItem(media.family, image, cached, row, first, last))
     return items
 

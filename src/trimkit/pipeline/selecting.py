@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from trimkit.core import functional as F
 from trimkit.core.layer_read import LayerRead
 from trimkit.core.sharing import merge_images, split_selection
-from trimkit.core.transfer import beside, stacked, upload
+from trimkit.core.transfer import beside, padded, stacked, upload
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods import Method
@@ -95,8 +94,7 @@ def select_by_attention(
     tokens = [merge_images([images[i] for i in group]) for group in groups]
     batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
     joined = [torch.cat([attention[i] for i in group]) for group in groups]
-    padded = pad_sequence(joined, batch_first=True)
-    chosen = method.select(replace(batch, attention=padded, layer=_of_groups(read, groups)))
+    chosen = method.select(replace(batch, attention=padded(joined), layer=_of_groups(read, groups)))
     fixed = method.budget.kind in ("ratio", "count")
     found: dict[int, Selection] = {}
     for group, selection in zip(groups, chosen, strict=True):
@@ -166,7 +164,7 @@ def make_batch(
     """Pad images to one batch."""
     lengths = tuple(len(image) for image in images)
     alive = tuple(image.alive_count for image in images if image.alive_count is not None)
-    features = _joined([image.features for image in images])
+    features = padded([image.features for image in images]).detach()
     device, width = features.device, features.shape[1]
     mask = torch.ones(features.shape[:2], dtype=torch.bool, device=device)
     if min(lengths) < width:
@@ -191,12 +189,7 @@ def make_batch(
 def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
     """A signal of all images, or None where one lacks it."""
     given = [beside(row, device) for row in rows if row is not None]
-    return _joined(given) if len(given) == len(rows) else None
-
-
-def _joined(rows: Sequence[Tensor]) -> Tensor:
-    """``[B, N, ...]`` with zeros behind shorter rows; a single one as it is."""
-    return (stacked(rows) if len(rows) == 1 else pad_sequence(list(rows), batch_first=True)).detach()
+    return padded(given).detach() if len(given) == len(rows) else None
 
 
 def _signals(images: Sequence[ImageTokens], device: torch.device) -> dict[str, tuple[Tensor, ...]]:
