@@ -26,7 +26,8 @@ class KnownColumns:
     """A shortened prompt as the host knows it before it knows what was chosen: any column of an image serves as any other.
 
     Attributes:
-        columns: ``[B, L']`` the original column, the first one of its image for an image's tokens; -1 on padding.
+        columns: ``[B, L']`` the original column in the flattened batch, the first one of its image for an image's tokens; -1 on
+            padding.
         images: ``[m]`` all placeholders, in the flattened batch.
         first: ``[m]`` the first one of each one's image.
     """
@@ -40,7 +41,7 @@ class KnownColumns:
         flat = values.reshape(-1)
         if (flat[self.images] != flat[self.first]).any():
             return None
-        taken = np.take_along_axis(values, np.maximum(self.columns, 0), axis=1)
+        taken = flat[self.columns]
         taken[self.columns < 0] = fill
         return taken
 
@@ -75,7 +76,7 @@ def known_columns(
             firsts.append(first)
             totals.append(each.total)
             done = at
-    order = np.concatenate([*pieces, words[done:]]) % text.shape[1]
+    order = np.concatenate([*pieces, words[done:]])
     columns = np.full((len(text), new[0]), -1)
     start = 0
     for row, length in enumerate(lengths):
@@ -125,8 +126,6 @@ def _up_to(running: Tensor, places: NDArray[np.int64]) -> Tensor:
 
 def real_span(real: Flags, to_end: bool) -> Flags:
     """``[B, L]`` bool: from a row's first unmasked column to its last; all of a row without one. With ``to_end`` to its end."""
-    if real.all():
-        return real
     columns, some = np.arange(real.shape[1]), real.any(axis=1)
     start = np.where(some, real.argmax(axis=1), 0)[:, None]
     stop = np.where(some & (not to_end), real.shape[1] - real[:, ::-1].argmax(axis=1), real.shape[1])[:, None]

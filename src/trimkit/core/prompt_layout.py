@@ -230,7 +230,7 @@ def plan_prompt(
     stripped, then rows are padded anew on ``side``.
 
     Args:
-        input_ids, attention_mask: ``[B, L]``.
+        input_ids, attention_mask: ``[B, L]``; for ids, bool may say where the images are.
         selections: one an image, in order of the placeholders.
         side: where padding goes.
         keep_end: with ``side="left"``, leave padding behind a row's text where it is, so that the last columns of all rows
@@ -244,16 +244,20 @@ def plan_prompt(
     if all(selection.keeps_all for selection in selections):
         batch = input_ids.shape[0]
         return PromptLayout(lambda: torch.arange(width, device=device).expand(batch, -1), width, identity=True)
-    placeholders: Flags = (input_ids == image_token_id).cpu().numpy()
+    at = input_ids if input_ids.dtype == torch.bool else input_ids == image_token_id
+    placeholders: Flags = at.cpu().numpy()
     rows = rows_of_counts(placeholders.sum(axis=1).tolist(), [selection.total for selection in selections], "image")
-    text = ~placeholders if attention_mask is None else real_span(attention_mask.cpu().numpy() != 0, to_end)
-    text &= ~placeholders
-    added = [len(each) for each in selections]
-    lengths = text.sum(axis=1) + np.bincount(rows, added, minlength=len(text)).astype(np.int64)
-    length = int(lengths.max())
+    text, real = ~placeholders, None if attention_mask is None else attention_mask.cpu().numpy() != 0
+    if real is not None and not real.all():
+        text &= real_span(real, to_end)
+    stay = text.sum(axis=1).tolist()
+    for row, selection in zip(rows, selections, strict=True):
+        stay[row] += len(selection)
+    length = max(stay)
     length = max(length, min(-(-length // multiple) * multiple, width))
 
     def sources() -> Tensor:
+        lengths = np.array(stay)
         # Column i of a row is the row's first kept column and i more, where no padding is.
         starts = np.cumsum(lengths) - lengths - (length - lengths if side == "left" else 0)
         places = starts[:, None] + np.arange(length)
@@ -263,7 +267,7 @@ def plan_prompt(
         found = order.index_select(0, upload(np.where(padded, 0, places).ravel(), device)) % width
         return found.masked_fill(upload(padded.ravel(), device), -1).view(places.shape)
 
-    known = known_columns(text, placeholders, selections, lengths.tolist(), (length, side))
+    known = known_columns(text, placeholders, selections, stay, (length, side))
     return PromptLayout(sources, length, False, known)
 
 
