@@ -13,12 +13,52 @@ from torch import Tensor
 
 from trimkit.core.transfer import beside, upload
 from trimkit.core.types import Selection
+from trimkit.errors import InputError
 
-__all__ = ["Flags", "KnownColumns", "Side", "kept_in_order", "known_columns", "real_span"]
+__all__ = [
+    "Flags",
+    "KnownColumns",
+    "Side",
+    "counts_by_row",
+    "kept_in_order",
+    "known_columns",
+    "real_span",
+    "rows_of_counts",
+]
 
 Side = Literal["left", "right"]
 Flags = NDArray[np.bool_]
 Columns = NDArray[np.int64]
+
+
+def counts_by_row(flags: Flags) -> list[int]:
+    """How many are true in each row."""
+    return [
+        int(np.count_nonzero(row)) for row in flags
+    ]  # of one row it is a fraction of what a sum along an axis takes
+
+
+def rows_of_counts(counts: Sequence[int], totals: Sequence[int], medium: str) -> list[int]:
+    """Batch row of every image, from the placeholders of each row; see ``prompt_layout.image_rows``.
+
+    Raises:
+        InputError: the counts do not add up row by row.
+    """
+    rows, row, left = [], 0, counts[0] if counts else 0
+    for total in totals:
+        while left == 0 and row + 1 < len(counts):
+            row += 1
+            left = counts[row]
+        if total > left:
+            break
+        left -= total
+        rows.append(row)
+    if len(rows) != len(totals) or sum(counts) != sum(totals):
+        raise InputError(
+            f"the prompts hold {sum(counts)} {medium} placeholders (per row: {counts}) but the {medium}s give {sum(totals)} "
+            f"tokens ({len(totals)} {medium}s): put one {medium} placeholder per {medium} into the prompt, via the processor"
+        )
+    return rows
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trimkit.core.prompt_columns import Flags, KnownColumns, Side, kept_in_order, known_columns, real_span
+from trimkit.core.prompt_columns import (
+    Flags,
+    KnownColumns,
+    Side,
+    counts_by_row,
+    kept_in_order,
+    known_columns,
+    real_span,
+    rows_of_counts,
+)
 from trimkit.core.transfer import upload
 from trimkit.core.types import Selection
-from trimkit.errors import InputError, UnsupportedError
+from trimkit.errors import UnsupportedError
 
-__all__ = ["PromptLayout", "Side", "check_mask", "image_rows", "pad_left", "plan_prompt", "rows_of_counts"]
+__all__ = ["PromptLayout", "Side", "check_mask", "image_rows", "pad_left", "plan_prompt"]
 
 _OWN_RULE = frozenset({"input_ids", "attention_mask", "position_ids", "shift_labels"})
 
@@ -145,7 +154,7 @@ class PromptLayout:
             if new is not None and still_real is not None:
                 if new.dtype != still_real.dtype:
                     return upload(new, ids.device), upload(still_real, ids.device)
-                both = upload(np.stack([new, still_real]), ids.device)
+                both = upload([new, still_real], ids.device)
                 return both[0], both[1]
         return self.take(ids, pad), self.take(torch.ones_like(ids) if mask is None else mask, 0)
 
@@ -190,25 +199,6 @@ def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int], me
     return rows_of_counts((input_ids == image_token_id).sum(dim=1).tolist(), totals, medium)
 
 
-def rows_of_counts(counts: Sequence[int], totals: Sequence[int], medium: str) -> list[int]:
-    """``image_rows`` from the placeholders of each row."""
-    rows, row, left = [], 0, counts[0] if counts else 0
-    for total in totals:
-        while left == 0 and row + 1 < len(counts):
-            row += 1
-            left = counts[row]
-        if total > left:
-            break
-        left -= total
-        rows.append(row)
-    if len(rows) != len(totals) or sum(counts) != sum(totals):
-        raise InputError(
-            f"the prompts hold {sum(counts)} {medium} placeholders (per row: {counts}) but the {medium}s give {sum(totals)} "
-            f"tokens ({len(totals)} {medium}s): put one {medium} placeholder per {medium} into the prompt, via the processor"
-        )
-    return rows
-
-
 def plan_prompt(
     input_ids: Tensor,
     attention_mask: Tensor | None,
@@ -246,11 +236,11 @@ def plan_prompt(
         return PromptLayout(lambda: torch.arange(width, device=device).expand(batch, -1), width, identity=True)
     at = input_ids if input_ids.dtype == torch.bool else input_ids == image_token_id
     placeholders: Flags = at.cpu().numpy()
-    rows = rows_of_counts(placeholders.sum(axis=1).tolist(), [selection.total for selection in selections], "image")
+    rows = rows_of_counts(counts_by_row(placeholders), [selection.total for selection in selections], "image")
     text, real = ~placeholders, None if attention_mask is None else attention_mask.cpu().numpy() != 0
     if real is not None and not real.all():
         text &= real_span(real, to_end)
-    stay = text.sum(axis=1).tolist()
+    stay = counts_by_row(text)
     for row, selection in zip(rows, selections, strict=True):
         stay[row] += len(selection)
     length = max(stay)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from trimkit.core.prompt_layout import rows_of_counts
+from trimkit.core.prompt_columns import counts_by_row, rows_of_counts
 from trimkit.core.signals import is_per_token
 from trimkit.core.types import ImageTokens
 from trimkit.errors import ConfigError, InputError, UnsupportedError
@@ -223,7 +223,7 @@ def encoder_inputs(model: Any, media: Sequence[EncodedMedia], *, pixels_only: bo
 def _placed(media: EncodedMedia) -> list[MediaItem]:
     lengths = [len(image) for image in media.images]
     places = media.placeholders.cpu().numpy()
-    rows = rows_of_counts(places.sum(axis=1).tolist(), lengths, media.family.medium)
+    rows = rows_of_counts(counts_by_row(places), lengths, media.family.medium)
     left = {row: np.flatnonzero(places[row]) for row in set(rows)}
     items = []
     for image, cached, row in zip(media.images, media.cached, rows, strict=True):

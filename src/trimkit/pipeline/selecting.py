@@ -246,7 +246,7 @@ def _reduced(features: Sequence[Tensor], selections: Sequence[Selection]) -> lis
         places = torch.cat([beside(each.indices, device) for each in selections]) + starts
     kept = whole.flatten(0, 1).index_select(0, places)
     if not selections[0].aggregated:
-        return list(torch.split(kept, counts))
+        return [kept] if images == 1 else list(torch.split(kept, counts))
     keep = torch.zeros(images * total, dtype=torch.bool, device=device).index_fill(0, places, True).view(images, total)
     given = [beside(each.weights, device) for each in selections if each.weights is not None]
     rest = F.aggregate(whole, keep, None, stacked(given) if given else None)
