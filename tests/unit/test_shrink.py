@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -109,6 +110,14 @@ def test_what_the_host_knows_is_what_a_gather_gives(side: str, seed: int) -> Non
     if not plan.identity:
         without = plan.apply({"input_ids": ids}, 7, {"input_ids": ids})["attention_mask"]
         assert without.tolist() == plan.take(torch.ones_like(ids), 0).tolist()
+
+
+def test_a_layout_can_be_pickled() -> None:
+    ids = torch.tensor([[1, IMAGE, IMAGE, 2]])
+    plan = plan_prompt(ids, None, IMAGE, [_selection([1], 2, False)], "left")
+    copied = pickle.loads(pickle.dumps(plan))
+    assert copied.sources.tolist() == plan.sources.tolist() == [[0, 2, 3]]
+    assert copied.apply({"input_ids": ids}, 7)["input_ids"].tolist() == [[1, IMAGE, 2]]
 
 
 def test_where_tokens_of_an_image_differ_it_matters_which_stay() -> None:

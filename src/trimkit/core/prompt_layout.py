@@ -57,6 +57,10 @@ class PromptLayout:
         """``[B, L']`` int64, -1 on padding."""
         return self.plan()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a pickle: the sources in place of what makes them."""
+        return {**vars(self), "plan": None, "sources": self.sources}
+
     def padded_to(self, length: int, side: Side) -> PromptLayout:
         """The same tokens in ``length`` columns, with padding on ``side``; as it is where it has that many or more."""
         missing = length - self.length

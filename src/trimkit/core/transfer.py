@@ -66,8 +66,8 @@ def stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def padded(rows: Sequence[Tensor]) -> Tensor:
-    """``[B, N, ...]`` with zeros behind shorter rows; of a single one a view."""
-    return stacked(rows) if len(rows) == 1 else pad_sequence(list(rows), batch_first=True)
+    """``[B, N, ...]`` with zeros behind shorter rows; a copy in any case, which whoever gets it may change."""
+    return torch.stack(list(rows)) if len(rows) == 1 else pad_sequence(list(rows), batch_first=True)
 
 
 def rows_of(padded: Tensor, lengths: Sequence[int]) -> list[Tensor]:

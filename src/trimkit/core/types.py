@@ -173,7 +173,10 @@ class TokenBatch:
         return {}
 
     def signed_relevance(self, sign: int) -> Tensor | None:
-        """``[B, N]`` relevance with a sign, higher = more relevant, and finite; computed once. None where there is none."""
+        """``[B, N]`` relevance with a sign, higher = more relevant, and finite; None where there is none.
+
+        Computed once: a copy is to be made before it is changed in place.
+        """
         if self.relevance is not None and sign not in self._signed:
             self._signed[sign] = sanitize(self.relevance * sign, self.padding)
         return None if self.relevance is None else self._signed[sign]
