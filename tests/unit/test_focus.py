@@ -51,6 +51,18 @@ def test_vagueness_is_one_for_noise_and_for_nothing_and_falls_with_the_peak() ->
     assert 0.9 > higher[0] > higher[1] > higher[2] > 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quartiles_are_those_of_torch_to_the_last_bit(dtype: torch.dtype) -> None:
+    for total in [*range(1, 60), 100, 576, 2809]:
+        relevance = torch.randn(2, total, generator=torch.Generator().manual_seed(total), dtype=dtype)
+        low, middle, high = torch.quantile(relevance, torch.tensor([0.25, 0.5, 0.75], dtype=dtype), dim=-1)
+        peak = relevance.topk(max(int(focus.PEAK * total), 1)).values.mean(dim=-1) - middle
+        vague = (focus.NOISE * (high - low) / peak).clamp(max=1.0)
+        flat = relevance.amax(dim=-1) == relevance.amin(dim=-1)
+        expected = torch.where(flat | ~(peak > 0), 1.0, vague)
+        assert torch.equal(focus.vagueness(relevance), expected)
+
+
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
 def test_vagueness_does_not_depend_on_the_scale(scale: float) -> None:
     relevance = torch.randn(576, generator=torch.Generator().manual_seed(6), dtype=torch.float64).exp()

@@ -185,3 +185,31 @@ def test_released_scope_uses_one_count_for_the_batch() -> None:
     per_image, batch = F.iqr_count(scores), F.iqr_count(scores, scope="batch")
     assert batch[0] == batch[1]
     assert per_image[0] != per_image[1]
+
+
+def test_sanitize_says_what_its_definition_says() -> None:
+    generator = torch.Generator().manual_seed(3)
+    for trial in range(200):
+        values = torch.randn(3, 7, generator=generator, dtype=torch.float64 if trial % 2 else torch.float32)
+        for broken in (torch.nan, torch.inf, -torch.inf):
+            values[torch.rand(3, 7, generator=generator) < 0.1 * (trial % 5)] = broken
+        mask = None if trial % 3 else torch.rand(3, 7, generator=generator) < 0.7
+        finite = torch.isfinite(values)
+        real = finite if mask is None else finite & mask
+        for row in range(3):
+            left = values[row][real[row]]
+            low, high = (left.min(), left.max()) if len(left) else (values.new_zeros(()), values.new_zeros(()))
+            expected = torch.where(finite[row], values[row], torch.where(values[row] == torch.inf, high, low))
+            assert torch.equal(F.sanitize(values, mask)[row], expected)
+
+
+@pytest.mark.parametrize("counts", [-1, 0, 2, 9, torch.tensor(2), torch.tensor([1, 3])])
+def test_as_many_of_the_highest_are_kept_however_the_count_is_given(counts: int | torch.Tensor) -> None:
+    scores = torch.tensor([[1.0, 3.0, torch.nan, 3.0], [2.0, 2.0, 2.0, 5.0]])
+    asked = counts.expand(2).tolist() if isinstance(counts, torch.Tensor) else [counts] * 2
+    order = [[1, 3, 0, 2], [3, 0, 1, 2]]
+    assert F.ranking(scores).tolist() == order
+    kept = F.count_select(scores, counts)
+    assert [row.nonzero().flatten().tolist() for row in kept] == [
+        sorted(each[: max(n, 0)]) for each, n in zip(order, asked, strict=True)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -78,3 +79,18 @@ def test_the_cpus_clock_counts_no_second_twice(monkeypatch: pytest.MonkeyPatch) 
     clock = StageClock(torch.device("cpu"))
     run(clock)
     assert (clock.seconds.text, clock.seconds.select, clock.seconds.prefill) == (2.0, 1.0, 2.0)
+
+
+def test_a_stage_that_follows_begins_where_the_one_before_has_ended() -> None:
+    clock = StageClock(torch.device("cpu"))
+    before = time.perf_counter()
+    with clock.stage("select"):
+        pass
+    time.sleep(0.01)
+    with clock.stage("project", follows=True):
+        pass
+    assert 0.01 <= clock.seconds.project <= time.perf_counter() - before
+    other = StageClock(torch.device("cpu"))
+    with other.stage("project", follows=True):  # after none
+        pass
+    assert other.seconds.project < 0.01

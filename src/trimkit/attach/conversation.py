@@ -20,7 +20,7 @@ from trimkit.errors import InputError
 from trimkit.pipeline.media import EarlierMedia
 from trimkit.pipeline.reduced_inputs import ReducedInputs
 
-__all__ = ["CacheState", "ConversationMemory", "PlaceholderFeatures", "only_new", "reuse"]
+__all__ = ["CacheState", "ConversationMemory", "PlaceholderFeatures", "left_cache", "only_new", "reuse"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class ConversationMemory:
             prompt: the shortened inputs.
             placed, media: as in ``CacheState``.
         """
-        cache = given if given is not None else cache_of_output(out)
+        cache = left_cache(out, given)
         sequences = _sequences(out)
         ids = prompt["input_ids"]
         if cache is None or sequences is None or not hasattr(cache, "get_seq_length") or len(sequences) != len(ids):
@@ -149,6 +149,11 @@ class ConversationMemory:
 def _sequences(out: Any) -> Any:
     """``[B * n, L]`` of what ``generate`` has returned, or None."""
     return out if isinstance(out, Tensor) else getattr(out, "sequences", None)
+
+
+def left_cache(out: Any, given: Any) -> Any:
+    """The cache that ``generate`` has filled, its own or the ``given`` one, as far as the caller has it; else None."""
+    return given if given is not None else cache_of_output(out)
 
 
 def only_new(inputs: dict[str, Any]) -> bool:

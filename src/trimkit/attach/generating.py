@@ -16,6 +16,7 @@ from trimkit.attach.conversation import (
     CacheState,
     ConversationMemory,
     PlaceholderFeatures,
+    left_cache,
     only_new,
     reuse,
 )
@@ -80,19 +81,19 @@ class ReducedGenerate:
                     raise
                 attached.allow_unreduced(error)
                 return self._plain(stock, kwargs, call, state)
-        inputs, layout = dict(reduced.inputs), reduced.layout
-        placed = PlaceholderFeatures.of(reduced)
+        # They are changed where a cache is gone on from, and read once more where what is in it is remembered.
+        inputs, layout = dict(reduced.model_inputs) if state is None else reduced.inputs, reduced.layout
         with self._memory.emptied(cache, state):
             if state is not None and call.report is not None:
-                one_a_row = self._one_a_row(inputs)
+                placed, one_a_row = PlaceholderFeatures.of(reduced), self._one_a_row(inputs)
                 reused = reuse(state, cache, inputs, placed, allowed=attached.continues, one_a_row=one_a_row)
                 call.report = replace(call.report, reused=reused)
             attached.keep(call.report)
             if not layout.identity:
                 count_whole_prompt(attached.model.generation_config, inputs, input_ids, layout.length)
             out = self._run(stock, inputs, call)
-        if self._one_a_row(inputs):
-            self._memory.put(out, cache, reduced.inputs, placed, reduced.media)
+        if left_cache(out, cache) is not None and self._one_a_row(inputs):
+            self._memory.put(out, cache, reduced.model_inputs, PlaceholderFeatures.of(reduced), reduced.media)
         return out if layout.identity else restore_prompt(out, input_ids, layout.length)
 
     def _plain(self, stock: Any, kwargs: dict[str, Any], call: CallRecord, state: CacheState | None) -> Any:

@@ -109,7 +109,8 @@ class _WholePrompt:
         return int(self._ids.shape[1]) - self._length
 
     def __call__(self, sequences: Tensor) -> Tensor:
-        prompts = self._ids.to(sequences.device).repeat_interleave(len(sequences) // len(self._ids), dim=0)
+        prompts, times = self._ids.to(sequences.device), len(sequences) // len(self._ids)
+        prompts = prompts if times == 1 else prompts.repeat_interleave(times, dim=0)
         return torch.cat([prompts, sequences[:, self._length :]], dim=1)
 
     def of_row(self, row: int, sequence: Tensor) -> Tensor:

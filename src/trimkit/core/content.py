@@ -17,6 +17,7 @@ from trimkit.core.transfer import one_by_one, upload
 
 __all__ = ["content_key", "digested", "public_key"]
 
+_AT_ONCE = 1 << 22  # words of pixels whose products with all weights are taken at once: 96 MiB of them
 _FEW = 4096  # elements, which are copied to the host as they are
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # at most half as wide as the weights
 _SECRETS = (secrets.randbits(62), secrets.randbits(62))
@@ -40,20 +41,24 @@ def digested(pixels: Tensor) -> Tensor | None:
     front, behind = pixels.shape[: pixels.ndim - axes], pixels.shape[pixels.ndim - axes :]
     words = pixels.detach().reshape(*front, -1).contiguous().view(_WORDS[pixels.itemsize]).long()
     what = hashlib.blake2b(f"{pixels.dtype}{tuple(behind)}".encode(), digest_size=7).digest()
-    sums = [(words * weights).sum(dim=-1) for weights in _weights(words.shape[-1], words.device)]
-    numbers = torch.stack(sums, dim=-1) + int.from_bytes(what, "big")
+    weights = _weights(words.shape[-1], words.device)
+    if words.numel() <= _AT_ONCE:
+        sums = (words.unsqueeze(-2) * weights).sum(dim=-1)
+    else:  # three products at a time would be the largest thing of the call
+        sums = torch.stack([(words * each).sum(dim=-1) for each in weights], dim=-1)
+    numbers = sums + int.from_bytes(what, "big")
     return numbers.view(*front, *(1,) * (axes - 1), 3)
 
 
 @lru_cache(maxsize=16)
-def _weights(length: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Weights of a digest's three numbers, ``[length]`` int64 each."""
+def _weights(length: int, device: torch.device) -> Tensor:
+    """Weights of a digest's three numbers, ``[3, length]`` int64."""
     drawn = []
     for seed in (_PUBLIC, *_SECRETS):
         generator = torch.Generator().manual_seed(seed)
         numbers = torch.randint(-(2**63), 2**63 - 1, (length,), generator=generator, dtype=torch.int64)
-        drawn.append(upload(numbers.numpy(), device))
-    return tuple(drawn)
+        drawn.append(numbers.numpy())
+    return upload(np.stack(drawn), device)
 
 
 def content_key(arguments: Mapping[str, Any], digests: Collection[str] = ()) -> str:

@@ -32,8 +32,10 @@ __all__ = [
     "limit_counts",
     "patch_embeddings",
     "places",
+    "ranking",
     "relevance_to_scores",
     "sanitize",
+    "softmax_scores",
     "top_p_select",
 ]
 
@@ -92,7 +94,12 @@ def relevance_to_scores(
     """
     if relevance.shape[-1] == 0:
         return relevance.to(_score_dtype(relevance))
-    logits = sanitize(relevance * sign, mask)
+    return softmax_scores(sanitize(relevance * sign, mask), mask, temperature)
+
+
+def softmax_scores(signed: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """``relevance_to_scores`` of what has its sign, and is finite."""
+    logits = signed
     if temperature != 1.0:
         logits = logits / temperature
     if mask is None:
@@ -109,13 +116,13 @@ def sanitize(values: Tensor, mask: Tensor | None = None) -> Tensor:
     values = values.to(_score_dtype(values))
     if values.shape[-1] == 0:
         return values
-    finite = torch.isfinite(values)
-    real = finite if mask is None else finite & mask
-    low = torch.where(real, values, torch.inf).amin(dim=-1, keepdim=True)
-    high = torch.where(real, values, -torch.inf).amax(dim=-1, keepdim=True)
-    some = low <= high  # with no finite value they are what they were filled with
-    low, high = torch.where(some, low, 0.0), torch.where(some, high, 0.0)
-    return torch.where(finite, values, torch.where(values == torch.inf, high, low))
+    inf = torch.inf
+    real = values if mask is None else values.masked_fill(~mask, torch.nan)
+    low = real.nan_to_num(nan=inf, posinf=inf, neginf=inf).amin(dim=-1, keepdim=True)
+    high = real.nan_to_num(nan=-inf, posinf=-inf, neginf=-inf).amax(dim=-1, keepdim=True)
+    # With no finite value they are what they were filled with.
+    low, high = low.nan_to_num(posinf=0.0), high.nan_to_num(neginf=0.0)
+    return torch.where(values - values == 0, values, torch.where(values == inf, high, low))
 
 
 def iqr_count(scores: Tensor, mask: Tensor | None = None, *, scope: Scope = "image") -> Tensor:
@@ -169,16 +176,24 @@ def count_select(scores: Tensor, counts: Tensor | int, mask: Tensor | None = Non
     Returns:
         ``[B, N]`` bool.
     """
-    ranked = scores.to(_score_dtype(scores)).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    # Masked tokens sort behind even a -inf score: sort twice, the second time stably by "is padding".
-    order = torch.sort(ranked, dim=-1, descending=True, stable=True).indices
+    order = ranking(scores)  # masked tokens sort behind even a -inf score: sort twice, the second time by "is padding"
     if mask is not None:
         padding_last = torch.sort((~mask).gather(1, order).to(torch.int8), dim=-1, stable=True).indices
         order = order.gather(1, padding_last)
-    taken = torch.arange(scores.shape[1], device=scores.device)
-    taken = taken < (counts.unsqueeze(1) if isinstance(counts, Tensor) and counts.ndim else counts)
-    keep = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, taken.expand(order.shape))
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    if isinstance(counts, Tensor):
+        taken = torch.arange(scores.shape[1], device=scores.device)
+        taken = taken < (counts.unsqueeze(1) if counts.ndim else counts)
+        keep.scatter_(1, order, taken.expand(order.shape))
+    else:
+        keep.scatter_(1, order[:, : max(counts, 0)], True)
     return keep if mask is None else keep & mask
+
+
+def ranking(scores: Tensor) -> Tensor:
+    """``[B, N]`` int64 tokens by their scores, the highest first, equal ones by index; NaN ranks last."""
+    ranked = scores.to(_score_dtype(scores)).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return torch.sort(ranked, dim=-1, descending=True, stable=True).indices
 
 
 def places(keep: Tensor, count: int | None = None) -> Tensor:

@@ -1,28 +1,37 @@
 """Cut image placeholders out of a token batch, and carry everything that runs along the sequence with them.
 
-Pure bookkeeping on ids and masks; the only code that knows how a shortened sequence is laid out. A layout is one tensor:
-``sources[b, i]`` is the original column of new column i of row b, or -1 where it is padding.
+Pure bookkeeping on ids and masks; with ``prompt_columns``, the only code that knows how a shortened sequence is laid out. A
+layout is one tensor: ``sources[b, i]`` is the original column of new column i of row b, or -1 where it is padding. It is made
+when something first needs it: ids and mask follow from what the host knows, where an image's tokens stand side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trimkit.core.transfer import beside, upload
+from trimkit.core.prompt_columns import (
+    Flags,
+    KnownColumns,
+    Side,
+    counts_by_row,
+    kept_in_order,
+    known_columns,
+    real_span,
+    rows_of_counts,
+)
+from trimkit.core.transfer import upload
 from trimkit.core.types import Selection
-from trimkit.errors import InputError, UnsupportedError
+from trimkit.errors import UnsupportedError
 
-__all__ = ["PromptLayout", "check_mask", "image_rows", "pad_left", "plan_prompt"]
-
-Side = Literal["left", "right"]
-Flags = NDArray[np.bool_]
+__all__ = ["PromptLayout", "Side", "check_mask", "image_rows", "pad_left", "plan_prompt"]
 
 _OWN_RULE = frozenset({"input_ids", "attention_mask", "position_ids", "shift_labels"})
 
@@ -32,17 +41,25 @@ class PromptLayout:
     """How a ``[B, L]`` batch becomes ``[B, L']``.
 
     Attributes:
-        sources: ``[B, L']`` int64, -1 on padding.
+        plan: gives ``sources``.
+        length: L', columns after.
         identity: every token stays in its place, so that nothing need be touched.
+        known: what the host knows of it, or None.
     """
 
-    sources: Tensor
+    plan: Callable[[], Tensor]
+    length: int
     identity: bool
+    known: KnownColumns | None = None
 
-    @property
-    def length(self) -> int:
-        """L', columns after."""
-        return int(self.sources.shape[1])
+    @cached_property
+    def sources(self) -> Tensor:
+        """``[B, L']`` int64, -1 on padding."""
+        return self.plan()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a pickle: the sources in place of what makes them."""
+        return {**vars(self), "plan": None, "sources": self.sources}
 
     def padded_to(self, length: int, side: Side) -> PromptLayout:
         """The same tokens in ``length`` columns, with padding on ``side``; as it is where it has that many or more."""
@@ -50,13 +67,23 @@ class PromptLayout:
         if missing <= 0:
             return self
         where = (missing, 0) if side == "left" else (0, missing)
-        return PromptLayout(sources=torch.nn.functional.pad(self.sources, where, value=-1), identity=False)
+        known = None if self.known is None else self.known.padded_to(length, side)
+        return PromptLayout(lambda: torch.nn.functional.pad(self.sources, where, value=-1), length, False, known)
 
     def take(self, tensor: Tensor, fill: int) -> Tensor:
         """Gather the last dimension of ``[B, L]`` or ``[axes, B, L]`` through the plan; ``fill`` on padding."""
         sources = self.sources.to(tensor.device)
         index = sources.clamp(min=0).expand(*tensor.shape[:-1], -1)
         return tensor.gather(-1, index).masked_fill(sources.expand_as(index) < 0, fill)
+
+    def places(self, placeholders: Tensor, device: torch.device) -> Tensor:
+        """``[B, L']`` bool on ``device``: where image tokens stand that stood at ``placeholders`` ``[B, L]``, on the host."""
+        if self.identity:
+            return placeholders.bool().to(device, non_blocking=True)
+        known = None if self.known is None else self.known.take(placeholders.bool().numpy(), 0)
+        if known is not None:
+            return upload(known, device)
+        return self.take(placeholders.to(device, non_blocking=True), 0).bool()
 
     def spread(self, logits: Tensor, is_image: Tensor) -> Tensor:
         """``[B, L', V]`` logits or hidden states to ``[B, L, V]``, so that uncut labels meet what was predicted for them.
@@ -95,8 +122,13 @@ class PromptLayout:
             setattr(out, name, self.spread(values, is_image))
         return out
 
-    def apply(self, inputs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
+    def apply(self, inputs: dict[str, Any], pad_token_id: int, host: dict[str, Any] | None = None) -> dict[str, Any]:
         """A copy of ``inputs`` with ids, mask, labels and all else with one entry a column (token types, weights) shortened.
+
+        Args:
+            inputs: of the model.
+            pad_token_id: the id on padding.
+            host: the same ids and mask on the host, where they are there.
 
         Raises:
             UnsupportedError: a mask that is not 2-D, or packed position ids.
@@ -106,8 +138,7 @@ class PromptLayout:
         out = dict(inputs)
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         check_mask(mask)
-        out["input_ids"] = self.take(ids, pad_token_id)
-        out["attention_mask"] = self.take(torch.ones_like(ids) if mask is None else mask, 0)
+        out["input_ids"], out["attention_mask"] = self._ids_and_mask(ids, mask, pad_token_id, host or {})
         for name, value in inputs.items():
             if isinstance(value, Tensor) and value.shape == ids.shape and name not in _OWN_RULE:
                 out[name] = self.take(value, -100 if name == "labels" else 0)
@@ -118,6 +149,19 @@ class PromptLayout:
             _refuse_packed(position_ids, mask)
         return out
 
+    def _ids_and_mask(self, ids: Tensor, mask: Tensor | None, pad: int, host: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Both shortened: on the host, and brought to the device in one, where they follow from what is known there."""
+        given, real = (_on_host(host.get(name), ids) for name in ("input_ids", "attention_mask"))
+        real = np.ones_like(given) if mask is None and given is not None else real
+        if self.known is not None and given is not None and real is not None:
+            new, still_real = self.known.take(given, pad), self.known.take(real, 0)
+            if new is not None and still_real is not None:
+                if new.dtype != still_real.dtype:
+                    return upload(new, ids.device), upload(still_real, ids.device)
+                both = upload([new, still_real], ids.device)
+                return both[0], both[1]
+        return self.take(ids, pad), self.take(torch.ones_like(ids) if mask is None else mask, 0)
+
     def _shift_labels(self, labels: Tensor) -> Tensor:
         """Labels that stand where they are predicted, one column before their token: each meets the column now before it."""
         sources = self.sources.to(labels.device)
@@ -127,6 +171,12 @@ class PromptLayout:
         last[:, :-1] = sources[:, 1:] < 0  # padding follows, or nothing
         index = torch.where(last, sources, following).clamp(min=0)
         return labels.gather(1, index).masked_fill(~(stays | (last & (sources >= 0))), -100)
+
+
+def _on_host(value: Any, ids: Tensor) -> NDArray[Any] | None:
+    """What is on the host, and as large as ``ids``."""
+    there = isinstance(value, Tensor) and value.device.type == "cpu" and value.shape == ids.shape
+    return value.detach().numpy() if there else None
 
 
 def check_mask(mask: Any) -> None:
@@ -150,26 +200,7 @@ def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int], me
     Raises:
         InputError: the counts do not add up row by row.
     """
-    return _rows((input_ids == image_token_id).sum(dim=1).tolist(), totals, medium)
-
-
-def _rows(counts: Sequence[int], totals: Sequence[int], medium: str) -> list[int]:
-    """``image_rows`` from the placeholders of each row."""
-    rows, row, left = [], 0, counts[0] if counts else 0
-    for total in totals:
-        while left == 0 and row + 1 < len(counts):
-            row += 1
-            left = counts[row]
-        if total > left:
-            break
-        left -= total
-        rows.append(row)
-    if len(rows) != len(totals) or sum(counts) != sum(totals):
-        raise InputError(
-            f"the prompts hold {sum(counts)} {medium} placeholders (per row: {counts}) but the {medium}s give {sum(totals)} "
-            f"tokens ({len(totals)} {medium}s): put one {medium} placeholder per {medium} into the prompt, via the processor"
-        )
-    return rows
+    return rows_of_counts((input_ids == image_token_id).sum(dim=1).tolist(), totals, medium)
 
 
 def plan_prompt(
@@ -193,7 +224,7 @@ def plan_prompt(
     stripped, then rows are padded anew on ``side``.
 
     Args:
-        input_ids, attention_mask: ``[B, L]``.
+        input_ids, attention_mask: ``[B, L]``; for ids, bool may say where the images are.
         selections: one an image, in order of the placeholders.
         side: where padding goes.
         keep_end: with ``side="left"``, leave padding behind a row's text where it is, so that the last columns of all rows
@@ -205,78 +236,43 @@ def plan_prompt(
     to_end = keep_end and side == "left"
     width, device = input_ids.shape[1], input_ids.device if device is None else device
     if all(selection.keeps_all for selection in selections):
-        columns = torch.arange(width, device=device).expand(input_ids.shape[0], -1)
-        return PromptLayout(sources=columns, identity=True)
-    placeholders: Flags = (input_ids == image_token_id).cpu().numpy()
-    rows = _rows(placeholders.sum(axis=1).tolist(), [selection.total for selection in selections], "image")
-    text = ~placeholders if attention_mask is None else _real_span(attention_mask.cpu().numpy() != 0, to_end)
-    text &= ~placeholders
-    added = [len(each) for each in selections]
-    lengths = text.sum(axis=1) + np.bincount(rows, added, minlength=len(text)).astype(np.int64)
-    length = int(lengths.max())
+        batch = input_ids.shape[0]
+        return PromptLayout(lambda: torch.arange(width, device=device).expand(batch, -1), width, identity=True)
+    at = input_ids if input_ids.dtype == torch.bool else input_ids == image_token_id
+    placeholders: Flags = at.cpu().numpy()
+    rows = rows_of_counts(counts_by_row(placeholders), [selection.total for selection in selections], "image")
+    text, real = ~placeholders, None if attention_mask is None else attention_mask.cpu().numpy() != 0
+    if real is not None and not real.all():
+        text &= real_span(real, to_end)
+    stay = counts_by_row(text)
+    for row, selection in zip(rows, selections, strict=True):
+        stay[row] += len(selection)
+    length = max(stay)
     length = max(length, min(-(-length // multiple) * multiple, width))
-    order = _kept_in_order(text, placeholders, selections, device)
-    # Column i of a row is the row's first kept column and i more, where no padding is.
-    starts = np.cumsum(lengths) - lengths - (length - lengths if side == "left" else 0)
-    places = starts[:, None] + np.arange(length)
-    first = (np.cumsum(lengths) - lengths)[:, None]
-    padded = (places < first) | (places >= first + lengths[:, None])
-    sources = order.index_select(0, upload(np.where(padded, 0, places).ravel(), device)) % width
-    sources = sources.masked_fill(upload(padded.ravel(), device), -1).view(places.shape)
-    return PromptLayout(sources=sources, identity=False)
+
+    def sources() -> Tensor:
+        lengths = np.array(stay)
+        # Column i of a row is the row's first kept column and i more, where no padding is.
+        starts = np.cumsum(lengths) - lengths - (length - lengths if side == "left" else 0)
+        places = starts[:, None] + np.arange(length)
+        first = (np.cumsum(lengths) - lengths)[:, None]
+        padded = (places < first) | (places >= first + lengths[:, None])
+        order = kept_in_order(text, placeholders, selections, device)
+        found = order.index_select(0, upload(np.where(padded, 0, places).ravel(), device)) % width
+        return found.masked_fill(upload(padded.ravel(), device), -1).view(places.shape)
+
+    known = known_columns(text, placeholders, selections, stay, (length, side))
+    return PromptLayout(sources, length, False, known)
 
 
 def pad_left(mask: Tensor) -> PromptLayout:
     """Plan to move all padding of ``mask`` ``[B, L]`` to the left, and nothing else."""
-    order = torch.argsort(mask.bool().long(), dim=1, stable=True)
-    return PromptLayout(order.masked_fill(~mask.bool().gather(1, order), -1), identity=False)
 
+    def sources() -> Tensor:
+        order = torch.argsort(mask.bool().long(), dim=1, stable=True)
+        return order.masked_fill(~mask.bool().gather(1, order), -1)
 
-def _kept_in_order(text: Flags, placeholders: Flags, selections: Sequence[Selection], device: torch.device) -> Tensor:
-    """``[n]`` int64, all columns that stay, row after row in their new order; column c of row b is ``b * L + c``."""
-    counts = np.array([len(each.indices) for each in selections])
-    totals = np.array([each.total for each in selections])
-    offsets = np.cumsum(totals) - totals
-    columns = upload(np.flatnonzero(placeholders), device)  # of all images, one after the other
-    shift = upload(np.repeat(offsets, counts), device)
-    chosen = torch.cat([beside(each.indices, device) for each in selections]) + shift
-    slots = own = columns.index_select(0, chosen)
-    if any(each.order is not None for each in selections):
-        own = columns.index_select(0, torch.cat([beside(each.ordered, device) for each in selections]) + shift)
-    words = upload(np.flatnonzero(text), device)
-    # Sort keys: twice a column's number; a joined token's is just before the first or behind the last slot of its image.
-    sources, keys = [words, own], [2 * words, 2 * slots]
-    rest = torch.ones_like(columns).index_fill(0, chosen, 0).cumsum(0)  # dropped ones up to each column
-    for joined, behind in (
-        ([each.class_token for each in selections], 0),
-        ([each.aggregated for each in selections], 1),
-    ):
-        extra = np.array(joined)
-        if not extra.any():
-            continue
-        before, after = (_up_to(rest, offsets[extra] + part) for part in (0, totals[extra]))
-        which = before + 1 + behind * ((after - before) // 2)  # the first of the dropped, or the one in the middle
-        sources.append(columns.index_select(0, torch.searchsorted(rest, which)))
-        # The end of what is kept, or the first column where nothing is.
-        ends = np.cumsum(counts) - np.where(behind, 1, counts)
-        ends = np.where(counts > 0, ends, len(chosen) + offsets)[extra]
-        keys.append(2 * torch.cat([slots, columns]).index_select(0, upload(ends, device)) + (2 * behind - 1))
-    return torch.cat(sources).index_select(0, torch.cat(keys).argsort(stable=True))
-
-
-def _up_to(running: Tensor, places: NDArray[np.int64]) -> Tensor:
-    """A running sum just before each place; 0 before the first."""
-    found = running.index_select(0, upload(np.maximum(places - 1, 0), running.device))
-    return found * upload((places > 0).astype(np.int64), running.device)
-
-
-def _real_span(real: Flags, to_end: bool) -> Flags:
-    """``[B, L]`` bool: from a row's first unmasked column to its last; all of a row without one. With ``to_end`` to its end."""
-    columns, some = np.arange(real.shape[1]), real.any(axis=1)
-    start = np.where(some, real.argmax(axis=1), 0)[:, None]
-    stop = np.where(some & (not to_end), real.shape[1] - real[:, ::-1].argmax(axis=1), real.shape[1])[:, None]
-    found: Flags = (columns >= start) & (columns < stop)
-    return found
+    return PromptLayout(sources, mask.shape[1], identity=False)
 
 
 def _refuse_packed(position_ids: Tensor, mask: Tensor | None) -> None:

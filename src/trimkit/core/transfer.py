@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import handle_torch_function, has_torch_function
 
-__all__ = ["ONE_BY_ONE", "beside", "fetch", "one_by_one", "rows_of", "upload"]
+__all__ = ["ONE_BY_ONE", "beside", "fetch", "one_by_one", "padded", "rows_of", "stacked", "upload"]
 
 ONE_BY_ONE = frozenset({"cpu"})  # types of devices; tests empty it, to run on a CPU what runs on a GPU
 
@@ -57,6 +58,16 @@ def upload(values: ArrayLike, device: torch.device) -> Tensor:
 def beside(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on ``device``; without a call into torch where it is there."""
     return tensor if tensor.device == device else tensor.to(device)
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """``torch.stack``; of a single tensor no copy, but a view."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def padded(rows: Sequence[Tensor]) -> Tensor:
+    """``[B, N, ...]`` with zeros behind shorter rows; a copy in any case, which whoever gets it may change."""
+    return torch.stack(list(rows)) if len(rows) == 1 else pad_sequence(list(rows), batch_first=True)
 
 
 def rows_of(padded: Tensor, lengths: Sequence[int]) -> list[Tensor]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 from torch import Tensor
 
+from trimkit.core.functional import sanitize
 from trimkit.core.geometry import View
 from trimkit.core.layer_read import LayerRead
 from trimkit.core.report import ImageReport, Report, ReportRenderer, Rung, StageSeconds
@@ -166,11 +168,24 @@ class TokenBatch:
         known = self.lengths is not None and all(length == self.mask.shape[1] for length in self.lengths)
         return None if known else self.mask
 
+    @cached_property
+    def _signed(self) -> dict[int, Tensor]:
+        return {}
+
+    def signed_relevance(self, sign: int) -> Tensor | None:
+        """``[B, N]`` relevance with a sign, higher = more relevant, and finite; None where there is none.
+
+        Computed once: a copy is to be made before it is changed in place.
+        """
+        if self.relevance is not None and sign not in self._signed:
+            self._signed[sign] = sanitize(self.relevance * sign, self.padding)
+        return None if self.relevance is None else self._signed[sign]
+
     def part(self, rows: Sequence[int], width: int, lengths: Sequence[int] | None = None) -> TokenBatch:
         """Some images, padded to ``width`` tokens; ``lengths`` are their real ones, by default as many."""
         lengths = tuple(lengths or (width,) * len(rows))
         if len(rows) == len(self.keys) and width == self.mask.shape[1]:
-            return replace(self, lengths=lengths)
+            return self if lengths == self.lengths else replace(self, lengths=lengths)
         index = upload(rows, self.mask.device) if len(rows) > 1 else None
 
         def cut(value: Any) -> Any:

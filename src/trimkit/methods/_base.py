@@ -186,26 +186,22 @@ class Method(InLanguageModel):
 
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
         """``[B, N]`` relevance with the encoder's sign applied, higher = more relevant; for reports and pictures."""
-        return None if batch.relevance is None else F.sanitize(batch.relevance * batch.profile.sign, batch.mask)
+        return batch.signed_relevance(batch.profile.sign)
 
     def select(self, batch: TokenBatch) -> list[Selection]:
-        """Choose the tokens of every image of a batch; a row's result does not depend on the other rows.
-
-        It waits for the device once at most, for counts that ``fixed_counts`` does not know.
-        """
+        """Choose the tokens of every image of a batch; a row's result does not depend on the other rows. One wait at most."""
         if self.keeps_all:
             return keep_all(batch)
-        batch = replace(batch, lengths=batch.totals)
+        batch = batch if batch.lengths is not None else replace(batch, lengths=batch.totals)
         scores = self.scores(batch)
         kept = self._kept(scores, batch)
         asked = self._fetched(kept.keep, scores) if kept.counts is None or self._may_be_negative else []
         indices, orders = kept.places(asked if kept.counts is None else kept.counts)
-        rated = scores, self.signed_relevance(batch)
-        unpadded = [None if each is None else rows_of(each, batch.totals) for each in rated]
-        chosen = [
-            self._pack(at, total, *(None if rows is None else rows[row] for rows in (orders, *unpadded)))
-            for row, (at, total) in enumerate(zip(indices, batch.totals, strict=True))
-        ]
+        signed, totals = self.signed_relevance(batch), batch.totals
+        told = [None if each is None else rows_of(each, totals) for each in (scores, signed)]
+        chosen = []
+        for row, (at, total) in enumerate(zip(indices, totals, strict=True)):
+            chosen.append(self._pack(at, total, *(None if rows is None else rows[row] for rows in (orders, *told))))
         return [self._finished(each, batch, row) for row, each in enumerate(chosen)]
 
     def keep(self, scores: Tensor, batch: TokenBatch) -> Tensor:
@@ -232,7 +228,10 @@ class Method(InLanguageModel):
 
     def _kept(self, scores: Tensor, batch: TokenBatch) -> Kept:
         """What ``keep`` gives, and how many that is of each image, where the host knows it."""
-        return Kept(self.keep(scores, batch), self.fixed_counts(batch.totals))
+        counts, plain = self.fixed_counts(batch.totals), batch.padding is None and type(self).keep is Method.keep
+        if counts and plain and len(set(counts)) == 1 and not self._may_be_negative:
+            return Kept(batch.mask, counts, F.ranking(scores)[:, : counts[0]])  # what `keep` would mark
+        return Kept(self.keep(scores, batch), counts)
 
     @property
     def _may_be_negative(self) -> bool:

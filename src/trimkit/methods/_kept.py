@@ -19,7 +19,7 @@ class Kept:
     """Tensors stay on the device; ``counts`` is what the host has to know of them.
 
     Attributes:
-        keep: ``[B, N]`` bool.
+        keep: ``[B, N]`` bool; any where ``listed`` and ``counts`` say it all.
         counts: how many tokens each image keeps; None where the device has to be asked.
         listed: ``[B, K]`` int64 of methods that list tokens instead of marking them: those of each image, then N.
         ordered: whether ``listed`` is the order in the language model; else tokens stay in raster order.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -87,7 +89,7 @@ class Focus(ChoosingMethod, Trim):
         wide = wide_dtype(scores.device)
         if self.coverage == "auto":
             share = (self._vagueness(batch, wide) ** VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
-            places = upload(counts, scores.device)
+            places = counts[0] if len(set(counts)) == 1 else upload(counts, scores.device)
             relevant = places - (share * places).long()
         else:
             relevant = upload([count - int(self.coverage * count) for count in counts], scores.device)
@@ -118,11 +120,11 @@ class Focus(ChoosingMethod, Trim):
     def _vagueness(self, batch: TokenBatch, wide: torch.dtype) -> Tensor:
         """``[B]`` of images of any lengths; those of one length together."""
         signed, totals = self.signed_relevance(batch), batch.totals
+        if signed is not None and len(set(totals)) == 1:
+            return vagueness(signed.to(wide))
         found = torch.ones(len(totals), dtype=wide, device=batch.mask.device)
         if signed is None:
             return found
-        if len(set(totals)) == 1:
-            return vagueness(signed.to(wide))
         for total in dict.fromkeys(totals):
             rows = upload([row for row, each in enumerate(totals) if each == total], found.device)
             found = found.index_copy(0, rows, vagueness(signed.index_select(0, rows)[:, :total].to(wide)))
@@ -131,12 +133,23 @@ class Focus(ChoosingMethod, Trim):
 
 def vagueness(relevance: Tensor) -> Tensor:
     """From 0, a peak far above the rest, to 1: the highest 5 % of ``[..., N]`` are where noise, or nothing, would have them."""
-    shares = upload([0.25, 0.5, 0.75], relevance.device).to(relevance.dtype)
-    low, middle, high = torch.quantile(relevance, shares, dim=-1).unbind()
-    peak = relevance.topk(max(int(PEAK * relevance.shape[-1]), 1)).values.mean(dim=-1) - middle
+    total = relevance.shape[-1]
+    ordered = relevance.sort(dim=-1, descending=True).values
+    places, weights = _quartiles(total, relevance.dtype, relevance.device)
+    below, above = ordered.index_select(-1, places).tensor_split(2, dim=-1)
+    low, middle, high = torch.lerp(below, above, weights).unbind(-1)  # as torch.quantile has them, in three calls
+    peak = ordered[..., : max(int(PEAK * total), 1)].mean(dim=-1) - middle
     vague = (NOISE * (high - low) / peak).clamp(max=1.0)
-    flat = relevance.amax(dim=-1) == relevance.amin(dim=-1)  # their mean can be off by a rounding
+    flat = ordered[..., 0] == ordered[..., -1]  # their mean can be off by a rounding
     return torch.where(flat | ~(peak > 0), 1.0, vague)
+
+
+@lru_cache(maxsize=64)
+def _quartiles(total: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Among ``total`` values, the highest first: ``[6]`` places below and above quartiles, ``[3]`` weights of those above."""
+    ranks = torch.tensor([0.25, 0.5, 0.75], dtype=dtype).numpy() * (total - 1)
+    below, above = np.floor(ranks), np.ceil(ranks)
+    return upload((total - 1 - np.concatenate([below, above])).astype(np.int64), device), upload(ranks - below, device)
 
 
 def is_page(features: Tensor, vague: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -63,23 +63,19 @@ class Trim(Method):
         return profile.normalize if self.normalize == "auto" else self.normalize
 
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
-        if batch.relevance is None:
-            return None
-        return F.sanitize(batch.relevance * self._resolved_sign(batch), batch.padding)
+        return batch.signed_relevance(self._resolved_sign(batch))
 
     def scores(self, batch: TokenBatch) -> Tensor:
-        if batch.relevance is None:
+        signed = self.signed_relevance(batch)
+        if signed is None:
             raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
         if self.score == "similarity":
-            signed = F.sanitize(batch.relevance * self._resolved_sign(batch), batch.padding)
             if signed.shape[1] == 0:
                 return signed
             lowest = signed.masked_fill(~batch.mask, torch.inf).amin(dim=1, keepdim=True)
             return (signed - lowest).masked_fill(~batch.mask, 0.0)
         temperature = batch.profile.temperature if self.temperature == "auto" else self.temperature
-        return F.relevance_to_scores(
-            batch.relevance, batch.padding, sign=self._resolved_sign(batch), temperature=temperature
-        )
+        return F.softmax_scores(signed, batch.padding, temperature)
 
     def _resolved_sign(self, batch: TokenBatch) -> int:
         return batch.profile.sign if self.sign == "auto" else self.sign

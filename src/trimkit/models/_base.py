@@ -255,15 +255,11 @@ class Family:
 
     def encoder_modules(self, model: Any) -> list[nn.Module]:
         """Modules whose change makes cached features stale."""
-        found, left = [], [model]
-        while left:  # each call does it: named_modules would go through the language model, too
-            module = left.pop()
-            found.append(module)
-            left += [
-                each
-                for name, each in module._modules.items()
-                if each is not None and "language_model" not in name and "lm_head" not in name
-            ]
+        found = [model]
+        for module in found:  # it grows; each call does it: named_modules would go through the language model, too
+            for name, each in module._modules.items():
+                if each is not None and "language_model" not in name and "lm_head" not in name:
+                    found.append(each)
         return found
 
     def signal_source(self, model: Any, arguments: ModelInputs) -> SignalSource | None:

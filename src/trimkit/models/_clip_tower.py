@@ -11,6 +11,7 @@ import functools
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from inspect import signature
+from itertools import islice
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[in
         )
     state = inner.pre_layrnorm(inner.embeddings(pixels))
     held = {0: state} if 0 in places.values() else {}
-    for number, layer in enumerate(inner.encoder.layers[: max(places.values())], start=1):
+    for number, layer in enumerate(islice(inner.encoder.layers, max(places.values())), start=1):
         state = _run(layer, state)
         if number in places.values():  # the others' memory is free again at once
             held[number] = state
@@ -64,7 +65,7 @@ def layer_states(tower: Any, pixels: Tensor, wanted: Collection[int]) -> dict[in
 def go_on(tower: Any, state: Tensor, first: int, last: int) -> Tensor:
     """``[B, 1 + k, D]`` hidden states ``first`` run on to number ``last``; any of the tower's tokens may be left out."""
     inner: Any = getattr(tower, "vision_model", tower)
-    for layer in inner.encoder.layers[first:last]:
+    for layer in islice(inner.encoder.layers, first, last):  # a slice would be a module
         state = _run(layer, state)
     return state
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trimkit.core.transfer import upload
+from trimkit.core.transfer import stacked, upload
 from trimkit.core.types import ImageTokens, Midway
 from trimkit.errors import UnsupportedError
 from trimkit.models._base import AT_ONCE, Family, ModelInputs
@@ -50,16 +50,17 @@ class Llava(Family):
         without_cls = strategy == "default"
         layers = [layer] if isinstance(layer, int) else list(layer)
         hidden = layer_states(tower, arguments["pixel_values"], layers)
-        features = torch.cat([hidden[i][:, 1:] if without_cls else hidden[i] for i in layers], dim=-1)
+        states = hidden[layers[0]] if len(layers) == 1 else torch.cat([hidden[i] for i in layers], dim=-1)
+        features = states[:, 1:] if without_cls else states
         side = config.vision_config.image_size // config.vision_config.patch_size
         grid = (side, side) if features.shape[1] == side * side else None
         width = features.shape[-1] // len(layers)
         start = width * (layers.index(_SCORED) if _SCORED in layers else 0)
         columns = None if len(layers) == 1 else (start, start + width)
-        own = torch.cat([hidden[i][:, 0] for i in layers], dim=-1)  # the class token's, which is not handed on
         return [
-            ImageTokens(image, grid, tower_columns=columns, signals={"cls_state": state} if without_cls else {})
-            for image, state in zip(features, own, strict=True)
+            # The class token's state is not handed on.
+            ImageTokens(image, grid, tower_columns=columns, signals={"cls_state": own} if without_cls else {})
+            for image, own in zip(features, states[:, 0], strict=True)
         ]
 
     def project(self, model: Any, features: Sequence[Tensor]) -> list[Tensor]:
@@ -68,7 +69,7 @@ class Llava(Family):
         projector = self.base(model).multi_modal_projector
         lengths = [len(image) for image in features]
         if len(set(lengths)) == 1:  # the stock call's shape, so that everything kept is equal to the last bit
-            return list(projector(torch.stack(list(features))))
+            return list(projector(stacked(features)))
         return list(projector(torch.cat(list(features))).split(lengths))
 
     def parts(self, model: Any) -> VisionParts | None:

@@ -47,7 +47,7 @@ def encode(
     keys = [content_key(part, digests) for part in family.split(model, known)]
     # With gradients on, features must carry theirs: nothing is taken from the cache.
     usable = not (model.training or torch.is_grad_enabled())
-    stamp = encoder_stamp(family.encoder_modules(model)) if usable else 0
+    stamp = encoder_stamp(family.encoder_modules(model)) if usable and cache.limit else 0
     stamp = stamp if engine is None else hash((stamp, engine.name))
     found = {key: _with_signals(cache.get(key, stamp), signals) for key in keys} if usable else {}
     missing = {key: number for number, key in enumerate(keys) if found.get(key) is None}

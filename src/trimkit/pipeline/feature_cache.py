@@ -67,17 +67,18 @@ def encoder_stamp(modules: Iterable[nn.Module]) -> int:
     Writes through ``Tensor.data`` leave no trace that could be read without looking at every value: after those the cache has
     to be cleared by hand.
     """
-    state: list[object] = []
-    kinds: set[str] = set()
-    layer: Any
-    for layer in modules:  # of hundreds, in every call: nothing is looked up that need not be
-        for p in layer._parameters.values():
-            if p is not None:
-                state += (p.data_ptr(), p.dtype, None if p.is_inference() else p._version)
-                kinds.add(p.device.type)
-        if "merged_adapters" in vars(layer):  # a PEFT layer
+    layers: list[Any] = list(modules)  # hundreds, in every call: nothing is looked up that need not be
+    held: list[Tensor] = [p for layer in layers for p in layer._parameters.values() if p is not None]
+    state: list[object] = [p.data_ptr() for p in held]
+    state += [p.dtype for p in held]
+    try:
+        state += [p._version for p in held]
+    except RuntimeError:  # those of inference mode have none
+        state += [None if p.is_inference() else p._version for p in held]
+    for layer in layers:
+        if "merged_adapters" in layer.__dict__:  # a PEFT layer
             state.append((tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters))
-    for kind in sorted(kinds):
+    for kind in sorted({device.type for device in {p.device for p in held}}):
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             state.append((kind, torch.get_autocast_dtype(kind)))
     return hash(tuple(state))

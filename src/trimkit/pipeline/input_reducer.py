@@ -33,7 +33,7 @@ from trimkit.pipeline.media import (
     with_earlier,
 )
 from trimkit.pipeline.model_store import feature_cache_of
-from trimkit.pipeline.padding import padding_id, padding_side, plain_positions
+from trimkit.pipeline.padding import padding_id, padding_owners, padding_side, plain_positions
 from trimkit.pipeline.reduced_inputs import ReducedInputs
 from trimkit.pipeline.reduction_checks import check_reduction, refuse_positions
 from trimkit.pipeline.selecting import reduced_images
@@ -127,23 +127,22 @@ class InputReducer:
             asked = self.chooser.queries(host, prompts, items, query, earlier)
             choosing = self.chooser.read(asked.queries, scorer)
         chosen = self.choose(items, choosing, scorer, clock)
-        with clock.stage("shrink"):
-            placeholders = placeholders_of(media) if media else torch.zeros_like(host["input_ids"])
+        with clock.stage("shrink", follows=True):
+            placeholders = placeholders_of(media) if media else torch.zeros_like(host["input_ids"], dtype=torch.bool)
             layout = self._plan(inputs, host, placeholders, chosen.selections, generating)
-            out = self._shortened(inputs, media, layout, generating)
-            placeholders = placeholders.to(ids.device, non_blocking=True)
+            out = self._shortened(inputs, host, media, layout, generating)
         if chosen.outputs:
             out["mm_encoder_outputs"] = {**(inputs.get("mm_encoder_outputs") or {}), **chosen.outputs}
         return ReducedInputs(
             model_inputs=out,
             layout=layout,
-            placeholders=layout.take(placeholders, 0).bool(),
+            placeholders_before=placeholders,
             items=chosen.items,
             queries=asked.queries,
             selections=chosen.selections,
             kept=chosen.kept,
             embeddings=chosen.embeddings,
-            media=EarlierMedia.of(media, chosen.items, asked.queries),
+            encoded=[each.without_arguments() for each in media],
             method=self.method.name,
             seconds=clock.seconds,
             notes=asked.notes,
@@ -179,9 +178,9 @@ class InputReducer:
         device = items[0].image.features.device if items else torch.device("cpu")
         with clock.stage("select"), in_full_precision(device):
             selections = self.chooser.select(items, queries, scorer)
-        with clock.stage("shrink"):
+        with clock.stage("shrink", follows=True):
             kept = reduced_images([item.image for item in items], selections)
-        with clock.stage("project"):
+        with clock.stage("project", follows=True):
             embeddings, outputs = self._project(items, kept)
         return ChosenImages(items, selections, kept, embeddings, outputs)
 
@@ -276,7 +275,12 @@ class InputReducer:
         return layout.padded_to(self._settings.bucket(layout.length), side)
 
     def _shortened(
-        self, inputs: ModelInputs, media: list[EncodedMedia], layout: PromptLayout, generating: bool
+        self,
+        inputs: ModelInputs,
+        host: ModelInputs,
+        media: list[EncodedMedia],
+        layout: PromptLayout,
+        generating: bool,
     ) -> ModelInputs:
         """Inputs without pixels, cut by ``layout``, with positions where the family has its own."""
         done = encoder_inputs(self._model, media, pixels_only=layout.identity)
@@ -284,8 +288,7 @@ class InputReducer:
             return {name: value for name, value in inputs.items() if name not in done}
         positions = self.family.positions(self._model, inputs)
         model, ids = self._model, inputs["input_ids"]
-        owners = (getattr(model, "generation_config", None), model.config.get_text_config(), self._tokenizer)
-        cut = layout.apply(inputs, padding_id(owners, *self.placeholder_ids()))
+        cut = layout.apply(inputs, padding_id(padding_owners(model, self._tokenizer), *self.placeholder_ids()), host)
         out = {name: value for name, value in cut.items() if name not in done}
         if positions is not None:
             self.family.place(self._model, out, layout.take(positions, 0), generating=generating)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from trimkit.core.prompt_layout import image_rows
+from trimkit.core.prompt_columns import counts_by_row, rows_of_counts
 from trimkit.core.signals import is_per_token
 from trimkit.core.types import ImageTokens
 from trimkit.errors import ConfigError, InputError, UnsupportedError
@@ -54,6 +54,10 @@ class EncodedMedia:
     images: list[ImageTokens]
     cached: list[bool]
     placeholders: Tensor
+
+    def without_arguments(self) -> EncodedMedia:
+        """The same, which keeps no pixels alive."""
+        return EncodedMedia(self.family, {}, self.images, self.cached, self.placeholders)
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,11 @@ def unplaced(media: EncodedMedia, rows: Sequence[int]) -> list[MediaItem]:
 
 
 def placeholders_of(media: Sequence[EncodedMedia]) -> Tensor:
-    """``[B, L]`` int64, 1 where a placeholder stands that is ranked, of an image or a video."""
+    """``[B, L]`` bool, true where a placeholder stands that is ranked, of an image or a video."""
     placeholders = media[0].placeholders
     for each in media[1:]:
         placeholders = placeholders | each.placeholders
-    return placeholders.long()
+    return placeholders
 
 
 def question_ids(ids: Tensor, media: Sequence[EncodedMedia], image_token_id: int) -> Tensor:
@@ -218,13 +222,13 @@ def encoder_inputs(model: Any, media: Sequence[EncodedMedia], *, pixels_only: bo
 
 def _placed(media: EncodedMedia) -> list[MediaItem]:
     lengths = [len(image) for image in media.images]
-    rows = image_rows(media.placeholders.cpu().long(), 1, lengths, media.family.medium)
     places = media.placeholders.cpu().numpy()
-    left = {row: np.flatnonzero(places[row]).tolist() for row in set(rows)}
+    rows = rows_of_counts(counts_by_row(places), lengths, media.family.medium)
+    left = {row: np.flatnonzero(places[row]) for row in set(rows)}
     items = []
     for image, cached, row in zip(media.images, media.cached, rows, strict=True):
         columns, left[row] = left[row][: len(image)], left[row][len(image) :]
-        first, last = (columns[0], columns[-1]) if columns else (-1, -2)
+        first, last = (int(columns[0]), int(columns[-1])) if len(columns) else (-1, -2)
         items.append(MediaItem(media.family, image, cached, row, first, last))
     return items
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimkit.core.prompt_layout import Side
 
-__all__ = ["padding_id", "padding_side", "plain_positions"]
+__all__ = ["padding_id", "padding_owners", "padding_side", "plain_positions"]
 
 
 def plain_positions(ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -26,6 +26,13 @@ def padding_id(owners: Iterable[Any], *placeholders: int) -> int:
         if isinstance(pad, int) and pad >= 0 and pad not in placeholders:
             return pad
     return next(free for free in range(len(placeholders) + 1) if free not in placeholders)
+
+
+def padding_owners(model: Any, tokenizer: Any) -> Iterator[Any]:
+    """What may name a padding token, looked up one by one."""
+    yield getattr(model, "generation_config", None)
+    yield model.config.get_text_config()
+    yield tokenizer
 
 
 def padding_side(mask: Tensor | None, tokenizer: Any, generating: bool) -> Side:

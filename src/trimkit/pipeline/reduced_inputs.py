@@ -13,7 +13,7 @@ from torch import Tensor
 from trimkit.core.prompt_layout import PromptLayout
 from trimkit.core.types import ImageReport, ImageTokens, Report, ReportRenderer, Selection, StageSeconds
 from trimkit.models import ModelInputs
-from trimkit.pipeline.media import EarlierMedia, ImageQueries, MediaItem
+from trimkit.pipeline.media import EarlierMedia, EncodedMedia, ImageQueries, MediaItem
 from trimkit.pipeline.padding import plain_positions
 
 __all__ = ["ImageEmbeddings", "ReducedImage", "ReducedInputs"]
@@ -89,13 +89,13 @@ class ReducedInputs:
     Attributes:
         model_inputs: what ``inputs`` gives, not copied.
         layout: how the prompt of ``[B, L]`` was shortened.
-        placeholders: ``[B, L']`` bool, where image and video tokens stand in the shortened prompt.
+        placeholders_before: ``[B, L]`` bool on the host, where image and video tokens stood.
         items: the images, videos and frames as they were encoded, in the order of the prompts.
         queries: the questions about each.
         selections: what is kept of each.
         kept: the kept tokens of each, before the projector.
         embeddings: the same behind the projector, ``[k_i, H]``.
-        media: all pictures of the prompts, for a later turn of the conversation.
+        encoded: all images and videos of the prompts as they were encoded.
         method: its name.
         seconds: wall-clock time of each stage.
         notes: what is to be known of each image's question, or None; empty where there is nothing.
@@ -104,13 +104,13 @@ class ReducedInputs:
 
     model_inputs: ModelInputs
     layout: PromptLayout
-    placeholders: Tensor
+    placeholders_before: Tensor
     items: Sequence[MediaItem]
     queries: Sequence[ImageQueries]
     selections: Sequence[Selection]
     kept: Sequence[ImageTokens]
     embeddings: Sequence[Tensor]
-    media: EarlierMedia
+    encoded: Sequence[EncodedMedia]
     method: str
     seconds: StageSeconds
     notes: Sequence[str | None] = ()
@@ -127,6 +127,16 @@ class ReducedInputs:
         if encoded is None:
             return dict(self.model_inputs)
         return {**self.model_inputs, "mm_encoder_outputs": {name: copy(output) for name, output in encoded.items()}}
+
+    @cached_property
+    def placeholders(self) -> Tensor:
+        """``[B, L']`` bool, where image and video tokens stand in the shortened prompt."""
+        return self.layout.places(self.placeholders_before, self.model_inputs["input_ids"].device)
+
+    @cached_property
+    def media(self) -> EarlierMedia:
+        """All pictures of the prompts, for a later turn of the conversation."""
+        return EarlierMedia.of(self.encoded, self.items, self.queries)
 
     @cached_property
     def report(self) -> Report:

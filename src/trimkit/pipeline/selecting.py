@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from trimkit.core import functional as F
 from trimkit.core.layer_read import LayerRead
 from trimkit.core.sharing import merge_images, split_selection
-from trimkit.core.transfer import beside, upload
+from trimkit.core.transfer import beside, padded, stacked, upload
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods import Method
@@ -95,8 +94,7 @@ def select_by_attention(
     tokens = [merge_images([images[i] for i in group]) for group in groups]
     batch = make_batch(tokens, None, [None] * len(groups), EncoderProfile())
     joined = [torch.cat([attention[i] for i in group]) for group in groups]
-    padded = pad_sequence(joined, batch_first=True)
-    chosen = method.select(replace(batch, attention=padded, layer=_of_groups(read, groups)))
+    chosen = method.select(replace(batch, attention=padded(joined), layer=_of_groups(read, groups)))
     fixed = method.budget.kind in ("ratio", "count")
     found: dict[int, Selection] = {}
     for group, selection in zip(groups, chosen, strict=True):
@@ -166,7 +164,7 @@ def make_batch(
     """Pad images to one batch."""
     lengths = tuple(len(image) for image in images)
     alive = tuple(image.alive_count for image in images if image.alive_count is not None)
-    features = pad_sequence([image.features for image in images], batch_first=True).detach()
+    features = padded([image.features for image in images]).detach()
     device, width = features.device, features.shape[1]
     mask = torch.ones(features.shape[:2], dtype=torch.bool, device=device)
     if min(lengths) < width:
@@ -191,7 +189,7 @@ def make_batch(
 def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
     """A signal of all images, or None where one lacks it."""
     given = [beside(row, device) for row in rows if row is not None]
-    return pad_sequence(given, batch_first=True).detach() if len(given) == len(rows) else None
+    return padded(given).detach() if len(given) == len(rows) else None
 
 
 def _signals(images: Sequence[ImageTokens], device: torch.device) -> dict[str, tuple[Tensor, ...]]:
@@ -239,17 +237,19 @@ def _with_features(image: ImageTokens, layers: Sequence[Tensor]) -> ImageTokens:
 
 def _reduced(features: Sequence[Tensor], selections: Sequence[Selection]) -> list[Tensor]:
     """Kept features of images of one length, in raster order and as they are."""
-    stacked = torch.stack(list(features))
-    images, total, _ = stacked.shape
-    device, counts = stacked.device, [len(each.indices) for each in selections]
-    starts = upload(np.repeat(np.arange(images) * total, counts), device)
-    places = torch.cat([beside(each.indices, device) for each in selections]) + starts
-    kept = stacked.flatten(0, 1).index_select(0, places)
+    whole = stacked(features)
+    images, total, _ = whole.shape
+    device, counts = whole.device, [len(each.indices) for each in selections]
+    places = beside(selections[0].indices, device)
+    if images > 1:
+        starts = upload(np.repeat(np.arange(images) * total, counts), device)
+        places = torch.cat([beside(each.indices, device) for each in selections]) + starts
+    kept = whole.flatten(0, 1).index_select(0, places)
     if not selections[0].aggregated:
-        return list(torch.split(kept, counts))
+        return [kept] if images == 1 else list(torch.split(kept, counts))
     keep = torch.zeros(images * total, dtype=torch.bool, device=device).index_fill(0, places, True).view(images, total)
     given = [beside(each.weights, device) for each in selections if each.weights is not None]
-    rest = F.aggregate(stacked, keep, None, torch.stack(given) if given else None)
+    rest = F.aggregate(whole, keep, None, stacked(given) if given else None)
     if images == 1:
         return [torch.cat([kept, rest])]
     ends = np.cumsum(np.array(counts) + 1) - 1

@@ -57,13 +57,15 @@ class StageClock:
         self._prefilled = False
         self._prefill_began: Any = None
         self._within: list[tuple[Any, Any]] = []
+        self._ended: Any = None
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time inside to ``seconds.<name>``."""
-        start = self._now()
+    def stage(self, name: str, *, follows: bool = False) -> Iterator[None]:
+        """Add the time inside to ``seconds.<name>``; ``follows`` where nothing has been done since the stage before."""
+        start = self._ended if follows and self._ended is not None else self._now()
+        self._ended = None  # what fails within has no end
         yield
-        end = self._now()
+        end = self._ended = self._now()
         self._add(name, start, end)
         if self._prefill_began is not None:
             self._within.append((start, end))  # a stage within the prefill: no second is counted twice

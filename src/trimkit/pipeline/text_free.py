@@ -54,6 +54,8 @@ def select_asked(
     found: dict[int, Selection] = {}
     for silent in (False, True):
         group = [i for i, question in enumerate(asked) if (question is None) == silent]
+        if not group:
+            continue
         mine, said, where = [images[i] for i in group], [asked[i] for i in group], [rows[i] for i in group]
         relevance = None if silent else relevance_of(mine, said, method, scorer)
         chosen = select_tokens(mine, relevance, said, text_free(method) if silent else method, profile, where)

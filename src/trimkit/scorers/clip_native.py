@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trimkit.core import functional as F
-from trimkit.core.transfer import one_by_one
+from trimkit.core.transfer import one_by_one, stacked
 from trimkit.core.types import EncoderProfile, ImageTokens
 from trimkit.errors import ConfigError
 from trimkit.scorers._text import TextEncoder
@@ -122,7 +122,7 @@ class ClipNativeScorer(EncoderScorer):
         found: dict[int, Tensor] = {}
         for rows in groups.values():
             patches = self._patches([images[i] for i in rows])
-            text = torch.stack([texts[i] for i in rows]).to(patches.device)
+            text = stacked([texts[i] for i in rows]).to(patches.device)
             found.update(zip(rows, F.clip_relevance(patches, text, normalize=normalize).unbind(0), strict=True))
         return [found[i] for i in range(len(images))]
 
@@ -185,7 +185,7 @@ class ClipNativeScorer(EncoderScorer):
                 )
         norm, device = self._post_layernorm, read[0].device
         return F.patch_embeddings(
-            torch.stack(read).detach(),
+            stacked(read).detach(),
             norm.weight.to(device),
             norm.bias.to(device),
             self._visual_projection.weight.to(device),

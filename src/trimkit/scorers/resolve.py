@@ -102,7 +102,8 @@ def resolve_scorer(
 
 def placement(model: Any) -> tuple[torch.device, torch.dtype]:
     """Where and how a model's scorer computes: beside the model, on a CPU in float32."""
-    device = torch.device("cpu") if model.device.type == "meta" else model.device  # offloaded: weights come when called
+    device: torch.device = model.device  # looked up once: it takes a walk to the first parameter
+    device = torch.device("cpu") if device.type == "meta" else device  # offloaded: weights come when called
     return device, torch.float32 if device.type == "cpu" else model.dtype
 
 
