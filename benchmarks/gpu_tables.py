@@ -1,6 +1,7 @@
 """The tables of ``python -m benchmarks.gpu``: a row for everything that it measures, "not run" until it has been.
 
 What runs, in which order and for how long is in ``benchmarks/gpu/steps.py``; the result is ``benchmarks/results/gpu.json``.
+A cell that the last run did not get to is the first run's (``gpu_first_run.json``), and marked so.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from benchmarks.gpu.work_list import ADDED, CHOOSING, CLAIM, COMPILED, KERNELS, 
 from benchmarks.records import Record, load, source
 
 NOT_RUN = "not run"
+EARLIER = "gpu_first_run"
+MARK = "†"
 
 
-def _record() -> Record | None:
-    record = load("gpu")
+def _record(name: str = "gpu") -> Record | None:
+    record = load(name)
     return None if record is None or record["config"]["dry_run"] else record
 
 
@@ -36,7 +39,10 @@ def _text(step: str, header: list[str], rows: list[list[str]]) -> str:
         if done["status"] != "done"
         else ""
     )
-    return f"{table(header, rows)}\n\n{source('gpu', record)}{why}"
+    earlier = _record(EARLIER)
+    marked = any(cell.endswith(MARK) for row in rows for cell in row)
+    of_earlier = f" {MARK} {source(EARLIER, earlier)}" if marked and earlier is not None else ""
+    return f"{table(header, rows)}\n\n{source('gpu', record)}{why}{of_earlier}"
 
 
 def _found(parts: list[Record], **keys: Any) -> Record | None:
@@ -94,20 +100,25 @@ def added() -> str:
 
 def _benches(step: str, wanted: Any) -> Iterator[tuple[list[str], Record | None, Record | None, Record | None]]:
     """Shape, batch and new tokens, then ratio, full arm and reduced arm."""
-    parts = _parts(_record(), step)
+    runs = [(_parts(_record(), step), ""), (_parts(_record(EARLIER), step), f" {MARK}")]
     for shape, method, batch, new in wanted:
-        title = [f"`{shape}`", f"`{method}`", str(batch), str(new)]
-        for part in parts:
-            if "bench" not in part or part["settings"]["random"] != shape:
-                continue
-            cell = {"batch_size": batch, "new_tokens": new}
-            entry = _found(part["bench"]["ratios"], method=method, **cell)
-            if entry is not None:
-                arms = [_found(part["bench"]["arms"], method=name, **cell) for name in ("none", method)]
-                yield title, entry, arms[0], arms[1]
-                break
-        else:
+        cell = {"batch_size": batch, "new_tokens": new}
+        found = ((bench, mark) for parts, mark in runs for bench in _of_shape(parts, shape, method, cell))
+        bench, mark = next(found, (None, ""))
+        title = [f"`{shape}`{mark}", f"`{method}`", str(batch), str(new)]
+        if bench is None:
             yield title, None, None, None
+            continue
+        arms = [_found(bench["arms"], method=name, **cell) for name in ("none", method)]
+        yield title, _found(bench["ratios"], method=method, **cell), arms[0], arms[1]
+
+
+def _of_shape(parts: list[Record], shape: str, method: str, cell: dict[str, int]) -> Iterator[Record]:
+    """Benchmarks of this shape that have this method's ratio."""
+    for part in parts:
+        of_shape = "bench" in part and part["settings"]["random"] == shape
+        if of_shape and _found(part["bench"]["ratios"], method=method, **cell) is not None:
+            yield part["bench"]
 
 
 def shapes() -> str:
@@ -127,16 +138,18 @@ def shapes() -> str:
 
 def compiled() -> str:
     """Compiled prefill and decoding."""
-    parts, rows = _parts(_record(), "compiled"), []
+    parts, rows = [_parts(record, "compiled") for record in (_record(), _record(EARLIER))], []
     for batch, tokens in COMPILED:
-        part = _found(parts, batch=batch, image_tokens=tokens)
+        own, earlier = (_found(run, batch=batch, image_tokens=tokens) for run in parts)
+        part = own if own is not None and "compiled" in own else earlier
         cells = [NOT_RUN] * 5
         if part is not None and "compiled" in part:
             both = [part["eager"], part["compiled"]]
             cells = [seconds(each[name]) for name in ("prefill_s", "step_s") for each in both] + [
                 f"{part['compile_s']:.0f} s"
             ]
-        rows.append([str(batch), str(tokens), *cells])
+        mark = f" {MARK}" if part is not None and part is earlier and "compiled" in part else ""
+        rows.append([str(batch), f"{tokens}{mark}", *cells])
     header = [
         "batch",
         "image tokens",

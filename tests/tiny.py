@@ -208,7 +208,7 @@ class ToyScorer:
         out = []
         for image, query in zip(images, queries, strict=True):
             generator = torch.Generator().manual_seed(len(query) + sum(map(ord, query)))
-            direction = torch.randn(image.features.shape[-1], generator=generator)
+            direction = torch.randn(image.features.shape[-1], generator=generator).to(image.features.device)
             scores = image.features.float() @ direction
             out.append(4.0 * (scores - scores.mean()) / scores.std())
         return out

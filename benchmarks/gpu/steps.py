@@ -89,9 +89,9 @@ class Step:
 
 STEPS = (
     Step("kernels", 30, _work("kernels", "added")),
-    Step("tests", 40, _work("tests")),
+    Step("tests", 30, _work("tests")),
     Step("waits", 25, _work("waits")),
-    Step("added", 40, _work("added", "added")),
+    Step("added", 50, _work("added", "added")),
     Step("here", 20, _work("here", "here")),
     Step("shapes", 75, _work("shapes")),
     Step("claim", 80, _work("claim")),
