@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import table
+from benchmarks.gpu.here import WAY
 from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.advice.calls import calls_of
@@ -96,11 +97,11 @@ def _thinned(sizes: Sizes, arm: Record, work: Work) -> list[LayerCall]:
 def gpu_device(record: Record) -> Device:
     """The GPU of ``gpu.json``, by what ``trimkit advise --device here`` measured on it.
 
-    Where that step did not run, it is the published H100 with the launch cost of the stock model's decoding steps in the same
-    file: at batch 1 they wait for nothing else.
+    Where that step did not run, or measured in the first way: the published H100 with the launch cost of the stock
+    model's decoding steps in the same file: at batch 1 they wait for nothing else.
     """
     parts = record["steps"].get("here", {}).get("parts", [])
-    found = next((part["device"] for part in parts if part.get("device")), None)
+    found = next((part["device"] for part in parts if part.get("device") and part.get("way", 1) >= WAY), None)
     if found is not None:
         return Device(**{**found, "rates": {name: Rate(**each) for name, each in found["rates"].items()}})
     arms = [arm for part in _benches(record) for arm in part["bench"]["arms"]]

@@ -2,7 +2,7 @@
 
 Tables, receipts and charts of the demo world, of a seed that nothing is reported on (1003; the rule of ``focus`` for pages was
 made on 1001 and 1002). No answer is asked for: what counts is the share of the patches that hold the answer's cell, and of all
-that the question needs, that a method keeps. Also how rough the tower's features are on pages and on scenes.
+that the question needs, that a method keeps. Also what share of a page, or of a scene, a typical patch is like.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.cells import percent, table
 from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit.ask import build_inputs
-from trimkit.core.text_lines import roughness
+from trimkit.core.text_lines import alike
 from trimkit.demo import load_demo
 from trimkit.demo.dense import DENSE
 from trimkit.demo.items import EVALUATION_NAMESPACE, item_rng
@@ -87,15 +87,15 @@ def kept(model: Any, processor: Any, seed: int, n: int) -> list[dict[str, Any]]:
     return rows
 
 
-def rough(model: Any, processor: Any, seed: int, n: int) -> dict[str, dict[str, float]]:
-    """Least and most roughness, by kind of page and by question type of scenes."""
+def likeness(model: Any, processor: Any, seed: int, n: int) -> dict[str, dict[str, float]]:
+    """Least and most share of patches that a typical one is like, by kind of page and by question type of scenes."""
     found: dict[str, list[float]] = {}
     for content, question in items(seed, n, (DENSE, *TYPES, *HARD_TYPES[1:])):
         pixels = processor.image_processor([draw(content)], return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             features = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
         kind = content.kind if isinstance(content, Page) else question.type
-        found.setdefault(kind, []).append(float(roughness(features, (GRID, GRID))))
+        found.setdefault(kind, []).append(float(alike(features)))
     return {kind: {"n": len(each), "least": min(each), "most": max(each)} for kind, each in found.items()}
 
 
@@ -115,9 +115,9 @@ def rows(record: Record) -> str:
     header = [(kind, budget) for kind in ("table", "receipt", "chart") for budget in BUDGETS]
     body = [[name, *[percent(mine[each]) if each in mine else "" for each in header]] for name, mine in cells.items()]
     span = ", ".join(
-        f"{kind.replace('_', ' ')} {each['least']:.2f} to {each['most']:.2f}" for kind, each in run["rough"].items()
+        f"{kind.replace('_', ' ')} {each['least']:.2f} to {each['most']:.2f}" for kind, each in run["alike"].items()
     )
-    note = f"Share of the answer's patches that is kept; {run['n']} pages, seed {run['seed']}. Roughness: {span}."
+    note = f"Share of the answer's patches that is kept; {run['n']} pages, seed {run['seed']}. Like a typical patch: {span}."
     return f"{table(['method', *[f'{kind}, {budget}' for kind, budget in header]], body)}\n\n{note}"
 
 
@@ -132,7 +132,7 @@ def main() -> None:
     given = parser.parse_args()
     model, processor = load_demo()
     found = {"seed": given.seed, "n": given.n, "kept": kept(model, processor, given.seed, given.n)}
-    found["rough"] = rough(model, processor, given.seed, 2 * given.n)
+    found["alike"] = likeness(model, processor, given.seed, 2 * given.n)
     config = {"command": ["python", "-m", "benchmarks.bench_pages"], "arguments": {"seed": given.seed, "n": given.n}}
     record = {"experiment": "pages", "config": config, "provenance": provenance(), "results": [found]}
     save(record, given.out)

@@ -22,7 +22,8 @@ def _halve(folder: Path) -> None:
     path.chmod(0o644)
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
-    config["dtype"] = "float32"
+    for part in (config, config.get("text_config", {}), config.get("vision_config", {})):
+        part["dtype"] = "float32"
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

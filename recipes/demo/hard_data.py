@@ -20,10 +20,10 @@ from trimkit.demo.grounding import about_cell
 from trimkit.demo.overall import about_discs, sample_global
 from trimkit.demo.pages import Page
 from trimkit.demo.pairs import about_two, sample_two_things
-from trimkit.demo.questions import Question, sample_question
+from trimkit.demo.questions import NUMBER_WORDS, Question, sample_question
 from trimkit.demo.world import COLOURS, PATCH_SIZE, Scene
 
-KINDS = ("page", "global", "two")
+KINDS = ("page", "global", "global", "two")  # global questions are the hardest
 TRIES = 60
 ONE_CELL = 3  # boxes of a cell at most: of its row, its column, its text
 
@@ -34,7 +34,7 @@ def content_and_questions(rng: np.random.Generator, total: int) -> tuple[Scene |
     if kind == "page":
         page, first = sample_dense(rng)
         return page, [first, *(about_page(page, rng) for _ in range(total - 1))]
-    scene, first = sample_global(rng) if kind == "global" else sample_two_things(rng)
+    scene, first = _global(rng) if kind == "global" else sample_two_things(rng)
     asked = [first]
     for _ in range(TRIES * total):
         question = _about(scene, rng, kind)
@@ -43,6 +43,15 @@ def content_and_questions(rng: np.random.Generator, total: int) -> tuple[Scene |
         if len(asked) == total:
             return scene, asked
     raise ValueError("a scene allows too few questions")
+
+
+def _global(rng: np.random.Generator) -> tuple[Scene, Question]:
+    """As it is asked, but for every other scene with a number of discs that is as often one as another."""
+    counted = bool(rng.random() < 0.5)
+    while True:
+        scene, first = sample_global(rng)
+        if not counted or first.answer in NUMBER_WORDS:
+            return scene, first
 
 
 def _about(scene: Scene, rng: np.random.Generator, kind: str) -> Question | None:

@@ -164,7 +164,9 @@ def run(task: Task, batch: Batch) -> Outcome:
         part = F.pad(batch.patches.part, (len(task.head), 0))
         looked = [looked_at(task.words, group) for group in batch.groups]
         spots = None if batch.spots is None else [F.pad(t, (len(task.head), 0)) for t in batch.spots]
-        watch = Watch(label, hue, part, task.words.named, task.words.hue, looked, spots, 1 + len(NAMES), [], [])
+        watch = Watch(
+            label, hue, part, task.words.named, task.words.hue, task.words.discs, looked, spots, 1 + len(NAMES), [], []
+        )
         watch.limit *= task.scale
     taps = TAPS if batch.facts is not None else ()
     read, tapped = answer_states(task.model, prefix, real, batch.groups, watch, taps)

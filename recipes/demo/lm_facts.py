@@ -19,6 +19,7 @@ from recipes.demo.lm_data import Cache
 from recipes.demo.lm_forward import Blocks
 from recipes.demo.shapes import LM_WIDTH
 from recipes.demo.targets import CLASSES, IGNORE
+from trimkit.demo.overall import MOST_DISCS
 from trimkit.demo.questions import LETTERS
 from trimkit.demo.world import COLOURS, NAMES, PLURALS
 
@@ -35,18 +36,20 @@ LIMIT = 1200  # tokens a loss looks at
 
 @dataclass(frozen=True)
 class Words:
-    """Token tables [vocab]: the class a token names (0 none), its disc colour (0 none), its option letter (-1 none)."""
+    """Token tables [vocab]: the class a token names (0 none), its disc colour (0 none), its option letter (-1 none), whether it
+    says "discs"."""
 
     named: Tensor
     hue: Tensor
     letter: Tensor
+    discs: Tensor
     stop: int  # the full stop that follows an option's letter
 
 
 def words_of(tokenizer: PreTrainedTokenizerFast) -> Words:
     vocab = tokenizer.get_vocab()
     named, hue = torch.zeros(len(vocab), dtype=torch.long), torch.zeros(len(vocab), dtype=torch.long)
-    letter = torch.full((len(vocab),), -1)
+    letter, discs = torch.full((len(vocab),), -1), torch.zeros(len(vocab), dtype=torch.long)
 
     def fill(table: Tensor, text: str, value: int) -> None:
         for form in (f"Ġ{text}", text):  # the tokenizer writes a leading space so
@@ -63,22 +66,24 @@ def words_of(tokenizer: PreTrainedTokenizerFast) -> Words:
         fill(hue, colour, number)
     for number, text in enumerate(LETTERS):
         fill(letter, text, number)
-    return Words(named, hue, letter, vocab["."])
+    fill(discs, "discs", 1)
+    return Words(named, hue, letter, discs, vocab["."])
 
 
 @dataclass(frozen=True)
 class Facts:
     """Of each scene, by class: how many [b, c], disc colour (0 none, IGNORE unless there is one such thing), centre [b, c, 2]
-    and mean waves [b, c, 2 * waves]; by disc colour: the class of the one thing on it [b, 9], else IGNORE."""
+    and mean waves [b, c, 2 * waves]; by disc colour: the class of the one thing on it [b, 9], else IGNORE; all discs [b]."""
 
     count: Tensor
     colour: Tensor
     place: Tensor
     waves: Tensor
     on_disc: Tensor
+    discs: Tensor
 
     def repeat(self, times: int) -> Facts:
-        each = (self.count, self.colour, self.place, self.waves, self.on_disc)
+        each = (self.count, self.colour, self.place, self.waves, self.on_disc, self.discs)
         return Facts(*(t.repeat_interleave(times, dim=0) for t in each))
 
 
@@ -106,7 +111,8 @@ def facts_of(cache: Cache, scenes: npt.NDArray[np.int64]) -> Facts:
     on_disc = torch.full_like(discs, IGNORE)
     on_disc[row, hue] = label
     on_disc[:, 0] = IGNORE
-    return Facts(count, colour.masked_fill(count != 1, IGNORE), where, waves, on_disc.masked_fill(discs != 1, IGNORE))
+    alone = colour.masked_fill(count != 1, IGNORE), where, waves, on_disc.masked_fill(discs != 1, IGNORE)
+    return Facts(count, *alone, discs[:, 1:].sum(1))
 
 
 class Probes(nn.Module):
@@ -121,6 +127,7 @@ class Probes(nn.Module):
         self.place = nn.Linear(LM_WIDTH, 2)
         self.thing = nn.Linear(LM_WIDTH, len(CLASSES))
         self.right = nn.Linear(LM_WIDTH, 1)
+        self.discs = nn.Linear(LM_WIDTH, MOST_DISCS + 1)
         for probe in (self.patch_waves, self.waves):  # residual states are large: start at nothing
             nn.init.zeros_(probe.weight)
 
@@ -134,6 +141,13 @@ def options(words: Words, group: Blocks) -> tuple[Tensor, Tensor]:
     return option, option & (F.pad(letter, (2, 0), value=-1)[..., :-2] == answer)
 
 
+def all_discs(words: Words, group: Blocks) -> Tensor:
+    """Tokens "discs" that no colour goes before, [b, q, l]."""
+    coloured = F.pad(words.hue[group.ids][..., :-1], (1, 0)) > 0
+    past = torch.arange(group.ids.shape[2]) <= group.read[..., None]
+    return (words.discs[group.ids] > 0) & ~coloured & past
+
+
 def looked_at(words: Words, group: Blocks) -> Tensor:
     """Where the answering token should look, [b, q, l]: the right option if there are options, else names and colours; where
     one of them is the answer, that one."""
@@ -143,7 +157,7 @@ def looked_at(words: Words, group: Blocks) -> Tensor:
     answer = (group.read + 1)[..., None]
     same = (named > 0) & (named == words.named[group.ids].gather(2, answer))
     same |= (hue > 0) & (hue == words.hue[group.ids].gather(2, answer))
-    told = torch.where(same.any(-1, keepdim=True), same, (named > 0) | (hue > 0))
+    told = torch.where(same.any(-1, keepdim=True), same, (named > 0) | (hue > 0) | all_discs(words, group))
     return torch.where(option.any(-1, keepdim=True), right, told)
 
 
@@ -157,7 +171,9 @@ def fact_losses(
     probes: Probes, words: Words, facts: Facts, groups: list[Blocks], tapped: list[list[Tensor]], limit: int = LIMIT
 ) -> dict[str, Tensor]:
     """`tapped`: states of prefix and groups [b, q, l, width] after each of TAPS."""
-    found: dict[str, list[Tensor]] = {name: [] for name in ("waves", "count", "colour", "place", "thing", "right")}
+    found: dict[str, list[Tensor]] = {
+        name: [] for name in ("waves", "count", "colour", "place", "thing", "right", "discs")
+    }
     for i, group in enumerate(groups, start=1):
         gathered, named_by, checked_by = (states[i] for states in tapped[1:])
         past = torch.arange(group.ids.shape[2]) <= group.read[..., None]
@@ -178,6 +194,10 @@ def fact_losses(
                 found["colour"].append(F.cross_entropy(probes.colour(h).float(), hue, ignore_index=IGNORE))
                 off = probes.place(h).float() - facts.place[b, c]
                 found["place"].append(off.abs()[hue >= 0].mean())
+        b, q, at = all_discs(words, group).nonzero()[:limit].unbind(1)
+        if len(b):
+            many = facts.discs[b].clamp(max=MOST_DISCS)
+            found["discs"].append(F.cross_entropy(probes.discs(named_by[b, q, at]).float(), many))
         option, right = options(words, group)
         b, q, at = ((words.hue[group.ids] > 0) & past & ~option).nonzero()[:limit].unbind(1)
         thing = facts.on_disc[b, words.hue[group.ids[b, q, at]]]

@@ -108,6 +108,7 @@ class Watch:
     part: Tensor  # [b, p], 1 / patches of the thing it belongs to
     named: Tensor
     coloured: Tensor
+    discs: Tensor  # [vocab], 1 where a token says "discs": it should look at every disc if no colour goes before
     looked_at: list[Tensor]
     spots: list[Tensor] | None  # of each group [b, n, p]: what the answer is read off, or None where that is not known
     first_word: int  # classes from here on are words on signs
@@ -125,12 +126,14 @@ class Watch:
         q, own, prefix = q[:, :heads], own[:, :heads], prefix[:, :heads]
         past = torch.arange(group.ids.shape[2]) <= group.read[..., None]
         classes, hues = self.named[group.ids] * past, self.coloured[group.ids] * past
-        row, block, place = (classes + hues).nonzero()[: self.limit].unbind(1)
+        discs = (self.discs[group.ids] > 0) & (F.pad(self.coloured[group.ids][..., :-1], (1, 0)) == 0) & past
+        row, block, place = (classes + hues + discs.long()).nonzero()[: self.limit].unbind(1)
         over_prefix = (torch.matmul(q.flatten(2, 3), prefix.transpose(-1, -2)) + pad.to(q.dtype)).view(*q.shape[:4], -1)
         over_block = torch.matmul(q, own.transpose(-1, -2)) + _causal(group.ids.shape[2]).to(q.dtype)
         scores = torch.cat([over_prefix[row, :, block, place], over_block[row, :, block, place]], dim=-1).float()
         cls, hue = classes[row, block, place][:, None], hues[row, block, place][:, None]
         wanted = ((self.label[row] == cls) & (cls > 0)) | ((self.hue[row] == hue) & (hue > 0))
+        wanted |= (self.hue[row] > 0) & discs[row, block, place][:, None]
         logs = scores.log_softmax(-1)[..., : wanted.shape[1]]
         shares = wanted * self.part[row]
         shares[:, 0] = ~wanted.any(dim=1)

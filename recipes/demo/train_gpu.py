@@ -1,7 +1,7 @@
 """Trains tower and language model on one GPU in minutes, on pictures that many processes draw meanwhile.
 
 The tower goes on from the shipped one, on scenes and on pages, and is kept if it still finds what questions are about; then the
-language model goes on from the shipped or the unfinished one. Writes weights in half precision:
+language model goes on from the shipped one. Writes weights in half precision:
 
     python -m recipes.demo.train_gpu --out DIR              # where the GPU is
     python -m recipes.demo.train_gpu --take DIR             # into .cache/demo, for export

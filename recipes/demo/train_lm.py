@@ -6,10 +6,12 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
@@ -28,11 +30,10 @@ from recipes.demo.lm_batches import (
 from recipes.demo.lm_data import Cache
 from recipes.demo.lm_forward import Blocks
 from recipes.demo.shapes import CACHE, EOS, MODEL_DIR
-from recipes.demo.unfinished import HEADS as PROBES
-from recipes.demo.unfinished import MODEL as CHECKPOINT
-from recipes.demo.unfinished import kept
 from trimkit.demo.typed_items import ALL_TYPES
 
+CHECKPOINT, PROBES = CACHE / "llava_main.pt", CACHE / "lm_probes.pt"
+HEADS = Path(__file__).with_name("heads.safetensors")
 EVERY = 10  # steps between looks at the loss, which make the host wait for a GPU
 COUNT_WEIGHT = 3.0  # of answers to how many: the hardest to learn
 
@@ -48,6 +49,7 @@ AIDS = {
     "place": 1.0,
     "thing": 0.2,
     "right": 0.6,
+    "discs": 0.6,
 }
 
 
@@ -130,7 +132,7 @@ def evaluate(task: Task, cache: Cache, scenes: int = 128, batch: int = 8) -> dic
 
 
 # the harder ones a little sooner than the others
-PREFER = {"counting": 0.3, "relation": 0.12, "reading": 0.2, "dense_reading": 0.2, "global": 0.15, "two_things": 0.2}
+PREFER = {"counting": 0.3, "relation": 0.12, "reading": 0.2, "dense_reading": 0.2, "global": 0.5, "two_things": 0.2}
 
 
 def draw(sampler: Sampler, done: float, step: int) -> tuple[str, Batch, float]:
@@ -187,25 +189,14 @@ def _quiet_residuals(task: Task) -> None:
 
 
 def resume_from(task: Task) -> None:
-    """Go on from the last checkpoint; where there is none from what the repository keeps of an unfinished training, else from
-    the shipped model (its helper heads start anew)."""
-    if not CHECKPOINT.exists():
-        shipped = LlavaForConditionalGeneration.from_pretrained(MODEL_DIR)
-        task.model.load_state_dict(_with_new_words(shipped.state_dict(), task.model.state_dict()))
-        if (weights := kept()) is not None:
-            task.model.load_state_dict(weights["model"], strict=False)
-            task.probes.load_state_dict(weights["heads"])
-        return
-    task.model.load_state_dict(torch.load(CHECKPOINT, weights_only=True))
-    task.probes.load_state_dict(torch.load(PROBES, weights_only=True))
-
-
-def _with_new_words(old: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The old weights; words that they do not know, which come last in the vocabulary, as they were drawn."""
-    return {
-        name: value if value.shape == new[name].shape else torch.cat([value, new[name][len(value) :]])
-        for name, value in old.items()
-    }
+    """Go on from the last checkpoint; where there is none from the shipped model, with the heads that were trained with it."""
+    if CHECKPOINT.exists():
+        task.model.load_state_dict(torch.load(CHECKPOINT, weights_only=True))
+        heads = torch.load(PROBES, weights_only=True)
+    else:
+        task.model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(MODEL_DIR).state_dict())
+        heads = {name: value.float() for name, value in load_file(HEADS).items()}
+    task.probes.load_state_dict(heads, strict=False)  # a newer head starts anew
 
 
 def train(minutes: float, lr: float, seed: int, resume: bool, begin: float, counting: float, average: bool) -> None:

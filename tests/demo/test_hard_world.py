@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimkit.core.text_lines import LEAST_ROUGH, MOST_ROUGH, roughness
+from trimkit.core.text_lines import MOST_ALIKE, MOST_ROUGH, alike, roughness
 from trimkit.demo import load_demo
 from trimkit.demo.dense import DENSE
 from trimkit.demo.grounding import CELLS, GROUNDING, cell_of
@@ -212,14 +212,15 @@ def test_digits_count_for_number_words() -> None:
     assert not grade("8", seven)
 
 
-def test_pages_are_rough_to_the_demo_tower_and_scenes_are_not() -> None:
-    """What ``focus`` tells pages by; charts have few numbers and much paper, and are none."""
+def test_a_patch_of_a_page_is_like_few_others_and_one_of_a_scene_like_many() -> None:
+    """What ``focus`` tells pages by; charts have few numbers and much paper, and lie between."""
     model, processor = load_demo()
     texts = [page for page, _ in drawn(DENSE) if isinstance(page, Page) and page.kind != "chart"][:4]
     scenes = [scene for kind in (TWO_THINGS, GLOBAL) for scene, _ in drawn(kind)[:2]]
     pixels = processor.image_processor([draw(each) for each in (*texts, *scenes)], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         features = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-    rough = roughness(features, (24, 24)).tolist()
-    assert all(LEAST_ROUGH < each < MOST_ROUGH for each in rough[:4])
-    assert all(each < LEAST_ROUGH for each in rough[4:])
+    shares = alike(features).tolist()
+    assert all(each <= MOST_ALIKE for each in shares[:4])
+    assert all(each > MOST_ALIKE for each in shares[4:])
+    assert bool((roughness(features, (24, 24)) < MOST_ROUGH).all())

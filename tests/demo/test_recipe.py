@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from recipes.demo import evaluate
+from recipes.demo import evaluate, train_lm
+from recipes.demo.gpu_data import SHARD, Pool, write_shards
 from recipes.demo.hard_data import answer_spot, numbers_of, targets_of
 from recipes.demo.lm_batches import new_task
-from recipes.demo.lm_data import SHORT, TOTAL, block_ids, make_rows
+from recipes.demo.lm_data import SHORT, TOTAL, block_ids, load_clip, make_rows
 from recipes.demo.shapes import PAD, vocabulary
 from recipes.demo.targets import CLASS_OF, IGNORE
-from recipes.demo.unfinished import kept
 from trimkit.demo import load_demo
 from trimkit.demo.dense import about_page
 from trimkit.demo.items import TRAINING_NAMESPACE, item_rng
@@ -24,7 +27,7 @@ def test_new_words_come_last() -> None:
     """Weights that were trained without them can be gone on with."""
     base, words = vocabulary(hard=False), vocabulary()
     assert list(words.items())[: len(base)] == list(base.items())
-    assert load_demo()[1].tokenizer.get_vocab() == base
+    assert load_demo()[1].tokenizer.get_vocab() == words
     assert {"Ġnine", "Ġnearer", "ĠP"} <= set(words) - set(base)
 
 
@@ -75,15 +78,34 @@ def test_numbers_and_the_cell_of_the_answer_are_known() -> None:
     assert not numbers_of(scene).any()
 
 
-def test_a_training_that_is_kept_is_gone_on_with() -> None:
-    found = kept()
-    if found is None:
-        pytest.skip("no training is under way")
+def test_the_shipped_model_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Weights and helper heads, where the cache has no checkpoint."""
+    monkeypatch.setattr(train_lm, "CHECKPOINT", tmp_path / "none.pt")
     task = new_task(0)
-    missing = task.model.load_state_dict(found["model"], strict=False)
-    assert missing.unexpected_keys == []
-    assert all("vision_tower" in name or name == "lm_head.weight" for name in missing.missing_keys)
-    task.probes.load_state_dict(found["heads"])
+    train_lm.resume_from(task)
+    shipped = load_demo()[0].state_dict()
+    assert all(torch.equal(value, shipped[name]) for name, value in task.model.state_dict().items())
+    assert float(task.probes.waves.weight.detach().abs().sum()) > 0  # a fresh one is zero
+
+
+def test_pictures_of_a_gpu_pool_are_those_of_the_recipe(tmp_path: Path) -> None:
+    """Shards that workers write come back as the tower's batches and as the language model's cache."""
+    write_shards(tmp_path, TRAINING_NAMESPACE, 9, 0, range(1), 0.5)
+    pool = Pool(tmp_path, SHARD, torch.device("cpu"))
+    assert (pool.load(), pool.size, list(tmp_path.iterdir())) == (1, SHARD, [])
+    rows = [make_rows((TRAINING_NAMESPACE, 9, index, 0.5)) for index in range(3)]
+    for index, row in enumerate(rows):
+        assert np.array_equal(pool.arrays["patches"][index].numpy(), row.patches)
+        assert np.array_equal(pool.arrays["ids"][index].numpy(), row.ids)
+    chunk = pool.chunk(np.random.default_rng(0), 8, 4)
+    assert chunk.mask.shape == (8, 4, 576)
+    for row in np.flatnonzero(~np.asarray(chunk.pages)):
+        assert (
+            np.asarray(chunk.label)[row][np.asarray(chunk.mask)[row].any(axis=0)] > 0
+        ).all()  # questions are about things
+    cache = pool.cache(load_clip())
+    assert cache.gather_features(np.array([0, 2])).shape == (2, 576, 192)
+    assert cache.query.shape == (SHARD, TOTAL, 192)
 
 
 def test_a_type_that_has_lost_more_than_a_point_is_named() -> None:
@@ -94,3 +116,6 @@ def test_a_type_that_has_lost_more_than_a_point_is_named() -> None:
         }
     }
     assert evaluate.worse(after, before) == ["reading"]
+    after["results"]["none"]["reading"]["accuracy"] = 0.9
+    after["results"]["none"]["overall"]["accuracy"] = 0.5
+    assert evaluate.worse(after, before) == []  # of other types

@@ -17,7 +17,8 @@ import pytest
 from trimkit.config import load_config
 from trimkit.errors import ConfigError, InputError, TrimkitError
 from trimkit.io import leftovers
-from trimkit.io.files import check_writable, same_file, write_atomically
+from trimkit.io.directories import built
+from trimkit.io.files import check_writable, resolved, same_file, write_atomically
 from trimkit.io.numbers import check_whole, parse_shares, parse_whole_numbers
 from trimkit.io.reading import check_checkpoint, checkpoint_files, read_bytes, read_json, read_text
 from trimkit.io.settings import clip_inside, load_settings
@@ -298,3 +299,22 @@ def test_a_clip_lies_within_its_checkpoint(tmp_path: Path) -> None:
         "clip/../..",
     ):
         assert clip_inside(folder, name) is None, name
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_directories_made_on_the_way_go_where_the_work_fails(tmp_path: Path, beside: bool) -> None:
+    """But not those in which somebody else has put something."""
+    with pytest.raises(ZeroDivisionError), built(tmp_path / "new" / "deeper" / "target") as temporary:
+        (temporary / "half").write_text("")
+        if beside:
+            (tmp_path / "new" / "theirs").write_text("")
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.rglob("*")) == (["new", "theirs"] if beside else [])
+
+
+def test_a_loop_of_links_is_no_place(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    try:
+        assert resolved(tmp_path / "loop") == tmp_path.resolve() / "loop"  # Python 3.13 and later leave it
+    except InputError as error:
+        assert "loop of links" in str(error)

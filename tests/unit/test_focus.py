@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trimkit.core.greedy import relevant_and_new
-from trimkit.core.text_lines import LEAST_ROUGH, MOST_ROUGH, roughness
+from trimkit.core.text_lines import MOST_ALIKE, MOST_ROUGH, alike, roughness
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection
 from trimkit.errors import ConfigError
 from trimkit.methods import focus, get_method
@@ -196,9 +196,9 @@ def test_the_default_keeps_a_ninth() -> None:
 
 
 def page(rows: int = 12, columns: int = 12) -> torch.Tensor:
-    """Features of a page: most patches are letters of their own, some are paper; as rough as the demo's tables."""
+    """Features of a page: most patches are letters of their own, some are paper; hardly any is like another."""
     generator = torch.Generator().manual_seed(4)
-    base = 1.3 * torch.randn(1, 24, generator=generator) + 0.9 * torch.randn(rows * columns, 24, generator=generator)
+    base = 0.4 * torch.randn(1, 24, generator=generator) + torch.randn(rows * columns, 24, generator=generator)
     cells = base.view(rows, columns, 24)
     cells[:, 1:] = 0.6 * cells[:, :-1] + 0.8 * cells[:, 1:]
     return cells.flatten(0, 1)
@@ -218,12 +218,14 @@ def vague_map() -> torch.Tensor:
 
 
 def test_a_page_is_told_from_a_scene() -> None:
-    assert LEAST_ROUGH < float(roughness(page()[None], (12, 12))) < MOST_ROUGH
+    assert float(alike(page()[None])) <= MOST_ALIKE
+    assert float(roughness(page()[None], (12, 12))) < MOST_ROUGH
     smooth = torch.eye(4, 24).repeat_interleave(36, dim=0)  # four large areas
-    assert float(roughness(smooth[None], (12, 12))) < 0.2
+    assert float(alike(smooth[None])) == pytest.approx(35 / 143)
     noise = torch.randn(1, 144, 64, generator=torch.Generator().manual_seed(1))
     assert float(roughness(noise, (12, 12))) > MOST_ROUGH
     assert float(roughness(torch.ones(1, 144, 8), (12, 12))) == 0.0
+    assert [float(alike(torch.ones(1, count, 8))) for count in (1, 2, 144)] == [0.0, 1.0, 1.0]
     rough = roughness(torch.stack([page(), 7.0 * page()]), (12, 12))
     assert rough[0] == pytest.approx(float(rough[1]), rel=1e-5)
 

@@ -18,6 +18,7 @@ __all__ = ["measured"]
 _WIDTH = 4096
 _FEW, _MANY = 160, 640  # tokens
 _CALLS = 300
+_LARGER = 16  # on a GPU, where a launch takes as long as the work that a CPU is measured with
 
 Timer = Callable[[Callable[[], object]], float]
 
@@ -89,7 +90,7 @@ def _products(device: torch.device, dtype: torch.dtype, timer: Timer) -> tuple[R
         large = seconds(16 * _MANY)
         flops = 2 * 16 * _MANY * _WIDTH**2 / large
         ideal = 2 * _MANY * _WIDTH**2 / flops
-        return Rate(flops), max(_MANY * (many / ideal - 1), 1.0), size / one
+        return Rate(flops), max(_MANY * (many / ideal - 1), 1.0), _reading(device, dtype, timer)
     per_row = max(many - few, 1e-9) / (
         _MANY - _FEW
     )  # what grows with the tokens is arithmetic; the rest lays weights out
@@ -97,9 +98,17 @@ def _products(device: torch.device, dtype: torch.dtype, timer: Timer) -> tuple[R
     return Rate(2 * _WIDTH**2 / per_row, size / fixed), 0.0, size / one
 
 
+def _reading(device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
+    """Bytes/s of weights read for one token, by one matrix that takes far longer than a launch."""
+    weight = torch.randn(_LARGER * _WIDTH, _WIDTH, device=device, dtype=dtype)
+    x = torch.randn(1, _WIDTH, device=device, dtype=dtype)
+    return weight.nbytes / timer(lambda: torch.nn.functional.linear(x, weight))
+
+
 def _attention(device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
-    q = torch.randn(1, 16, 577, 64, device=device, dtype=dtype)
-    return 4 * 577 * 577 * 1024 / timer(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    images = 1 if device.type == "cpu" else _LARGER
+    q = torch.randn(images, 16, 577, 64, device=device, dtype=dtype)
+    return images * 4 * 577 * 577 * 1024 / timer(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
 
 
 def _elementwise(device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
@@ -108,14 +117,20 @@ def _elementwise(device: torch.device, dtype: torch.dtype, timer: Timer) -> floa
 
 
 def _growing(device: torch.device, dtype: torch.dtype, timer: Timer) -> float:
-    """As decoding has it: keys and values of several layers grow by one, in new memory, and one query attends to them."""
-    layers = [[torch.randn(1, 32, 680, 128, device=device, dtype=dtype) for _ in range(2)] for _ in range(4)]
-    new = torch.randn(1, 32, 1, 128, device=device, dtype=dtype)
+    """As decoding has it: keys and values of several layers grow by one, in new memory, and one query attends to them.
+
+    On a GPU they grow from the same length each time: attention over a new length is prepared anew there, for milliseconds.
+    """
+    rows, grows = (1, True) if device.type == "cpu" else (_LARGER, False)
+    layers = [[torch.randn(rows, 32, 680, 128, device=device, dtype=dtype) for _ in range(2)] for _ in range(4)]
+    new = torch.randn(rows, 32, 1, 128, device=device, dtype=dtype)
 
     def step() -> None:
         for held in layers:
-            held[:] = [torch.cat([each, new], dim=-2) for each in held]
-            torch.nn.functional.scaled_dot_product_attention(new, held[0], held[1])
+            longer = [torch.cat([each, new], dim=-2) for each in held]
+            torch.nn.functional.scaled_dot_product_attention(new, longer[0], longer[1])
+            if grows:
+                held[:] = longer
 
     return 3 * sum(each.nbytes for held in layers for each in held) / timer(step)
 

@@ -14,7 +14,7 @@ from typing import Any
 from trimkit.calibration._notes import Pair
 from trimkit.errors import InputError
 from trimkit.images import load_image
-from trimkit.io.files import user_path
+from trimkit.io.files import resolved, user_path
 from trimkit.io.reading import read_text
 from trimkit.io.text import is_text, parse_json
 
@@ -196,7 +196,7 @@ def files_of(images: str | Path) -> list[Path]:
 
 def _names(folder: Path, questions: str | Path | None) -> list[str]:
     """Files below ``folder`` by their relative names, sorted; neither hidden ones nor the questions."""
-    own = None if questions is None else user_path(questions).resolve()
+    own = None if questions is None else resolved(user_path(questions))
     found: list[Path] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -29,7 +29,7 @@ from trimkit.fitting._settings import FitSettings
 from trimkit.fitting._teacher import Teacher
 from trimkit.fitting._train import Split, Trained, new_network, split_pictures, train
 from trimkit.io.directories import built, new_directory
-from trimkit.io.files import user_path, write_atomically
+from trimkit.io.files import resolved, user_path, write_atomically
 from trimkit.io.provenance import hardware, versions
 from trimkit.io.text import json_text
 from trimkit.pipeline.model_store import scorer_of, scorer_source
@@ -142,7 +142,7 @@ def _target(output: str | Path | None, work: Path) -> Path | None:
     if output is None:
         return None
     target = new_directory(output, "a scorer")
-    if work.resolve().is_relative_to(target):
+    if resolved(work).is_relative_to(target):
         raise ConfigError(
             f"the work {str(work)!r} lies in the scorer's folder, which has to be empty: choose another place"
         )

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from trimkit.errors import ConfigError
-from trimkit.io.files import user_path
+from trimkit.errors import ConfigError, InputError
+from trimkit.io.files import resolved, user_path
 from trimkit.io.leftovers import locked, sweep, temporary_name
 from trimkit.io.reading import check_regular
 
@@ -27,10 +27,11 @@ def new_directory(path: str | Path | None, what: str) -> Path:
     """
     if path is None or not str(path).strip():
         raise ConfigError(f"{what} needs a directory to be written to: give one")
+    given = user_path(path)
     try:
-        target = user_path(path).resolve()
-    except RuntimeError:
-        raise ConfigError(f"{str(path)!r} is a loop of links: choose a new or an empty directory") from None
+        target = resolved(given)
+    except InputError as error:
+        raise ConfigError(f"{error}, or a new one") from None
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{str(path)!r} is there already: choose a new or an empty directory")
     parent = next(each for each in target.parents if each.exists())
@@ -45,6 +46,7 @@ def built(target: Path) -> Iterator[Path]:
 
     What is left where this process is killed, the next one that writes here removes.
     """
+    made = [each for each in target.parents if not each.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
     temporary = target.parent / temporary_name()
@@ -57,6 +59,9 @@ def built(target: Path) -> Iterator[Path]:
             temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another program has put something there
+            for each in made:
+                each.rmdir()
         raise
 
 

@@ -13,7 +13,7 @@ from typing import IO
 from trimkit.errors import InputError
 from trimkit.io.leftovers import locked, sweep, temporary_name
 
-__all__ = ["check_writable", "same_file", "user_path", "write_atomically"]
+__all__ = ["check_writable", "resolved", "same_file", "user_path", "write_atomically"]
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -32,6 +32,18 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{text!r}: there is no such home directory: write the path out") from None
     except ValueError:  # a zero byte, or letters that the file system's encoding does not have
         raise InputError(f"{text!r} is not a path: no file can have that name") from None
+
+
+def resolved(path: Path) -> Path:
+    """Absolute, without links.
+
+    Raises:
+        InputError: it is a loop of links.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError:  # until Python 3.12; later ones leave the loop as it is
+        raise InputError(f"{str(path)!r} is a loop of links: name a file or a directory that is there") from None
 
 
 def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
@@ -104,7 +116,7 @@ def write_atomically(target: Path, write: Callable[[IO[bytes]], object], *, foll
         InputError: the directory or the disk refuses.
     """
     try:
-        _write_and_rename(target.resolve() if follow else target, write)
+        _write_and_rename(resolved(target) if follow else target, write)
     except RuntimeError:  # a loop of links
         raise InputError(f"cannot write {str(target)!r} (a loop of links): choose another place") from None
     except OSError as error:

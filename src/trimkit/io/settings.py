@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimkit.errors import ConfigError, InputError
-from trimkit.io.files import user_path, write_atomically
+from trimkit.io.files import resolved, user_path, write_atomically
 from trimkit.io.reading import read_json
 from trimkit.io.text import json_text
 
@@ -68,7 +68,7 @@ def clip_inside(directory: Path, clip: object) -> Path | None:
     if not isinstance(clip, str) or not clip or "\0" in clip:
         return None
     found = directory / clip
-    inside = found.resolve().is_relative_to(directory.resolve()) and found.resolve() != directory.resolve()
+    inside = resolved(found).is_relative_to(resolved(directory)) and resolved(found) != resolved(directory)
     return found if inside and found.is_dir() else None
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.greedy import kept, relevant_and_new
-from trimkit.core.text_lines import LEAST_ROUGH, MOST_ROUGH, along_lines, roughness
+from trimkit.core.text_lines import MOST_ALIKE, MOST_ROUGH, alike, along_lines, roughness
 from trimkit.core.transfer import upload
 from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
@@ -154,8 +154,7 @@ def _quartiles(total: int, dtype: torch.dtype, device: torch.device) -> tuple[Te
 
 def is_page(features: Tensor, vague: Tensor, grid: tuple[int, int]) -> Tensor:
     """``[B]`` bool: which pictures are full of text, by features ``[B, N, D]`` and the vagueness ``[B]`` of their maps."""
-    rough = roughness(features, grid)
-    return (rough > LEAST_ROUGH) & (rough < MOST_ROUGH) & (vague >= VAGUE_PAGE)
+    return (alike(features) <= MOST_ALIKE) & (roughness(features, grid) < MOST_ROUGH) & (vague >= VAGUE_PAGE)
 
 
 def _cells(grid: tuple[int, int] | None) -> int:
