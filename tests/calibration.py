@@ -30,11 +30,12 @@ def write_checkpoint(folder: Path) -> Path:
     )
 
     vision = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14, "projection_dim": 16, **_TOWER}
-    text = {"model_type": "llama", "vocab_size": 986, "max_position_embeddings": 1024, **_TOWER}
+    text = {"model_type": "llama", "vocab_size": 936, "max_position_embeddings": 1024, **_TOWER}
     torch.manual_seed(0)
     model = tiny.ready(
         LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=2))
     )
+    model.resize_token_embeddings(986, mean_resizing=False)  # the demo tokenizer's; those that came later are drawn last
     model.generation_config.eos_token_id = 4
     model.save_pretrained(folder)
     processor = AutoProcessor.from_pretrained(demo_model_path())

@@ -304,17 +304,21 @@ def test_a_clip_lies_within_its_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("beside", [False, True])
 def test_directories_made_on_the_way_go_where_the_work_fails(tmp_path: Path, beside: bool) -> None:
     """But not those in which somebody else has put something."""
-    with pytest.raises(ZeroDivisionError), built(tmp_path / "new" / "deeper" / "target") as temporary:
-        (temporary / "half").write_text("")
-        if beside:
-            (tmp_path / "new" / "theirs").write_text("")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with built(tmp_path / "new" / "deeper" / "target") as temporary:
+            (temporary / "half").write_text("")
+            if beside:
+                (tmp_path / "new" / "theirs").write_text("")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert sorted(path.name for path in tmp_path.rglob("*")) == (["new", "theirs"] if beside else [])
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="Path.resolve leaves a loop as it is")
 def test_a_loop_of_links_is_no_place(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    try:
-        assert resolved(tmp_path / "loop") == tmp_path.resolve() / "loop"  # Python 3.13 and later leave it
-    except InputError as error:
-        assert "loop of links" in str(error)
+    with pytest.raises(InputError, match="loop of links"):
+        resolved(tmp_path / "loop")
