@@ -35,7 +35,9 @@ def write_checkpoint(folder: Path) -> Path:
     model = tiny.ready(
         LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=2))
     )
-    model.resize_token_embeddings(986, mean_resizing=False)  # the demo tokenizer's; those that came later are drawn last
+    model.resize_token_embeddings(
+        986, mean_resizing=False
+    )  # the demo tokenizer's; those that came later are drawn last
     model.generation_config.eos_token_id = 4
     model.save_pretrained(folder)
     processor = AutoProcessor.from_pretrained(demo_model_path())
