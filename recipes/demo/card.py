@@ -86,7 +86,8 @@ def weak(report: dict[str, Any]) -> str:
     """One sentence that names the types of question this model is bad at."""
     full = report["results"]["none"]
     below = [kind.replace("_", " ") for kind, found in full.items() if kind != "overall" and found["accuracy"] < 0.85]
-    return f"Not learnt, below 85 % even with all tokens: {', '.join(below)}." if below else "No type is below 85 %."
+    told = f"Not counted as learned, below 85 % even with all tokens: {', '.join(below)}."
+    return told if below else "No type is below 85 %."
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ _BEGAN = time.time()
 
 def say(*words: object) -> None:
     print(f"{time.time() - _BEGAN:.0f} s:", *words, flush=True)
+
+
+def check(workers: list[BaseProcess]) -> None:
+    """Refuse to wait for pictures that nobody draws."""
+    if failed := [worker.exitcode for worker in workers if worker.exitcode]:
+        raise RuntimeError(f"a process that draws pictures has ended with exit code {failed[0]}: see its lines above")
 
 
 def halves(model: nn.Module) -> dict[str, Tensor]:
@@ -117,19 +124,26 @@ def better_tower(towers: list[CLIPModel], pool: Pool, seconds: float, lr: float,
 class Feed:
     """Takes shards in beside the training, in a thread of its own."""
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool, self.ended = pool, threading.Event()
+    def __init__(self, pool: Pool, workers: list[BaseProcess]) -> None:
+        self.pool, self.workers, self.ended = pool, workers, threading.Event()
+        self.error: Exception | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
-        while not self.ended.is_set():
-            if not self.pool.load(1):
-                time.sleep(0.1)
+        try:
+            while not self.ended.is_set():
+                if not self.pool.load(1):
+                    check(self.workers)
+                    time.sleep(0.1)
+        except Exception as error:
+            self.error = error
 
     def stop(self) -> None:
         self.ended.set()
         self.thread.join()
+        if self.error is not None:
+            raise self.error
         self.pool.load()
 
 
@@ -182,15 +196,15 @@ def take(folder: Path) -> None:
 
 def train(args: argparse.Namespace, shards: Path) -> None:
     device = torch.device(args.device)
-    pools = {}
+    pools, workers = {}, []
     for name, namespace, count, start in (
         ("held out", EVALUATION_NAMESPACE, args.held_out, 10_000),
         ("train", TRAINING_NAMESPACE, args.pictures, 0),
     ):
         folder = shards / name.replace(" ", "-")
         seed = 0 if namespace == EVALUATION_NAMESPACE else args.seed
-        start_workers(folder, namespace, seed, start, count // SHARD, args.hard, args.workers)
-        pools[name] = Pool(folder, count, device)
+        workers += start_workers(folder, namespace, seed, start, count // SHARD, args.hard, args.workers)
+        pools[name] = Pool(folder, count // SHARD * SHARD, device)
     task, towers = (
         new_task(args.seed),
         [load_clip().to(device) for _ in range(2)],
@@ -202,9 +216,10 @@ def train(args: argparse.Namespace, shards: Path) -> None:
     pool = pools["train"]
     while pool.size < min(args.first, pool.limit):
         if not pool.load(20):
+            check(workers)
             time.sleep(0.2)
     say(pool.size, "pictures are there")
-    feed = Feed(pool)
+    feed = Feed(pool, workers)
     clip = better_tower(towers, pool, args.tower, args.tower_lr, args.tower_batch, args.seed)
     feed.stop()
     cache, held_out = pool.cache(clip), _held_out(pools["held out"], clip)
@@ -214,6 +229,8 @@ def train(args: argparse.Namespace, shards: Path) -> None:
 
 def _held_out(pool: Pool, clip: CLIPModel) -> Cache:
     pool.load()
+    if not pool.size:
+        raise SystemExit("no held-out picture has been drawn yet: give more --workers, or --held-out 64 at least")
     return pool.cache(clip)
 
 

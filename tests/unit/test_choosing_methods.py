@@ -13,6 +13,7 @@ from trimkit.core import transfer
 from trimkit.core.types import EncoderProfile, ImageTokens, TokenBatch
 from trimkit.methods import ChoosingMethod, Method, get_method
 from trimkit.methods.focus import Focus
+from trimkit.methods.trim import Trim
 from trimkit.pipeline.selecting import make_batch
 
 LENGTHS = (9, 5, 9, 1)
@@ -158,3 +159,25 @@ def test_what_overrides_neither_is_told_so() -> None:
         Nothing().quality(image)
     with pytest.raises(NotImplementedError):
         Nothing().choose(image, torch.ones(9), 3)
+
+
+def test_what_a_method_does_to_its_relevance_is_not_reported() -> None:
+    """The batch's own stays as it is, and what is reported decides nothing."""
+
+    class Careless(Trim):
+        def scores(self, batch: TokenBatch) -> torch.Tensor:
+            mine = self.signed_relevance(batch)
+            assert mine is not None
+            return mine.mul_(-1.0)
+
+    class Reported(Trim):
+        def signed_relevance(self, batch: TokenBatch) -> torch.Tensor | None:
+            return torch.zeros_like(batch.mask, dtype=torch.float32)
+
+    images = [ImageTokens(torch.randn(20, 8))]
+    relevance = torch.arange(20.0)
+    batch = make_batch(images, [relevance], ["what?"], EncoderProfile(sign=1))
+    found = Careless(budget=5, aggregate="none").select(batch)[0]
+    assert found.indices.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(found.relevance, relevance)
+    assert Reported(budget=5, aggregate="none").select(batch)[0].indices.tolist() == [15, 16, 17, 18, 19]

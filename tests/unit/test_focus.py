@@ -12,7 +12,7 @@ from trimkit.core.text_lines import MOST_ALIKE, MOST_ROUGH, alike, roughness
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection
 from trimkit.errors import ConfigError
 from trimkit.methods import focus, get_method
-from trimkit.methods.focus import Focus
+from trimkit.methods.focus import Focus, is_page
 from trimkit.pipeline.selecting import make_batch
 
 
@@ -253,3 +253,24 @@ def test_a_page_beside_pictures_of_other_sizes_is_chosen_as_alone() -> None:
     together = get_method("focus", budget=14, aggregate="none", lines="auto").select(batch)
     assert together[0].indices.tolist() == on_grid(page(), vague_map(), lines="auto")
     assert [len(each.indices) for each in together] == [14, 14, 14]
+
+
+def test_pages_are_told_in_a_batch_of_any_size() -> None:
+    """As an exported graph needs it."""
+
+    class Told(torch.nn.Module):
+        def forward(self, features: torch.Tensor, vague: torch.Tensor) -> torch.Tensor:
+            return is_page(features, vague, (12, 12))
+
+    many = torch.export.Dim("many", min=1, max=64)
+    one = torch.stack([page(), page()]), torch.ones(2)
+    graph = torch.export.export(Told(), one, dynamic_shapes=({0: many}, {0: many})).module()
+    assert graph(torch.stack([page()] * 5), torch.ones(5)).tolist() == [True] * 5
+
+
+def test_quartiles_do_not_depend_on_where_they_were_first_needed() -> None:
+    values = torch.randn(3, 43)
+    with torch.inference_mode():
+        focus.vagueness(values)
+    focus.vagueness(values.requires_grad_()).sum().backward()
+    assert values.grad is not None

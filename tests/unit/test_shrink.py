@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from trimkit import InputError, Selection
-from trimkit.core.prompt_layout import image_rows, plan_prompt
+from trimkit.core.prompt_columns import rows_of_counts
+from trimkit.core.prompt_layout import plan_prompt
 
 IMAGE = 9
 
@@ -133,9 +134,9 @@ def test_where_tokens_of_an_image_differ_it_matters_which_stay() -> None:
 
 
 def test_images_find_their_rows() -> None:
-    ids = torch.tensor([[1, 2, 3, 4, 5], [IMAGE, IMAGE, IMAGE, 4, IMAGE], [1, 2, 3, IMAGE, IMAGE]])
-    assert image_rows(ids, IMAGE, [3, 1, 2]) == [1, 1, 2]
-    assert image_rows(ids[:1], IMAGE, []) == []
+    counts = [0, 4, 2]  # placeholders of each row
+    assert rows_of_counts(counts, [3, 1, 2], "image") == [1, 1, 2]
+    assert rows_of_counts([0], [], "image") == []
     for totals in ([3, 1], [4, 2, 1], [2, 3, 1], [6]):
         with pytest.raises(InputError, match="one image placeholder per image"):
-            image_rows(ids, IMAGE, totals)
+            rows_of_counts(counts, totals, "image")

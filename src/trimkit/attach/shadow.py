@@ -51,10 +51,10 @@ class Shadow:
             self._stock = getattr(owner, self._name)
             # generate reads the signatures of forward and of itself; attributes are not taken: another shadow's would be ours
             functools.update_wrapper(self, self._stock, updated=())
+            self.__dict__.pop("__signature__", None)
             with contextlib.suppress(TypeError, ValueError):  # some built-in methods have none
-                self.__dict__["__signature__"] = inspect.signature(
-                    self._stock
-                )  # read anew, it would cost more than choosing
+                # Held: read at every call, it would cost more than choosing.
+                self.__dict__["__signature__"] = inspect.signature(self._stock)
             setattr(owner, self._name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -98,7 +98,7 @@ def relevance_to_scores(
 
 
 def softmax_scores(signed: Tensor, mask: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-    """``relevance_to_scores`` of what has its sign, and is finite."""
+    """``relevance_to_scores`` of what has its sign already and is finite: neither is seen to here."""
     logits = signed
     if temperature != 1.0:
         logits = logits / temperature

@@ -39,7 +39,7 @@ def counts_by_row(flags: Flags) -> list[int]:
 
 
 def rows_of_counts(counts: Sequence[int], totals: Sequence[int], medium: str) -> list[int]:
-    """Batch row of every image, from the placeholders of each row; see ``prompt_layout.image_rows``.
+    """Batch row of every image, from the placeholders of each row.
 
     Raises:
         InputError: the counts do not add up row by row.

@@ -31,7 +31,7 @@ from trimkit.core.transfer import upload
 from trimkit.core.types import Selection
 from trimkit.errors import UnsupportedError
 
-__all__ = ["PromptLayout", "Side", "check_mask", "image_rows", "pad_left", "plan_prompt"]
+__all__ = ["PromptLayout", "Side", "check_mask", "pad_left", "plan_prompt"]
 
 _OWN_RULE = frozenset({"input_ids", "attention_mask", "position_ids", "shift_labels"})
 
@@ -187,20 +187,6 @@ def check_mask(mask: Any) -> None:
     """
     if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
         raise UnsupportedError("image tokens cannot be cut from a custom attention mask: pass a 2-D one")
-
-
-def image_rows(input_ids: Tensor, image_token_id: int, totals: Sequence[int], medium: str = "image") -> list[int]:
-    """Batch row of every image, by placeholder counts.
-
-    Args:
-        input_ids: ``[B, L]``.
-        totals: placeholders of each image, in order.
-        medium: what they are called in a message.
-
-    Raises:
-        InputError: the counts do not add up row by row.
-    """
-    return rows_of_counts((input_ids == image_token_id).sum(dim=1).tolist(), totals, medium)
 
 
 def plan_prompt(

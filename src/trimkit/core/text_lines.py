@@ -25,6 +25,8 @@ MOST_ROUGH = 0.8
 def alike(features: Tensor) -> Tensor:
     """The share of the other patches that a typical patch is like (cosine of 0.8 or more): the median over patches.
 
+    Takes memory for all pairs of patches of an image.
+
     Args:
         features: ``[B, N, D]``.
 
@@ -33,7 +35,7 @@ def alike(features: Tensor) -> Tensor:
     """
     total = features.shape[1]
     unit = functional.normalize(features.float(), dim=-1)
-    like = torch.stack([((each @ each.T) >= _COSINE).sum(dim=1) for each in unit])
+    like = ((unit @ unit.mT) >= _COSINE).sum(dim=2)
     return (like.sort(dim=1).values[:, total // 2] - 1).clamp(min=0) / max(total - 1, 1)
 
 

@@ -30,8 +30,8 @@ def new_directory(path: str | Path | None, what: str) -> Path:
     given = user_path(path)
     try:
         target = resolved(given)
-    except InputError as error:
-        raise ConfigError(f"{error}, or a new one") from None
+    except InputError:
+        raise ConfigError(f"{str(path)!r} is a loop of links: choose a new or an empty directory") from None
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{str(path)!r} is there already: choose a new or an empty directory")
     parent = next(each for each in target.parents if each.exists())
@@ -47,11 +47,9 @@ def built(target: Path) -> Iterator[Path]:
     What is left where this process is killed, the next one that writes here removes.
     """
     made = [each for each in target.parents if not each.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target.parent)
     temporary = target.parent / temporary_name()
-    temporary.mkdir()  # with the mode that the umask leaves
     try:
+        _make(temporary)
         with _locked_directory(temporary):
             yield temporary
             if target.exists():
@@ -63,6 +61,19 @@ def built(target: Path) -> Iterator[Path]:
             for each in made:
                 each.rmdir()
         raise
+
+
+def _make(temporary: Path) -> None:
+    """With the mode that the umask leaves; once more where another program has removed the parent, which it had made, too."""
+    for last in (False, True):
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            sweep(temporary.parent)
+            temporary.mkdir()
+            return
+        except FileNotFoundError:
+            if last:
+                raise
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except RuntimeError:  # until Python 3.12; later ones leave the loop as it is
-        raise InputError(f"{str(path)!r} is a loop of links: name a file or a directory that is there") from None
+        raise InputError(f"{str(path)!r} is a loop of links: give another path") from None
 
 
 def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
@@ -117,8 +117,6 @@ def write_atomically(target: Path, write: Callable[[IO[bytes]], object], *, foll
     """
     try:
         _write_and_rename(resolved(target) if follow else target, write)
-    except RuntimeError:  # a loop of links
-        raise InputError(f"cannot write {str(target)!r} (a loop of links): choose another place") from None
     except OSError as error:
         raise InputError(f"cannot write {str(target)!r} ({error.strerror or error}): choose another place") from None
 

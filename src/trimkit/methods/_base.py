@@ -185,8 +185,9 @@ class Method(InLanguageModel):
         return False
 
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
-        """``[B, N]`` relevance with the encoder's sign applied, higher = more relevant; for reports and pictures."""
-        return batch.signed_relevance(batch.profile.sign)
+        """``[B, N]`` relevance with the encoder's sign applied, higher = more relevant; for reports and pictures. A copy."""
+        signed = batch.signed_relevance(batch.profile.sign)
+        return None if signed is None else signed.clone()
 
     def select(self, batch: TokenBatch) -> list[Selection]:
         """Choose the tokens of every image of a batch; a row's result does not depend on the other rows. One wait at most."""

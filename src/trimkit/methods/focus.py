@@ -49,9 +49,9 @@ class Focus(ChoosingMethod, Trim):
     not grow beyond a half, because a thing that covers more than a quarter of the picture widens the quartiles themselves
     and looks vague. Where no patch is more relevant than another, relevance times novelty is coverage, too.
 
-    Pages, with ``lines="auto"``: if a picture is full of text (``trimkit.core.text_lines``), by the roughness of its features
-    and a vague map, places go by relevance of a patch plus that of its line. The answer stands on the line of what the
-    question names, not at it. Nothing is thinned there: letters beside each other are no duplicates. The bounds of roughness
+    Pages, with ``lines="auto"``: if a picture is full of text (``trimkit.core.text_lines``), as few of its patches are alike
+    and its map is vague, places go by relevance of a patch plus that of its line. The answer stands on the line of what the
+    question names, not at it. Nothing is thinned there: letters beside each other are no duplicates. The bounds of likeness
     are those of the demo model's tower and were measured on no other, so the rule is off by default.
 
     The mean of what is dropped is one more token, as in TRIM. Positions are not used. Deterministic; of equal
@@ -147,9 +147,12 @@ def vagueness(relevance: Tensor) -> Tensor:
 @lru_cache(maxsize=64)
 def _quartiles(total: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Among ``total`` values, the highest first: ``[6]`` places below and above quartiles, ``[3]`` weights of those above."""
-    ranks = torch.tensor([0.25, 0.5, 0.75], dtype=dtype).numpy() * (total - 1)
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    ranks = np.array([0.25, 0.5, 0.75], dtype=kind) * (total - 1)
     below, above = np.floor(ranks), np.ceil(ranks)
-    return upload((total - 1 - np.concatenate([below, above])).astype(np.int64), device), upload(ranks - below, device)
+    with torch.inference_mode(False):  # they are used again, perhaps where there are gradients
+        places = upload((total - 1 - np.concatenate([below, above])).astype(np.int64), device)
+        return places, upload(ranks - below, device)
 
 
 def is_page(features: Tensor, vague: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -63,10 +63,11 @@ class Trim(Method):
         return profile.normalize if self.normalize == "auto" else self.normalize
 
     def signed_relevance(self, batch: TokenBatch) -> Tensor | None:
-        return batch.signed_relevance(self._resolved_sign(batch))
+        signed = batch.signed_relevance(self._resolved_sign(batch))
+        return None if signed is None else signed.clone()
 
     def scores(self, batch: TokenBatch) -> Tensor:
-        signed = self.signed_relevance(batch)
+        signed = batch.signed_relevance(self._resolved_sign(batch))
         if signed is None:
             raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
         if self.score == "similarity":
