@@ -33,9 +33,8 @@ Columns = NDArray[np.int64]
 
 def counts_by_row(flags: Flags) -> list[int]:
     """How many are true in each row."""
-    return [
-        int(np.count_nonzero(row)) for row in flags
-    ]  # of one row it is a fraction of what a sum along an axis takes
+    # Row by row: for a single one that takes a fraction of what a sum along an axis does.
+    return [int(np.count_nonzero(row)) for row in flags]
 
 
 def rows_of_counts(counts: Sequence[int], totals: Sequence[int], medium: str) -> list[int]:
