@@ -141,14 +141,14 @@ def compiled() -> str:
     parts, rows = [_parts(record, "compiled") for record in (_record(), _record(EARLIER))], []
     for batch, tokens in COMPILED:
         own, earlier = (_found(run, batch=batch, image_tokens=tokens) for run in parts)
-        part = own if own is not None and "compiled" in own else earlier
+        part = next((each for each in (own, earlier) if each is not None and "compiled" in each), None)
         cells = [NOT_RUN] * 5
-        if part is not None and "compiled" in part:
+        if part is not None:
             both = [part["eager"], part["compiled"]]
             cells = [seconds(each[name]) for name in ("prefill_s", "step_s") for each in both] + [
                 f"{part['compile_s']:.0f} s"
             ]
-        mark = f" {MARK}" if part is not None and part is earlier and "compiled" in part else ""
+        mark = f" {MARK}" if part is not None and part is earlier else ""
         rows.append([str(batch), f"{tokens}{mark}", *cells])
     header = [
         "batch",

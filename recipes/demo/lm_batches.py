@@ -18,6 +18,7 @@ from recipes.demo.lm_facts import (
     Facts,
     Probes,
     Words,
+    all_discs,
     fact_losses,
     facts_of,
     looked_at,
@@ -162,11 +163,10 @@ def run(task: Task, batch: Batch) -> Outcome:
     if batch.patches is not None:
         label, hue = (F.pad(t.clamp(min=0), (len(task.head), 0)) for t in (batch.patches.label, batch.patches.colour))
         part = F.pad(batch.patches.part, (len(task.head), 0))
+        discs = [all_discs(task.words, group) for group in batch.groups]
         looked = [looked_at(task.words, group) for group in batch.groups]
         spots = None if batch.spots is None else [F.pad(t, (len(task.head), 0)) for t in batch.spots]
-        watch = Watch(
-            label, hue, part, task.words.named, task.words.hue, task.words.discs, looked, spots, 1 + len(NAMES), [], []
-        )
+        watch = Watch(label, hue, part, task.words.named, task.words.hue, discs, looked, spots, 1 + len(NAMES), [], [])
         watch.limit *= task.scale
     taps = TAPS if batch.facts is not None else ()
     read, tapped = answer_states(task.model, prefix, real, batch.groups, watch, taps)

@@ -108,7 +108,7 @@ class Watch:
     part: Tensor  # [b, p], 1 / patches of the thing it belongs to
     named: Tensor
     coloured: Tensor
-    discs: Tensor  # [vocab], 1 where a token says "discs": it should look at every disc if no colour goes before
+    discs: list[Tensor]  # of each group [b, q, l]: the tokens that should look at every disc
     looked_at: list[Tensor]
     spots: list[Tensor] | None  # of each group [b, n, p]: what the answer is read off, or None where that is not known
     first_word: int  # classes from here on are words on signs
@@ -120,13 +120,13 @@ class Watch:
     counters: int = 1
     limit: int = 800
 
-    def add(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks) -> None:
+    def add(self, q: Tensor, own: Tensor, prefix: Tensor, pad: Tensor, group: Blocks, number: int) -> None:
         """q and own keys [b, h, n, l, d], prefix keys [b, h, p, d]."""
         heads = self.heads + self.counters
         q, own, prefix = q[:, :heads], own[:, :heads], prefix[:, :heads]
         past = torch.arange(group.ids.shape[2]) <= group.read[..., None]
         classes, hues = self.named[group.ids] * past, self.coloured[group.ids] * past
-        discs = (self.discs[group.ids] > 0) & (F.pad(self.coloured[group.ids][..., :-1], (1, 0)) == 0) & past
+        discs = self.discs[number]
         row, block, place = (classes + hues + discs.long()).nonzero()[: self.limit].unbind(1)
         over_prefix = (torch.matmul(q.flatten(2, 3), prefix.transpose(-1, -2)) + pad.to(q.dtype)).view(*q.shape[:4], -1)
         over_block = torch.matmul(q, own.transpose(-1, -2)) + _causal(group.ids.shape[2]).to(q.dtype)
@@ -193,7 +193,7 @@ class _Layers:
         out = [_attend_prefix(qs[0], ks[0], vs[0], self.layout.pad)]
         for i, (group, q, k, v) in enumerate(zip(groups, qs[1:], ks[1:], vs[1:], strict=True)):
             if watch is not None and number in watch.naming:
-                watch.add(q, k, ks[0], self.layout.pad, group)
+                watch.add(q, k, ks[0], self.layout.pad, group, i)
             elif watch is not None and number in watch.reading:
                 watch.add_read(q, k, ks[0], self.layout.pad, group, i, number == watch.reading[-1])
             mixed = _attend_block(q, (k, v), (ks[0], vs[0]), self.layout.pad, _causal(k.shape[3]))

@@ -205,10 +205,8 @@ def train(args: argparse.Namespace, shards: Path) -> None:
         seed = 0 if namespace == EVALUATION_NAMESPACE else args.seed
         workers += start_workers(folder, namespace, seed, start, count // SHARD, args.hard, args.workers)
         pools[name] = Pool(folder, count // SHARD * SHARD, device)
-    task, towers = (
-        new_task(args.seed),
-        [load_clip().to(device) for _ in range(2)],
-    )  # before all that is new is on the GPU
+    # Before all that is new is on the GPU.
+    task, towers = new_task(args.seed), [load_clip().to(device) for _ in range(2)]
     resume_from(task)
     task = replace(to_device(task, device), scale=args.scale)
     torch.manual_seed(args.seed)

@@ -84,13 +84,13 @@ def _products(device: torch.device, dtype: torch.dtype, timer: Timer) -> tuple[R
         x = torch.randn(rows, _WIDTH, device=device, dtype=dtype)
         return timer(lambda: [torch.nn.functional.linear(x, weight) for weight in weights]) / len(weights)
 
-    one, few, many = seconds(1), seconds(_FEW), seconds(_MANY)
-    size = weights[0].nbytes
     if device.type == "cuda":
-        large = seconds(16 * _MANY)
+        many, large = seconds(_MANY), seconds(16 * _MANY)
         flops = 2 * 16 * _MANY * _WIDTH**2 / large
         ideal = 2 * _MANY * _WIDTH**2 / flops
         return Rate(flops), max(_MANY * (many / ideal - 1), 1.0), _reading(device, dtype, timer)
+    one, few, many = seconds(1), seconds(_FEW), seconds(_MANY)
+    size = weights[0].nbytes
     per_row = max(many - few, 1e-9) / (
         _MANY - _FEW
     )  # what grows with the tokens is arithmetic; the rest lays weights out
