@@ -124,9 +124,9 @@ def main() -> None:
     """Measure one part and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("suite", "random-text", "shift"))
-    parser.add_argument("--pictures", type=int, default=600)
-    parser.add_argument("--per-picture", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--pictures", type=int, default=1500)
+    parser.add_argument("--per-picture", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--n", type=int, default=2000, help="held-out questions")
     parser.add_argument("--shifts", default=",".join(SHIFTS))
     parser.add_argument("--device", default="cpu")

@@ -6,8 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from trimkit.demo.dense import about_page
 from trimkit.demo.items import item_rng
-from trimkit.demo.questions import sample_question
+from trimkit.demo.overall import GLOBAL, about_discs
+from trimkit.demo.pages import Page
+from trimkit.demo.questions import Question, sample_question
 from trimkit.demo.typed_items import ALL_TYPES, draw, sample_typed, sample_typed_item
 from trimkit.demo.world import Scene
 from trimkit.eval.shifts import apply_shift
@@ -19,7 +24,7 @@ NAMESPACE = 0xF177
 
 
 def write_set(folder: Path, count: int, per_picture: int, seed: int, shift: str = "none") -> None:
-    """``count`` pictures and ``questions.jsonl``, types in turn; where a picture is a scene, further questions about it.
+    """``count`` pictures and ``questions.jsonl``, types in turn, with further questions about each picture.
 
     A folder that is complete is left as it is.
     """
@@ -32,12 +37,19 @@ def write_set(folder: Path, count: int, per_picture: int, seed: int, shift: str 
         rng = item_rng(NAMESPACE, seed, index)
         content, question = sample_typed(rng, ALL_TYPES[index % len(ALL_TYPES)])
         asked = [question.text]
-        while isinstance(content, Scene) and len(asked) < per_picture:
-            asked.append(sample_question(content, rng).text)
+        asked += [_further(content, rng, question.type).text for _ in range(per_picture - 1)]
         name = f"{index:05}.png"
         apply_shift(draw(content), shift, index).save(folder / name)
         lines += [json.dumps({"image": name, "question": text}) for text in dict.fromkeys(asked)]
     done.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _further(content: Scene | Page, rng: np.random.Generator, kind: str) -> Question:
+    """Another question about what a picture shows: of the same type for pages and, every other time, for discs."""
+    if isinstance(content, Page):
+        return about_page(content, rng)
+    discs = about_discs(content, rng) if kind == GLOBAL and rng.random() < 0.5 else None
+    return discs or sample_question(content, rng)
 
 
 def items_of(seed: int, indices: Any, shift: str) -> list[tuple[Any, Any]]:

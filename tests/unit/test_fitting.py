@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,12 @@ from trimkit.fitting import FitSettings, Fitting, Verdict, fit
 from trimkit.fitting import _fit as fit_module
 from trimkit.fitting._divergence import divergence
 from trimkit.fitting._questions import asked_by_model
-from trimkit.fitting._targets import _relaxed
+from trimkit.fitting._targets import _relaxed, choose_layers, layer_prompts
 from trimkit.fitting._training import Training, learning_rate
 from trimkit.io import files
 from trimkit.loading import load_model
 from trimkit.scorers import FittedScorer, NetworkShape, ScoringNetwork, load_scorer, width_for
+from trimkit.scorers.fitted_lines import _in_line
 
 SETTINGS = FitSettings(per_picture=1, max_new_tokens=2, steps=4, every=2, batch=4, width=8)
 
@@ -74,8 +76,57 @@ def test_at_the_start_the_base_alone_ranks() -> None:
         network.table.normal_()
     words, weight = network.words(network.table[torch.tensor([[1, 2]])], torch.ones(1, 2, dtype=torch.bool))
     base = torch.randn(1, 12)
-    found = network.relevance(network.patches(torch.randn(1, 12, 6), (3, 4)), words, weight, base)
+    found = network.relevance(network.patches(torch.randn(1, 12, 6), (3, 4)), words, weight, base, (3, 4))
     assert torch.allclose(found - base, (found - base)[:, :1].expand_as(base), atol=1e-5)
+
+
+def test_a_line_is_looked_along_in_four_directions() -> None:
+    rows, columns = torch.randn(2, 12), torch.randn(2, 12)
+    found = _in_line(rows.clone(), columns.clone(), (3, 4))
+    for each, axis, pair in ((rows, 2, found[:2]), (columns, 1, found[2:])):
+        window = (1, 3) if axis == 2 else (3, 1)
+        padded = torch.nn.functional.pad(
+            each.view(2, 1, 3, 4), (1, 1, 0, 0) if axis == 2 else (0, 0, 1, 1), value=torch.nan
+        )
+        smooth = torch.stack(
+            [part.nanmean(dim=(-2, -1)) for part in padded.unfold(2, window[0], 1).unfold(3, window[1], 1)[:, 0]]
+        )
+        middle = smooth.amax(dim=axis).mean(dim=1).view(2, 1, 1)
+        so_far = smooth.cummax(dim=axis).values - middle
+        to_come = smooth.flip(axis).cummax(dim=axis).values.flip(axis) - middle
+        assert torch.allclose(pair[0].view(2, 3, 4), so_far, atol=1e-6)
+        assert torch.allclose(pair[1].view(2, 3, 4), to_come, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_lines", [True, False])
+def test_it_learns_that_the_answer_stands_in_line_with_what_is_named(with_lines: bool) -> None:
+    """Tables of eight marks and blank cells: the question names a mark, the answer is the last cell of its row."""
+    torch.manual_seed(0)
+    network = ScoringNetwork(NetworkShape(9, 8, 16))
+    with torch.no_grad():
+        network.table.copy_(torch.eye(8, 16) * 4)
+    optimizer = torch.optim.AdamW([each for name, each in network.named_parameters() if name != "table"], lr=0.01)
+
+    def right(count: int, *, learn: bool) -> float:
+        marks = torch.stack([torch.randperm(8) for _ in range(count)])
+        features = torch.zeros(count, 8, 4, 9)
+        features[:, :, 0, :8] = torch.nn.functional.one_hot(marks, 8).float() * 4
+        features[:, :, 3, 8] = 4.0  # nothing of a blank cell tells its row, and its row is not the neighbors'
+        asked = torch.randint(0, 8, (count,))
+        named = (marks == asked[:, None]).int().argmax(dim=1) * 4
+        found = network(features.flatten(1, 2), asked[:, None], (8, 4) if with_lines else None)
+        shares = found.log_softmax(dim=1)
+        if learn:  # a model looks at both
+            optimizer.zero_grad()
+            (-shares.gather(1, torch.stack([named, named + 3], dim=1)).mean()).backward()
+            optimizer.step()
+        blank = shares.view(count, 8, 4)[:, :, 3].argmax(dim=1)
+        return float((blank == named // 4).float().mean())
+
+    for _ in range(40):
+        right(32, learn=True)
+    with torch.no_grad():
+        assert (right(200, learn=False) > 0.9) == with_lines
 
 
 def test_padding_of_a_question_changes_nothing() -> None:
@@ -103,6 +154,27 @@ def test_divergence_is_zero_from_itself_and_counts_the_rest() -> None:
     likely = full.topk(10, dim=-1)
     assert float(divergence(full, likely.values, likely.indices)) == pytest.approx(0.0, abs=1e-5)
     assert float(divergence(torch.randn(3, 40).log_softmax(-1), likely.values, likely.indices)) > 0.0
+
+
+def test_layers_are_chosen_for_completing_each_other() -> None:
+    """Three tokens are needed: one layer finds two of them, another the third; one that finds one of the two adds nothing."""
+    total, needed = 36, (3, 17, 30)
+    attention = torch.full((2, 3, total), 1e-3)
+    attention[0, 1, [3, 17]] = 1.0
+    attention[1, 2, 30] = 1.0
+    attention[0, 2, 3] = 1.0
+    pair = SimpleNamespace(attention=attention)
+
+    class Planted:
+        store = SimpleNamespace(get=lambda number: SimpleNamespace(pairs=[pair]))
+
+        def measure(self, pairs: Any, rank: Any, method: Any) -> Any:
+            top = set(rank([None], [pair])[0].topk(3).indices.tolist())
+            return np.array([float(len(set(needed) - top))]), np.ones(1)
+
+    prompts: list[int] = []
+    assert choose_layers(Planted(), [(0, 0)], prompts.append) == [(0, 1), (1, 2)]  # type: ignore[arg-type]
+    assert 6 < sum(prompts) <= layer_prompts(3, 1)
 
 
 def test_the_relaxed_choice_keeps_a_number_and_gains_nothing_from_relevance_that_rises_everywhere() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trimkit.fitting._settings import BUDGETS, FitSettings
+from trimkit.fitting._settings import BUDGETS, LAYER_PAIRS, FitSettings
+from trimkit.fitting._targets import layer_prompts
 
 __all__ = ["Forecast", "forecast"]
 
@@ -75,8 +76,9 @@ def forecast(
     looks = settings.steps / settings.every * min(held_out * settings.per_picture, 96) * len(BUDGETS)
     compared = held_out * settings.per_picture * len(BUDGETS) * _METHODS
     steps = settings.steps * settings.batch * _TRAIN if "answer" in settings.targets else 0.0
-    fit = prompt_seconds * (steps + looks * len(settings.targets) + compared)
     config = model.config.get_text_config()
+    layers = layer_prompts(config.num_hidden_layers, min(LAYER_PAIRS, pictures * settings.per_picture))
+    fit = prompt_seconds * (steps + looks * len(settings.targets) + compared + layers)
     largest = max(settings.batch * (settings.shares[1] * tokens + text), settings.per_picture * (tokens + text))
     size = next(model.parameters()).element_size()
     weights = sum(each.numel() * each.element_size() for each in model.parameters())

@@ -81,7 +81,8 @@ class FittedWords(nn.Module):
             given = [None if bases is None else bases[i] for i in rows]
             known = [each.to(patches) for each in given if each is not None]
             base = torch.stack(known) if len(known) == len(rows) else None
-            found.update(zip(rows, self.network.relevance(patches, words[rows], weights[rows], base), strict=True))
+            relevance = self.network.relevance(patches, words[rows], weights[rows], base, grid)
+            found.update(zip(rows, relevance, strict=True))
         return [found[i] for i in range(len(images))]
 
     def rank(self, images: Sequence[ImageTokens], pairs: Sequence[PairRecord], tokenizer: Any) -> list[Tensor]:

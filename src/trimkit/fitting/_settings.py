@@ -7,13 +7,16 @@ from typing import Any
 
 from trimkit.errors import ConfigError
 
-__all__ = ["BUDGETS", "MINIMUM_PICTURES", "TARGETS", "FitSettings"]
+__all__ = ["BUDGETS", "LAYER_PAIRS", "MINIMUM_PICTURES", "TARGETS", "FitSettings"]
 
 TARGETS = ("attention", "answer")
 """What the scorer is to predict: where the language model looks, or what leaves its answer as it is. See ``docs/fit.md``."""
 
 BUDGETS = (1 / 9, 1 / 18, 1 / 36)
 """Shares of the image tokens at which scorers are compared: 64, 32 and 16 of 576."""
+
+LAYER_PAIRS = 192
+"""Questions, at most, on which layers are compared. A few of them, hard ones, make most of the difference."""
 
 MINIMUM_PICTURES = 40
 """With fewer, the pictures held out are too few to decide anything."""

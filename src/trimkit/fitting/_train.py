@@ -19,8 +19,8 @@ from trimkit.fitting._divergence import Reader
 from trimkit.fitting._guard import guard_method
 from trimkit.fitting._networks import FittedWords, word_embeddings
 from trimkit.fitting._records import PairRecord, pairs_of
-from trimkit.fitting._settings import BUDGETS, FitSettings
-from trimkit.fitting._targets import answer_loss, attention_loss, choose_layers
+from trimkit.fitting._settings import BUDGETS, LAYER_PAIRS, FitSettings
+from trimkit.fitting._targets import answer_loss, attention_loss, choose_layers, layer_prompts
 from trimkit.fitting._training import Progress, Training
 from trimkit.io.files import write_atomically
 from trimkit.io.reading import read_json
@@ -32,7 +32,6 @@ __all__ = ["Split", "Trained", "new_network", "split_pictures", "train"]
 
 _TEMPERATURES = (0.5, 1.0, 2.0)
 _LOOKED_AT = 64  # pairs held out, at most, that early stopping goes by
-_LAYER_PAIRS = 24  # pairs that layers are chosen by
 _LAYERS = "layers.json"
 Pairs = list[tuple[int, int]]
 
@@ -148,9 +147,10 @@ def _layers(reader: Reader, split: Split, work: Path, identity: str, phase: Phas
             return [(int(side), int(layer)) for side, layer in told["layers"]]
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path} does not name layers: remove it") from None
-    with phase("layers", 1) as advance:
-        found = choose_layers(reader, split.train[:: max(1, len(split.train) // _LAYER_PAIRS)][:_LAYER_PAIRS])
-        advance(1)
+    pairs = split.train[:: -(-len(split.train) // LAYER_PAIRS)]
+    depth = reader.store.get(pairs[0][0]).pairs[0].attention.shape[1]
+    with phase("layers", layer_prompts(depth, len(pairs))) as advance:
+        found = choose_layers(reader, pairs, advance)
     text = json_text({"identity": identity, "layers": found})
     write_atomically(path, lambda file: file.write(text.encode()))
     return [(int(side), int(layer)) for side, layer in found]

@@ -152,7 +152,7 @@ class FittedScorer(EncoderScorer):
                 )
             words, weights = self._words(query)
             patches = self.network.patches(features[None], image.grid)
-            found.append(self.network.relevance(patches, words, weights, base)[0])
+            found.append(self.network.relevance(patches, words, weights, base, image.grid)[0])
         return found
 
     def _base_rows(self, images: Sequence[ImageTokens], queries: Sequence[str]) -> Sequence[Tensor | None]:

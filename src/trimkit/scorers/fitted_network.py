@@ -2,8 +2,9 @@
 
 Words and patches meet in a space of ``width`` dimensions. A patch is as relevant as the question's words together make it:
 the log of the sum over the words of exp(word . patch + the word's weight), so that the softmax over patches is a mixture with
-a map for each word. Two things that a question names both stay, and words that name nothing add the same everywhere. Where the
-model has a CLIP, its relevance is added with a weight that is fitted as well: the network then learns what CLIP lacks.
+a map for each word. Two things that a question names both stay, and words that name nothing add the same everywhere. ``Lines``
+add what stands in line with what is named. Where the model has a CLIP, its relevance is added with a weight that is fitted as
+well: the network then learns what CLIP lacks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from trimkit.scorers.fitted_lines import Lines
 
 __all__ = ["MOST_WIDTH", "NetworkShape", "ScoringNetwork", "places_of", "width_for"]
 
@@ -79,6 +82,7 @@ class ScoringNetwork(nn.Module):
         self.patch_window = nn.Conv2d(width, width, _NEIGHBORS, padding=_NEIGHBORS // 2, groups=width)
         self.patch_mix = nn.Linear(width, width)
         self.patch_weight = nn.Linear(width, 1)
+        self.lines = Lines(width)
         self.base_share = nn.Parameter(torch.tensor(1.0 / _BASE_SCALE))
         self._start_even()
 
@@ -117,17 +121,29 @@ class ScoringNetwork(nn.Module):
     def patches(self, features: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """``[B, N, width]`` of patch features ``[B, N, D]``; without a grid, neighbors and places are not looked at."""
         patches = self.feature_mix(self.feature_norm(features))
-        if grid is not None and grid[0] * grid[1] == features.shape[1]:
+        if grid is not None and _fits(grid, features):
             patches = patches + self.place_mix(places_of(*grid, device=features.device))
             image = patches.transpose(1, 2).unflatten(2, grid)
             patches = patches + self.patch_window(image).flatten(2).transpose(1, 2)
         mixed: Tensor = patches + self.patch_mix(torch.nn.functional.gelu(patches))
         return mixed
 
-    def relevance(self, patches: Tensor, words: Tensor, weights: Tensor, base: Tensor | None = None) -> Tensor:
-        """``[B, N]`` from what ``patches`` and ``words`` give, on top of ``base`` ``[B, N]``, another scorer's relevance."""
-        met = torch.matmul(patches, words.transpose(1, 2)) * self.shape.width**-0.5 + weights.unsqueeze(1)
-        own: Tensor = torch.logsumexp(met, dim=2) + self.patch_weight(patches).squeeze(-1)
+    def relevance(
+        self,
+        patches: Tensor,
+        words: Tensor,
+        weights: Tensor,
+        base: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """``[B, N]`` from what ``patches`` and ``words`` give, on top of ``base`` ``[B, N]``, another scorer's relevance.
+
+        Without a grid there are no lines.
+        """
+        met = torch.matmul(patches, words.transpose(1, 2)) * self.shape.width**-0.5
+        own: Tensor = torch.logsumexp(met + weights.unsqueeze(1), dim=2) + self.patch_weight(patches).squeeze(-1)
+        if grid is not None and _fits(grid, patches):
+            own = own + self.lines(patches, words, torch.isfinite(weights), met, grid, base)
         return own if base is None else own + self.base_weight * base
 
     def forward(
@@ -143,7 +159,11 @@ class ScoringNetwork(nn.Module):
         """
         real = ids >= 0
         words, weights = self.words(self.table[ids.clamp(min=0)], real)
-        return self.relevance(self.patches(features, grid), words, weights, base)
+        return self.relevance(self.patches(features, grid), words, weights, base, grid)
+
+
+def _fits(grid: tuple[int, int], tokens: Tensor) -> bool:
+    return grid[0] * grid[1] == tokens.shape[1]
 
 
 def places_of(rows: int, columns: int, *, device: torch.device | None = None) -> Tensor:
