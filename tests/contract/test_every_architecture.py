@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 
 from benchmarks.records import load
 from tests.architectures.build import architectures, tiny_model
@@ -35,6 +36,8 @@ KINDS = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) f
 def test_an_architecture_is_reduced_right_or_refused_in_one_line(kind: str) -> None:
     outcome = try_architecture(kind)
     version = transformers.__version__
+    if outcome.result == "not built" and Version(version) < Version("5.23"):
+        pytest.skip(f"transformers {version} cannot build it: {outcome.note}")
     assert outcome.result in {"reduced", "refused"}, outcome.note
     recorded = (load("architectures") or {"runs": {}})["runs"].get(version)
     if recorded is not None:  # what the docs say of it

@@ -7,13 +7,25 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import DynamicCache
 
 import trimkit
 from tests import tiny
 from tests.contract.families import FAMILIES
 from tests.contract.test_conversations import later
-from tests.contract.videos import CASES, MIXED, VIDEO_TOKEN, VIDEOS, VideoCase, hand_built, logits_of, other, row_of
+from tests.contract.videos import (
+    CASES,
+    MIXED,
+    VIDEO_TOKEN,
+    VIDEOS,
+    VideoCase,
+    hand_built,
+    logits_of,
+    other,
+    pixels_name,
+    row_of,
+)
 from trimkit.models import families
 
 GENERATE: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
@@ -58,7 +70,14 @@ def test_keep_all_tokens_are_stock(case: VideoCase, model: Any, beams: int) -> N
         pytest.skip("stock generate cannot repeat this family's videos for beams")
     for media in _stock_media(case):
         batch = case.batch(media)
-        expected = model.generate(**batch, **GENERATE, num_beams=beams)
+        try:
+            expected = model.generate(**batch, **GENERATE, num_beams=beams)
+        except ValueError:
+            if beams == 1:
+                raise
+            pytest.skip(
+                f"stock generate of transformers {transformers.__version__} cannot repeat these videos for beams"
+            )
         with trimkit.reduce(model, method="none"):
             assert torch.equal(model.generate(**batch, **GENERATE, num_beams=beams), expected)
 
@@ -111,7 +130,7 @@ def test_another_video_or_picture_changes_the_logits(case: VideoCase, model: Any
     batch = case.batch()
     with torch.no_grad(), trimkit.reduce(model, method="random", budget=6):
         first = model(**batch).logits
-        for name in ("pixel_values", "pixel_values_videos"):
+        for name in (pixels_name(model), "pixel_values_videos"):
             assert not torch.allclose(first, model(**other(batch, name)).logits, atol=1e-3), name
 
 
@@ -212,7 +231,7 @@ def test_a_conversation_about_a_video_goes_on(case: VideoCase, model: Any, again
         cache = DynamicCache(config=model.config.get_text_config())
         out = model.generate(**inputs, **settings, query="one", past_key_values=cache)
         whole = later(inputs, out)
-        pixels = ("pixel_values", "pixel_values_videos", "image_sizes")
+        pixels = (pixels_name(model), "pixel_values_videos", "image_sizes")
         given = whole if again else {name: value for name, value in whole.items() if name not in pixels}
         second = model.generate(**given, **settings, query="two", past_key_values=cache)
         expected = model.generate(**whole, **settings, query="two")

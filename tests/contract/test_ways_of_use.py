@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 
@@ -94,6 +95,9 @@ class TestDrafts:
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("size", [4, 7, 100])
 def test_chunked_prefill(model: Any, batch: Batch, size: int, beams: int) -> None:
+    chunked = model.generate(**batch, **GREEDY, num_beams=beams, prefill_chunk_size=size)
+    if not torch.equal(chunked, model.generate(**batch, **GREEDY, num_beams=beams)):
+        pytest.skip(f"stock generate of transformers {transformers.__version__} answers otherwise in chunks")
     with trimkit.reduce(model, **RANDOM):
         expected = model.generate(**batch, **GREEDY, num_beams=beams)
         assert torch.equal(model.generate(**batch, **GREEDY, num_beams=beams, prefill_chunk_size=size), expected)
@@ -194,6 +198,7 @@ class TestDispatched:
         assert_hand_built(dispatched, dispatched, batch)
         assert dispatched.__dict__["forward"] is own
 
+    @pytest.mark.filterwarnings("ignore:You are calling .generate")  # so does the stock model in transformers 5.19
     def test_offloaded_weights(self, model: Any, batch: Batch) -> None:
         accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
         with trimkit.reduce(model, **RANDOM):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from trimkit import ImageReport
 VIDEO_TOKEN = 98
 MIXED = ("vv", "iv", "", "vi")  # what a row holds, in order
 VIDEOS = ("vv", "v", "", "v")
-IMAGE_ARGUMENTS = ("pixel_values", "image_sizes", "image_grid_thw")
+IMAGE_ARGUMENTS = ("pixel_values", "pixel_values_images", "image_sizes", "image_grid_thw")
 VIDEO_ARGUMENTS = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
 _ALONG = ("input_ids", "attention_mask", "mm_token_type_ids")
 Pictures = tuple[dict[str, Tensor], list[int], list[list[int]]]
@@ -210,8 +211,14 @@ def _random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def pixels_name(model: Any) -> str:
+    """What the stock model calls a picture's pixels: Video-LLaVA has a name of its own before transformers 5.23."""
+    taken = inspect.signature(type(model).forward).parameters
+    return "pixel_values" if "pixel_values" in taken else "pixel_values_images"
+
+
 def _square_pictures(model: Any, images: dict[str, Tensor] | None = None) -> Pictures:
-    images = images or {"pixel_values": tiny.pixels(2, seed=31)}
+    images = images or {pixels_name(model): tiny.pixels(2, seed=31)}
     videos = {"pixel_values_videos": _random(4, 3, 3, 24, 24, seed=37)}
     with torch.no_grad():
         found = model.model.get_image_features(**images, return_dict=True).pooler_output

@@ -155,7 +155,7 @@ def test_pipeline(exported: Path) -> None:
         out = pipe(
             images=Image.open(sample.path),
             text=prompt,
-            generate_kwargs=GREEDY,
+            generate_kwargs=dict(GREEDY),
             return_full_text=False,
         )
     assert lengths[0] < 150

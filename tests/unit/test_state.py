@@ -71,13 +71,13 @@ def test_an_image_token_that_was_generated_is_a_word(model: Any) -> None:
     word = torch.tensor([[tiny.IMAGE_TOKEN]])
     with torch.no_grad():
         out = model(**batch, use_cache=True)
-        model(input_ids=word, past_key_values=out.past_key_values)
+        model(input_ids=word, **{tiny.CACHE: out.past_key_values})
         with reduced(model):
             out = model(**batch, use_cache=True)
             length = out.past_key_values.get_seq_length()
             mask = torch.ones(1, length + 1, dtype=torch.long)
             model(input_ids=word, attention_mask=mask, past_key_values=out.past_key_values)
-            model(input_ids=word, past_key_values=out.past_key_values)
+            model(input_ids=word, **{tiny.CACHE: out.past_key_values})
             assert out.past_key_values.get_seq_length() == length + 2
 
 

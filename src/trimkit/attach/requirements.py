@@ -8,7 +8,7 @@ from trimkit.errors import UnsupportedError
 
 __all__ = ["MINIMUM_TRANSFORMERS", "check_version"]
 
-MINIMUM_TRANSFORMERS = "5.18"
+MINIMUM_TRANSFORMERS = "5.19"
 
 
 def check_version() -> None:
