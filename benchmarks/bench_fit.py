@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("part", choices=("suite", "random-text", "shift"))
     parser.add_argument("--pictures", type=int, default=1500)
     parser.add_argument("--per-picture", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--n", type=int, default=2000, help="held-out questions")
     parser.add_argument("--shifts", default=",".join(SHIFTS))
     parser.add_argument("--device", default="cpu")

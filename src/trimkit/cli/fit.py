@@ -48,7 +48,13 @@ def command(
         int, typer.Option("--per-image", min=1, max=MAX_QUESTIONS, help="Questions of each picture, at most.")
     ] = 3,
     steps: Annotated[
-        int, typer.Option("--steps", min=1, max=10**6, help="Training steps for each target, at most.")
+        int,
+        typer.Option(
+            "--steps",
+            min=1,
+            max=10**6,
+            help="Training steps, at most; ten times as many for 'attention', which are quick.",
+        ),
     ] = 600,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=MAX_BATCH, help="Pairs a step.")] = 16,
     target: Annotated[

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trimkit.fitting._settings import BUDGETS, LAYER_PAIRS, FitSettings
+from trimkit.fitting._settings import ATTENTION_STEPS, BUDGETS, LAYER_PAIRS, FitSettings
 from trimkit.fitting._targets import layer_prompts
 
 __all__ = ["Forecast", "forecast"]
 
 _TRAIN = 3.0  # a step forward and back costs three forward passes
+_NETWORK = 0.3  # the network forward and back, as a share of a prompt: the demo model's; less with a larger one
 _STATES = 24  # numbers a layer holds for its gradients, for each token and dimension of the hidden state
 _METHODS = 2  # rankings that the guard measures
 
@@ -75,7 +76,8 @@ def forecast(
     """
     looks = settings.steps / settings.every * min(held_out * settings.per_picture, 96) * len(BUDGETS)
     compared = held_out * settings.per_picture * len(BUDGETS) * _METHODS
-    steps = settings.steps * settings.batch * _TRAIN if "answer" in settings.targets else 0.0
+    prompts = {"answer": _TRAIN, "attention": ATTENTION_STEPS * _NETWORK}  # a pair and step of ``settings.steps``
+    steps = settings.steps * settings.batch * sum(prompts[target] for target in settings.targets)
     config = model.config.get_text_config()
     layers = layer_prompts(config.num_hidden_layers, min(LAYER_PAIRS, pictures * settings.per_picture))
     fit = prompt_seconds * (steps + looks * len(settings.targets) + compared + layers)

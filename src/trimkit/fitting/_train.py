@@ -179,9 +179,10 @@ class _Runs:
             "answer": (self._answer, self._answer_held_out),
         }
         loss, held_out = losses[target]
+        settings = self._settings.of_target(target)
         training = Training(
             self._network,
-            self._settings,
+            settings,
             target,
             work / f"{target}.safetensors",
             identity=identity,
@@ -189,7 +190,7 @@ class _Runs:
             held_out=held_out,
             pairs=len(self._split.train),
         )
-        with phase(f"fit to the {target}", self._settings.steps) as advance:
+        with phase(f"fit to the {target}", settings.steps) as advance:
             return training.run(advance)
 
     def state(self) -> dict[str, Tensor]:
