@@ -82,8 +82,11 @@ def test_at_the_start_the_base_alone_ranks() -> None:
 
 def test_a_line_is_looked_along_in_four_directions() -> None:
     rows, columns = torch.randn(2, 12), torch.randn(2, 12)
-    found = _in_line(rows.clone(), columns.clone(), (3, 4))
-    for each, axis, pair in ((rows, 2, found[:2]), (columns, 1, found[2:])):
+    both = torch.stack([rows, 2 * rows], dim=1), torch.stack([columns, 2 * columns], dim=1)
+    found = _in_line(*both, (3, 4))
+    assert torch.allclose(found[..., 4:], 2 * found[..., :4], atol=1e-6)
+    ways = found.unbind(dim=2)
+    for each, axis, pair in ((rows, 2, ways[:2]), (columns, 1, ways[2:4])):
         window = (1, 3) if axis == 2 else (3, 1)
         padded = torch.nn.functional.pad(
             each.view(2, 1, 3, 4), (1, 1, 0, 0) if axis == 2 else (0, 0, 1, 1), value=torch.nan

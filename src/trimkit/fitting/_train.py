@@ -32,6 +32,7 @@ __all__ = ["Split", "Trained", "new_network", "split_pictures", "train"]
 
 _TEMPERATURES = (0.5, 1.0, 2.0)
 _LOOKED_AT = 64  # pairs held out, at most, that early stopping goes by
+_COMPARED = 384  # pairs held out, at most, by which one target is preferred: few hard ones make most of the difference
 _LAYERS = "layers.json"
 Pairs = list[tuple[int, int]]
 
@@ -170,7 +171,7 @@ class _Runs:
     ) -> None:
         self._reader, self._network, self._tokenizer = reader, network, tokenizer
         self._split, self._settings, self._layers = split, settings, layers
-        self._looked_at = split.valid[:: -(-len(split.valid) // _LOOKED_AT)]
+        self._looked_at, self._compared = (split.valid[:: -(-len(split.valid) // n)] for n in (_LOOKED_AT, _COMPARED))
 
     def run(self, target: str, work: Path, identity: str, phase: Phase) -> Progress:
         """One target, to its end."""
@@ -208,9 +209,7 @@ class _Runs:
         """Mean divergence of ``focus`` over the budgets, on held-out pairs, by the temperature of the relevance."""
         found = {}
         for heat in _TEMPERATURES:
-            rows = [
-                self._reader.measure(self._looked_at, self._rank, guard_method(share, heat))[0] for share in BUDGETS
-            ]
+            rows = [self._reader.measure(self._compared, self._rank, guard_method(share, heat))[0] for share in BUDGETS]
             found[f"{heat:g}"] = float(sum(row.mean() for row in rows) / len(rows))
         return found
 

@@ -49,12 +49,11 @@ class Lines(nn.Module):
             base: ``[B, N]``, another scorer's relevance, or None.
         """
         heads = self.head_weight(words).masked_fill(~real.unsqueeze(-1), -torch.inf)
-        rows, columns = (torch.logsumexp(met + heads[..., i].unsqueeze(1), dim=2) for i in range(2))
-        found = _in_line(rows, columns, grid)
+        maps = [torch.logsumexp(met + heads[..., i].unsqueeze(1), dim=2).unsqueeze(1) for i in range(2)]
         if base is not None:
-            level = (base - base.mean(dim=1, keepdim=True)) * _BASE_SCALE
-            found += _in_line(level, level, grid)
-        lines = torch.stack(found, dim=2)
+            level = ((base - base.mean(dim=1, keepdim=True)) * _BASE_SCALE).unsqueeze(1)
+            maps = [torch.cat([each, level], dim=1) for each in maps]
+        lines = _in_line(maps[0], maps[1], grid)
         count = real.sum(dim=1, keepdim=True).clamp(min=1)
         question = ((words * real.unsqueeze(-1)).sum(dim=1) / count).unsqueeze(1)
         mixed = functional.gelu(patches + self.question_mix(question))
@@ -63,28 +62,29 @@ class Lines(nn.Module):
         return total
 
 
-def _in_line(rows: Tensor, columns: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-    """Four of ``[B, N]``: the highest of ``rows`` to the left and to the right, of ``columns`` above and below.
+def _in_line(rows: Tensor, columns: Tensor, grid: tuple[int, int]) -> Tensor:
+    """``[B, N, 4 * C]``: of each of C maps the highest to the left and to the right of a patch, then above and below.
 
     Each less the mean over the lines of what is highest there, so that a map that is even everywhere gives 0.
+
+    Args:
+        rows, columns: ``[B, C, N]``, looked along rows and columns.
+        grid: rows and columns of the patches, N in all.
     """
     found = []
-    for each, axis in ((rows, 2), (columns, 1)):
-        image = each.reshape(-1, *grid)
-        window, edge = ((1, _SIDE), (0, _SIDE // 2)) if axis == 2 else ((_SIDE, 1), (_SIDE // 2, 0))
-        smooth = functional.avg_pool2d(image.unsqueeze(1), window, stride=1, padding=edge, count_include_pad=False)[
-            :, 0
-        ]
-        middle = smooth.amax(dim=axis, keepdim=True).mean(dim=(1, 2), keepdim=True)
-        for backwards in (False, True):
-            found.append((_highest_so_far(smooth, axis, backwards) - middle).flatten(1))
-    return found
+    for each, axis in ((rows, 3), (columns, 2)):
+        image = each.reshape(-1, each.shape[1], *grid)
+        window, edge = ((1, _SIDE), (0, _SIDE // 2)) if axis == 3 else ((_SIDE, 1), (_SIDE // 2, 0))
+        smooth = functional.avg_pool2d(image, window, stride=1, padding=edge, count_include_pad=False)
+        middle = smooth.amax(dim=axis, keepdim=True).mean(dim=(2, 3), keepdim=True)
+        found += [(_highest_so_far(smooth, axis, backwards) - middle).flatten(2) for backwards in (False, True)]
+    return torch.stack(found, dim=2).flatten(1, 2).transpose(1, 2)
 
 
 def _highest_so_far(image: Tensor, axis: int, backwards: bool) -> Tensor:
-    """``torch.cummax`` along an axis of ``[B, rows, columns]``, or from its end, as a pooling that graphs can hold."""
+    """``torch.cummax`` along an axis of ``[B, C, rows, columns]``, or from its end, as a pooling that graphs can hold."""
     reach = image.shape[axis] - 1
     ends = (0, reach) if backwards else (reach, 0)
-    edge, window = (ends, (1, reach + 1)) if axis == 2 else ((0, 0, *ends), (reach + 1, 1))
+    edge, window = (ends, (1, reach + 1)) if axis == 3 else ((0, 0, *ends), (reach + 1, 1))
     padded = functional.pad(image, edge, value=-torch.inf)
-    return functional.max_pool2d(padded.unsqueeze(1), window, stride=1)[:, 0]
+    return functional.max_pool2d(padded, window, stride=1)
