@@ -140,6 +140,11 @@ def _identity(split: Split, settings: FitSettings) -> str:
     return hashlib.blake2b(json_text([plain, parts]).encode(), digest_size=16).hexdigest()
 
 
+def _spread(pairs: Pairs, most: int) -> Pairs:
+    """At most so many, evenly from all of them."""
+    return pairs[:: -(-len(pairs) // most)]
+
+
 def _layers(reader: Reader, split: Split, work: Path, identity: str, phase: Phase) -> list[tuple[int, int]]:
     path = work / _LAYERS
     try:
@@ -148,7 +153,7 @@ def _layers(reader: Reader, split: Split, work: Path, identity: str, phase: Phas
             return [(int(side), int(layer)) for side, layer in told["layers"]]
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path} does not name layers: remove it") from None
-    pairs = split.train[:: -(-len(split.train) // LAYER_PAIRS)]
+    pairs = _spread(split.train, LAYER_PAIRS)
     depth = reader.store.get(pairs[0][0]).pairs[0].attention.shape[1]
     with phase("layers", layer_prompts(depth, len(pairs))) as advance:
         found = choose_layers(reader, pairs, advance)
@@ -171,7 +176,7 @@ class _Runs:
     ) -> None:
         self._reader, self._network, self._tokenizer = reader, network, tokenizer
         self._split, self._settings, self._layers = split, settings, layers
-        self._looked_at, self._compared = (split.valid[:: -(-len(split.valid) // n)] for n in (_LOOKED_AT, _COMPARED))
+        self._looked_at, self._compared = (_spread(split.valid, most) for most in (_LOOKED_AT, _COMPARED))
 
     def run(self, target: str, work: Path, identity: str, phase: Phase) -> Progress:
         """One target, to its end."""
