@@ -141,7 +141,7 @@ def test_a_method_that_lists(monkeypatch: pytest.MonkeyPatch, together: bool) ->
 @pytest.mark.parametrize("name", ["focus", "cdpruner", "divprune", "uniform"])
 def test_ours_can_be_asked_about_one_image(name: str) -> None:
     """``choose`` and ``quality`` of the methods that override ``choices`` and ``qualities``."""
-    plain = {"compare": "features"} if name in ("cdpruner", "divprune") else {}
+    plain = {} if name == "uniform" else {"compare": "features"}
     method = get_method(name, budget=3, aggregate="none", **plain)
     assert isinstance(method, ChoosingMethod)
     image = batch().part([0], 9)

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from trimkit.core.greedy import relevant_and_new
-from trimkit.core.text_lines import MOST_ALIKE, MOST_ROUGH, alike, roughness
+from trimkit.core.text_lines import MOST_ALIKE, MOST_ROUGH, alike, along_lines, roughness
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection
 from trimkit.errors import ConfigError
 from trimkit.methods import focus, get_method
-from trimkit.methods.focus import Focus, is_page
+from trimkit.methods.focus import MOST_COVERAGE, Focus, is_page, two_views
 from trimkit.pipeline.selecting import make_batch
 
 
 def select(features: torch.Tensor, relevance: torch.Tensor, sign: int = 1, **options: Any) -> Selection:
     batch = make_batch([ImageTokens(features)], [relevance], ["what?"], EncoderProfile(sign=sign))
-    return get_method("focus", **options).select(batch)[0]
+    return get_method("focus", compare="features", **options).select(batch)[0]
 
 
 def pick(
@@ -89,10 +89,10 @@ def test_both_of_two_relevant_objects_are_seen() -> None:
     assert not kept & set(range(12))
 
 
-@pytest.mark.parametrize("relevance", [torch.zeros(24), torch.linspace(0, 1, 24)])
-def test_a_map_without_a_peak_is_covered(relevance: torch.Tensor) -> None:
+@pytest.mark.parametrize("level", [0.0, 0.1, -7.0])
+def test_a_map_without_a_peak_is_covered(level: float) -> None:
     """Nothing stands out: every kind of patch is kept, however small its part of the picture is."""
-    kept = select(picture(), relevance, budget=3, aggregate="none").indices
+    kept = select(picture(), torch.full((24,), level), budget=3, aggregate="none").indices
     assert sorted((kept >= 12).int().add((kept >= 18).int()).tolist()) == [0, 1, 2]
 
 
@@ -129,9 +129,9 @@ def test_coverage_is_a_share_of_the_places(coverage: Any) -> None:
     generator = torch.Generator().manual_seed(8)
     features, relevance = torch.randn(60, 32, generator=generator), torch.randn(60, generator=generator).exp()
     found = set(select(features, relevance, budget=20, aggregate="none", coverage=coverage).indices.tolist())
-    c = min(vagueness(relevance) ** 2, 0.5) if coverage == "auto" else coverage
+    c = min(vagueness(relevance) ** 2, MOST_COVERAGE) if coverage == "auto" else coverage
     assert coverage != "auto" or 0.1 < c < 0.5
-    share = torch.softmax(relevance.double(), dim=0)
+    share = two_views(relevance.softmax(dim=0)[None].double(), relevance[None].double())[0]
     first = pick(share, features.double(), 20 - int(c * 20))
     rest = pick(torch.zeros_like(share).index_fill(0, first, 1.0), features.double(), 20, 0.0, len(first))
     assert set(first.tolist()) <= set(rest.tolist()) == found
@@ -142,7 +142,7 @@ def test_without_coverage_and_novelty_it_is_trim() -> None:
     features, relevance = torch.randn(40, 8, generator=generator), 3 * torch.randn(40, generator=generator)
     batch = make_batch([ImageTokens(features)], [relevance], ["what?"], EncoderProfile(sign=1))
     for budget in ("iqr", 9, 0.5):
-        plain = get_method("focus", coverage=0.0, redundancy=0.0, budget=budget).select(batch)[0]
+        plain = get_method("focus", compare="features", coverage=0.0, redundancy=0.0, budget=budget).select(batch)[0]
         assert plain.indices.tolist() == get_method("trim", budget=budget).select(batch)[0].indices.tolist()
 
 
@@ -206,7 +206,8 @@ def page(rows: int = 12, columns: int = 12) -> torch.Tensor:
 
 def on_grid(features: torch.Tensor, relevance: torch.Tensor, grid: Any = (12, 12), **options: Any) -> list[int]:
     batch = make_batch([ImageTokens(features, grid)], [relevance], ["what?"], EncoderProfile(sign=1))
-    return get_method("focus", **{"budget": 14, "aggregate": "none", **options}).select(batch)[0].indices.tolist()
+    few = {"budget": 14, "aggregate": "none", "compare": "features"}
+    return get_method("focus", **{**few, **options}).select(batch)[0].indices.tolist()
 
 
 def vague_map() -> torch.Tensor:
@@ -230,11 +231,41 @@ def test_a_page_is_told_from_a_scene() -> None:
     assert rough[0] == pytest.approx(float(rough[1]), rel=1e-5)
 
 
-def test_on_a_page_the_line_of_what_is_named_is_kept() -> None:
-    """The head of row 5 is named; the answer stands at its end."""
-    kept, before = (on_grid(page(), vague_map(), lines=lines) for lines in ("auto", "off"))
-    of_line = [len([i for i in each if i // 12 in (4, 5, 6)]) for each in (kept, before)]
-    assert of_line[0] >= 9 > of_line[1]
+def test_on_a_page_lines_of_what_is_named_are_kept_and_where_they_cross() -> None:
+    """The heads of row 5 and of column 8 are named; what is asked for stands where the two meet."""
+    found = {"auto": [0, 0], "off": [0, 0]}
+    for seed in range(20):
+        relevance = torch.randn(144, generator=torch.Generator().manual_seed(seed)).abs()
+        relevance[5 * 12], relevance[8] = 4.5, 4.5
+        for lines, counts in found.items():
+            kept = on_grid(page(), relevance, lines=lines)
+            counts[0] += 5 * 12 + 8 in kept
+            counts[1] += len([i for i in kept if i // 12 == 5 or i % 12 == 8])
+    assert found["auto"][0] >= 18 > 4 > found["off"][0]
+    assert found["auto"][1] > 2 * found["off"][1]
+
+
+def test_worth_by_line_is_half_a_patchs_own_and_a_quarter_each_of_its_row_and_column() -> None:
+    relevance = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 2.0]])
+    worth = along_lines(relevance, (3, 3))[0].view(3, 3)
+    weak = 0.5**4 / 4
+    assert torch.allclose(worth, torch.tensor([[0, 0, 0.25], [weak, weak, 0.25 + 0.25 + weak], [0.25, 0.25, 1.0]]))
+    assert torch.equal(along_lines(torch.full((2, 9), 3.0), (3, 3)), torch.ones(2, 9))
+    assert torch.allclose(along_lines(7 * relevance - 3, (3, 3))[0].view(3, 3), worth)
+
+
+def test_worth_sees_peaks_and_the_rest() -> None:
+    """By the score alone, patches beside a peak are worth nothing; by scaled relevance alone, a peak is hardly above others."""
+    relevance = torch.tensor([[0.0, 10.0, 10.5, 20.0]], dtype=torch.float64)
+    scores = relevance.softmax(dim=1)
+    worth = two_views(scores, relevance)[0]
+    assert worth[3] == 1.0
+    assert worth[:3].tolist() == pytest.approx([0.0, 0.0625, 0.2625**2], abs=1e-3)
+    behind = torch.nn.functional.pad(scores, (0, 1)), torch.nn.functional.pad(relevance, (0, 1), value=-20.0)
+    padded = two_views(*behind, torch.arange(5)[None] < 4)
+    assert torch.equal(padded[0], torch.cat([worth, torch.zeros(1, dtype=torch.float64)]))
+    flat = torch.full((1, 6), 0.3)
+    assert torch.equal(two_views(flat.softmax(dim=1), flat), torch.ones(1, 6))
 
 
 def test_elsewhere_lines_are_not_looked_at() -> None:
@@ -250,7 +281,7 @@ def test_a_page_beside_pictures_of_other_sizes_is_chosen_as_alone() -> None:
     images = [ImageTokens(page(), (12, 12)), ImageTokens(torch.randn(200, 24), (10, 20)), ImageTokens(page()[:100])]
     maps = [vague_map(), torch.rand(200), torch.rand(100)]
     batch = make_batch(images, maps, ["what?"] * 3, EncoderProfile(sign=1))
-    together = get_method("focus", budget=14, aggregate="none", lines="auto").select(batch)
+    together = get_method("focus", budget=14, aggregate="none", compare="features").select(batch)
     assert together[0].indices.tolist() == on_grid(page(), vague_map(), lines="auto")
     assert [len(each.indices) for each in together] == [14, 14, 14]
 

@@ -18,7 +18,7 @@ from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.engines._greedy import determinant, farthest, relevant_then_new
 from trimkit.errors import UnsupportedError
 from trimkit.methods import Method
-from trimkit.methods.focus import MOST_COVERAGE, NOISE, PEAK, VAGUENESS_POWER, Focus, is_page
+from trimkit.methods.focus import MOST_COVERAGE, NOISE, PEAK, VAGUENESS_POWER, Focus, is_page, two_views
 from trimkit.methods.trim import Trim
 
 __all__ = ["Choice", "choice_of", "refuse_method"]
@@ -33,15 +33,15 @@ class Choice:
         count: k, patches that are kept of every picture.
         aggregated: whether the mean of the others is one more token.
         projects: whether tokens are compared behind the projector, of which ``choose`` is then given all.
-        choose: features ``[B, N, D]`` (or tokens behind the projector) and raw relevance ``[B, N]`` (None where no text is
-            read) to indices ``[B, k]`` int64, ascending.
+        choose: features ``[B, N, D]``, raw relevance ``[B, N]`` (None where no text is read) and tokens behind the projector
+            ``[B, N, H]`` (None where they are not compared) to indices ``[B, k]`` int64, ascending.
     """
 
     method: Method
     count: int
     aggregated: bool
     projects: bool
-    choose: Callable[[Tensor, Tensor | None], Tensor]
+    choose: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 def choice_of(method: Method, total: int, grid: tuple[int, int] | None, profile: EncoderProfile) -> Choice:
@@ -55,12 +55,12 @@ def choice_of(method: Method, total: int, grid: tuple[int, int] | None, profile:
     count = len(kept.indices)
     rule = _RULES[method.name]
 
-    def choose(features: Tensor, relevance: Tensor | None) -> Tensor:
+    def choose(features: Tensor, relevance: Tensor | None, projected: Tensor | None = None) -> Tensor:
         if count == total or rule is None:
             return kept.indices.expand(features.shape[0], -1).clone()
         mask = torch.ones_like(features[..., 0], dtype=torch.bool)
         batch = TokenBatch(features, mask, relevance, profile, grids=(grid,), keys=())
-        return rule(method, batch, count).sort(dim=1).values
+        return rule(method, batch, features if projected is None else projected, count).sort(dim=1).values
 
     return Choice(method, count, kept.aggregated, "projected" in method.asked_signals, choose)
 
@@ -99,7 +99,7 @@ def _blank(total: int, grid: tuple[int, int] | None, profile: EncoderProfile) ->
     )
 
 
-def _highest(method: Method, batch: TokenBatch, count: int) -> Tensor:
+def _highest(method: Method, batch: TokenBatch, tokens: Tensor, count: int) -> Tensor:
     """The highest scores; of equal ones the first, which ONNX's TopK takes and torch's may not."""
     if isinstance(method, Trim) and method.score == "similarity":
         signed = _signed(method, batch)
@@ -107,35 +107,31 @@ def _highest(method: Method, batch: TokenBatch, count: int) -> Tensor:
     return method.scores(batch).topk(count, dim=1).indices
 
 
-def _focus(method: Method, batch: TokenBatch, count: int) -> Tensor:
+def _focus(method: Method, batch: TokenBatch, tokens: Tensor, count: int) -> Tensor:
     if not isinstance(method, Focus):
         raise TypeError(method)
-    worth = Trim.scores(method, batch).double().clamp(min=0.0)
-    if method.coverage == "auto":
-        vague = _vagueness(_signed(method, batch).double())
-        coverage = (vague**VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
-    else:
-        coverage = torch.full_like(worth[:, 0], method.coverage)
+    signed = _signed(method, batch).double()
+    worth, vague, grid = two_views(Trim.scores(method, batch).double(), signed), _vagueness(signed), batch.grids[0]
+    coverage = (vague**VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
+    if method.lines == "auto" and grid is not None and grid[0] * grid[1] == worth.shape[1]:
+        page = is_page(batch.features, vague, grid)
+        worth = torch.where(page.unsqueeze(1), along_lines(signed, grid).square(), worth)
+        coverage = torch.where(page, 0.0, coverage)
+    if method.coverage != "auto":
+        coverage = torch.full_like(coverage, method.coverage)
     relevant = count - (coverage * count).floor()
-    picked = relevant_then_new(worth, batch.features.double(), count, method.redundancy, relevant)
-    grid = batch.grids[0]
-    if method.lines == "off" or method.coverage != "auto" or grid is None or grid[0] * grid[1] != worth.shape[1]:
-        return picked
-    signed = _signed(method, batch)
-    page = is_page(batch.features, _vagueness(signed.double()), grid)
-    by_line = along_lines(signed, grid).topk(count, dim=1).indices
-    return torch.where(page.unsqueeze(1), by_line, picked)
+    return relevant_then_new(worth, tokens.double(), count, method.redundancy, relevant)
 
 
-def _cdpruner(method: Method, batch: TokenBatch, count: int) -> Tensor:
+def _cdpruner(method: Method, batch: TokenBatch, tokens: Tensor, count: int) -> Tensor:
     signed = _signed(method, batch)
     low, high = signed.amin(dim=1, keepdim=True), signed.amax(dim=1, keepdim=True)
     quality = torch.where(high == low, 1.0, (signed - low + 1e-6) / torch.where(high == low, 1.0, high - low))
-    return determinant(quality.double(), batch.features.double(), count)
+    return determinant(quality.double(), tokens.double(), count)
 
 
-def _divprune(method: Method, batch: TokenBatch, count: int) -> Tensor:
-    return farthest(batch.features, count)
+def _divprune(method: Method, batch: TokenBatch, tokens: Tensor, count: int) -> Tensor:
+    return farthest(tokens, count)
 
 
 def _signed(method: Method, batch: TokenBatch) -> Tensor:
@@ -164,7 +160,7 @@ def _quantile(ordered: Tensor, q: float) -> Tensor:
     return one + share * (two - one) if share < 0.5 else two - (two - one) * (1.0 - share)
 
 
-Rule = Callable[[Method, TokenBatch, int], Tensor]
+Rule = Callable[[Method, TokenBatch, Tensor, int], Tensor]
 
 _RULES: dict[str, Rule | None] = {  # None: the same patches of every picture
     "trim": _highest,

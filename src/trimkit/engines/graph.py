@@ -50,8 +50,8 @@ class ReducedVision(nn.Module):
         """
         features = self.tower(pixel_values)
         given = None if self.relevance is None else self.relevance(features, question_ids, word_ids)
-        compared = self.projector(features) if self._choice.projects else features
-        indices = self._choice.choose(compared, given)
+        projected = self.projector(features) if self._choice.projects else None
+        indices = self._choice.choose(features, given, projected)
         kept = features.gather(1, indices.unsqueeze(2).expand(-1, -1, features.shape[2]))
         if self._choice.aggregated:
             keep = torch.zeros_like(features[..., 0], dtype=torch.bool).scatter(1, indices, True)

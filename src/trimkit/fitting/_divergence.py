@@ -15,6 +15,7 @@ from trimkit.fitting._prompts import answer_logp, as_float, kept_embeddings
 from trimkit.fitting._records import PairRecord, RecordStore
 from trimkit.methods import Method
 from trimkit.models import Family, family_of
+from trimkit.pipeline.encoding import with_projected
 from trimkit.pipeline.selecting import select_tokens
 
 __all__ = ["Ranking", "Reader", "divergence"]
@@ -74,7 +75,8 @@ class Reader:
         for start in range(0, len(pairs), rows_a_call):
             images, questions = self.batch(pairs[start : start + rows_a_call])
             relevance = [row.to(self.device).float() for row in rank(images, questions)]
-            chosen = select_tokens(images, relevance, [each.question for each in questions], method, profile)
+            seen = with_projected(self.family, self.model, images, method.asked_signals)
+            chosen = select_tokens(seen, relevance, [each.question for each in questions], method, profile)
             embeddings, kept = kept_embeddings(self.family, self.model, images, chosen)
             prompts = [each.prompt for each in questions]
             rows = answer_logp(self.family, self.model, prompts, chosen, embeddings, kept)

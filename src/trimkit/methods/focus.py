@@ -16,16 +16,16 @@ from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.greedy import kept, relevant_and_new
 from trimkit.core.text_lines import MOST_ALIKE, MOST_ROUGH, alike, along_lines, roughness
-from trimkit.core.transfer import upload
+from trimkit.core.transfer import one_by_one, upload
 from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
-from trimkit.methods._choosing import ChoosingMethod, wide_dtype
+from trimkit.methods._choosing import ChoosingMethod, Compared, compared, wide_dtype
 from trimkit.methods.trim import Trim
 
-__all__ = ["Focus", "is_page", "vagueness"]
+__all__ = ["Focus", "is_page", "two_views", "vagueness"]
 
 VAGUENESS_POWER = 2.0
-MOST_COVERAGE = 0.5
+MOST_COVERAGE = 0.25
 VAGUE_PAGE = 0.4  # a page's map is at least so vague
 PEAK = 0.05  # of the patches make the peak of a map
 NOISE = 2.0627 / 1.3490  # so many interquartile ranges above the median lie the highest 5 % of a normal distribution
@@ -34,33 +34,35 @@ NOISE = 2.0627 / 1.3490  # so many interquartile ranges above the median lie the
 class Focus(ChoosingMethod, Trim):
     """Divides the places of the budget between relevance and coverage, by how clearly the question points somewhere.
 
-    Relevance: greedily the patch of the largest p x novelty, where p is TRIM's score, the softmax of the relevance. Novelty is
-    what of a patch's feature the kept ones do not explain (the conditional variance of a determinantal point process with
-    cosine similarity, as in CDPruner). It thins out the many patches of one large object, so that a second object, and a
-    second mention of it, are seen.
+    Relevance: greedily the patch of the largest worth x novelty. Novelty is what of a patch's token the kept ones do not
+    explain (the conditional variance of a determinantal point process with cosine similarity, as in CDPruner); tokens are
+    compared behind the projector. It thins out the many patches of one large object, so that a second object, and a second
+    mention of it, are seen. Worth is the square of the mean of two views of relevance: TRIM's score over its highest, which
+    is high at peaks alone, and the relevance scaled to 0 to 1, which tells the rest of the picture apart as well.
 
     Coverage: after that, greedily the patch of the largest novelty, whatever it shows.
 
-    Coverage gets a share c of the places: ``vagueness ** 2``, at most a half. The vagueness of a map is how high the mean
+    Coverage gets a share c of the places: ``vagueness ** 2``, at most a quarter. The vagueness of a map is how high the mean
     of its highest 5 % would lie above the median if the map were normally distributed noise of the same interquartile
     range, over how high it lies; at most 1. It does not depend on the scale of the similarities. The more clearly a
     question names what is seen, the higher its peak and the smaller c. Where it names nothing ("describe the picture"), c
-    grows; and since a text tower can be sure of the wrong place, some places are left for coverage nearly always. It does
-    not grow beyond a half, because a thing that covers more than a quarter of the picture widens the quartiles themselves
-    and looks vague. Where no patch is more relevant than another, relevance times novelty is coverage, too.
+    grows. Where no patch is more relevant than another, worth times novelty is coverage, too.
 
-    Pages, with ``lines="auto"``: if a picture is full of text (``trimkit.core.text_lines``), as few of its patches are alike
-    and its map is vague, places go by relevance of a patch plus that of its line. The answer stands on the line of what the
-    question names, not at it. Nothing is thinned there: letters beside each other are no duplicates. The bounds of likeness
-    are those of the demo model's tower and were measured on no other, so the rule is off by default.
+    Pages, with ``lines="auto"``: if a picture is full of text (few of its patches are alike, neighbors are more alike than
+    others, and its map is vague), the worth of a patch is its relevance above the median together with the highest of its
+    row and of its column (``trimkit.core.text_lines.along_lines``). The answer stands on the line of what the question
+    names, not at it.
 
-    The mean of what is dropped is one more token, as in TRIM. Positions are not used. Deterministic; of equal
+    The mean of what is dropped is one more token, as in TRIM. Positions are used for pages alone. Deterministic; of equal
     patches the first is taken. Costs N x k x (k + D) multiplications for k of N patches of width D.
 
     Options beside TRIM's:
+        compare: ``projected``; or ``features``, as the family gives them (in LLaVA-1.5 before the projector, which then runs
+            on kept tokens alone).
         coverage: c, from 0 (relevance alone) to 1 (the question is not used), or ``auto``.
         lines: ``auto`` looks for pages full of text, ``off`` does not.
-        redundancy: power of the novelty among relevant patches; 0 ranks them by p alone, which with ``coverage=0`` is TRIM.
+        redundancy: power of the novelty among relevant patches; 0 ranks them by worth alone, which with ``coverage=0`` and
+            ``lines="off"`` is TRIM.
     """
 
     name: ClassVar[str] = "focus"
@@ -69,12 +71,14 @@ class Focus(ChoosingMethod, Trim):
         "cover it"
     )
     paper: ClassVar[str] = ""
+    signals: ClassVar[frozenset[str]] = frozenset({"projected"})
 
     budget: BudgetField = Budget("ratio", 0.112)
     aggregate: Literal["mean", "weighted", "none"] = "mean"
+    compare: Compared = "projected"
     coverage: Literal["auto"] | float = "auto"
     redundancy: float = Field(default=1.0, ge=0.0)
-    lines: Literal["auto", "off"] = "off"
+    lines: Literal["auto", "off"] = "auto"
 
     def model_post_init(self, context: object) -> None:
         """Refuse a share that is none."""
@@ -82,53 +86,87 @@ class Focus(ChoosingMethod, Trim):
         if self.coverage != "auto" and not 0.0 <= self.coverage <= 1.0:
             raise ConfigError(f"coverage {self.coverage!r} is no share: give a number from 0 to 1, or 'auto'")
 
+    @property
+    def asked_signals(self) -> frozenset[str]:
+        return self.signals if self.compare == "projected" and not self.keeps_all else frozenset()
+
     def qualities(self, batch: TokenBatch) -> Tensor:
         return Trim.scores(self, batch)
 
     def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
-        wide = wide_dtype(scores.device)
-        if self.coverage == "auto":
-            share = (self._vagueness(batch, wide) ** VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
-            places = counts[0] if len(set(counts)) == 1 else upload(counts, scores.device)
-            relevant = places - (share * places).long()
-        else:
-            relevant = upload([count - int(self.coverage * count) for count in counts], scores.device)
-        worth = scores.to(wide).clamp(min=0.0)
-        picked = relevant_and_new(worth, batch.features, counts, batch.totals, relevant, self.redundancy)
-        return self._with_lines(batch, kept(picked, scores.shape[1]), counts)
-
-    def _with_lines(self, batch: TokenBatch, keep: Tensor, counts: Sequence[int]) -> Tensor:
-        """``keep`` with another choice for pages. Images of one grid together; one whose tokens are no grid is no page."""
         signed = self.signed_relevance(batch)
-        if self.lines == "off" or self.coverage != "auto" or signed is None:
-            return keep
-        for grid in dict.fromkeys(batch.grids):
-            rows = [i for i, each in enumerate(batch.grids) if each == grid and batch.totals[i] == _cells(grid)]
-            if grid is None or not rows:
-                continue
-            if len(rows) == len(batch.keys):
-                keep = _by_line(batch.features, signed, keep, counts, grid)
-                continue
-            here, total = upload(rows, keep.device), _cells(grid)
-            features, relevance, chosen = (
-                each.index_select(0, here)[:, :total] for each in (batch.features, signed, keep)
-            )
-            chosen = _by_line(features, relevance, chosen, [counts[i] for i in rows], grid)
-            keep = keep.index_copy(0, here, pad(chosen, (0, keep.shape[1] - total)))
-        return keep
-
-    def _vagueness(self, batch: TokenBatch, wide: torch.dtype) -> Tensor:
-        """``[B]`` of images of any lengths; those of one length together."""
-        signed, totals = self.signed_relevance(batch), batch.totals
-        if signed is not None and len(set(totals)) == 1:
-            return vagueness(signed.to(wide))
-        found = torch.ones(len(totals), dtype=wide, device=batch.mask.device)
         if signed is None:
-            return found
-        for total in dict.fromkeys(totals):
-            rows = upload([row for row, each in enumerate(totals) if each == total], found.device)
-            found = found.index_copy(0, rows, vagueness(signed.index_select(0, rows)[:, :total].to(wide)))
-        return found
+            raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
+        wide = wide_dtype(scores.device)
+        signed = F.sanitize(signed, batch.padding).to(wide)
+        worth, places = two_views(scores.to(wide), signed, batch.mask), upload(counts, scores.device)
+        vague = _each_length(signed, batch.totals)
+        share = (vague**VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
+        if self.lines == "auto":
+            worth, page = self._pages(batch, signed, vague, worth)
+            share = share.masked_fill(page, 0.0)
+        if self.coverage != "auto":
+            share = torch.full_like(share, self.coverage)
+        relevant = places - (share * places).long()
+        tokens = compared(self, batch)
+        return kept(relevant_and_new(worth, tokens, counts, batch.totals, relevant, self.redundancy), scores.shape[1])
+
+    def _pages(self, batch: TokenBatch, signed: Tensor, vague: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
+        """``[B, N]`` worth, by line on pages, and ``[B]`` bool, which images are pages.
+
+        Images of one grid together; one whose tokens are no grid is no page.
+        """
+        page = torch.zeros_like(vague, dtype=torch.bool)
+        for grid, rows in _grids(batch, vague).items():
+            whole, total = len(rows) == len(batch.keys), grid[0] * grid[1]
+            at = upload(rows, vague.device)
+            features, relevance, how_vague, before = (
+                each if whole else each.index_select(0, at) for each in (batch.features, signed, vague, worth)
+            )
+            found = is_page(features[:, :total], how_vague, grid)
+            by_line = pad(along_lines(relevance[:, :total], grid).square(), (0, worth.shape[1] - total))
+            mixed = torch.where(found.unsqueeze(1), by_line, before)
+            worth, page = (mixed, found) if whole else (worth.index_copy(0, at, mixed), page.index_copy(0, at, found))
+        return worth, page
+
+
+def _grids(batch: TokenBatch, vague: Tensor) -> dict[tuple[int, int], list[int]]:
+    """Images that can be pages, by their grids. On the CPU only those whose map is vague enough."""
+    maps = vague.numpy() if one_by_one(vague.device) else None
+    found: dict[tuple[int, int], list[int]] = {}
+    for row, grid in enumerate(batch.grids):
+        fits = grid is not None and batch.totals[row] == grid[0] * grid[1]
+        if grid is not None and fits and (maps is None or maps[row] >= VAGUE_PAGE):
+            found.setdefault(grid, []).append(row)
+    return found
+
+
+def two_views(scores: Tensor, signed: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``[B, N]`` worth, 0 to 1: the square of the mean of scores over their highest and of relevance scaled to 0 to 1.
+
+    Args:
+        scores: ``[B, N]``, not negative; 0 on padding.
+        signed: ``[B, N]`` finite relevance, higher = more relevant.
+        mask: ``[B, N]`` bool, false on padding; None where there is none.
+    """
+    low = (signed if mask is None else signed.masked_fill(~mask, torch.inf)).amin(dim=1, keepdim=True)
+    high = (signed if mask is None else signed.masked_fill(~mask, -torch.inf)).amax(dim=1, keepdim=True)
+    flat, peak = high == low, scores.amax(dim=1, keepdim=True)
+    scaled = torch.where(flat, 1.0, (signed - low) / torch.where(flat, 1.0, high - low))
+    sharp = torch.where(peak > 0, scores / torch.where(peak > 0, peak, 1.0), 1.0)
+    worth = ((scaled + sharp) / 2).square()
+    return worth if mask is None else worth.masked_fill(~mask, 0.0)
+
+
+def _each_length(maps: Tensor, totals: Sequence[int]) -> Tensor:
+    """``[B]`` vagueness of maps of any lengths; those of one length together."""
+    if len(set(totals)) == 1:
+        return vagueness(maps[:, : totals[0]])
+    found = maps.new_ones(len(totals))
+    for total in dict.fromkeys(totals):
+        rows = upload([row for row, each in enumerate(totals) if each == total], found.device)
+        found = found.index_copy(0, rows, vagueness(maps.index_select(0, rows)[:, :total]))
+    return found
 
 
 def vagueness(relevance: Tensor) -> Tensor:
@@ -158,14 +196,3 @@ def _quartiles(total: int, dtype: torch.dtype, device: torch.device) -> tuple[Te
 def is_page(features: Tensor, vague: Tensor, grid: tuple[int, int]) -> Tensor:
     """``[B]`` bool: which pictures are full of text, by features ``[B, N, D]`` and the vagueness ``[B]`` of their maps."""
     return (alike(features) <= MOST_ALIKE) & (roughness(features, grid) < MOST_ROUGH) & (vague >= VAGUE_PAGE)
-
-
-def _cells(grid: tuple[int, int] | None) -> int:
-    return -1 if grid is None else grid[0] * grid[1]
-
-
-def _by_line(features: Tensor, signed: Tensor, keep: Tensor, counts: Sequence[int], grid: tuple[int, int]) -> Tensor:
-    """``keep`` ``[B, N]`` of images of one grid, with the most worth by line in the rows of pages."""
-    page = is_page(features, vagueness(signed.to(wide_dtype(signed.device))), grid)
-    by_line = F.count_select(along_lines(signed, grid), upload(counts, keep.device))
-    return torch.where(page.unsqueeze(1), by_line, keep)

@@ -17,7 +17,7 @@ from trimkit.pipeline.host_inputs import on_host
 from trimkit.pipeline.media import given_media
 from trimkit.pipeline.vision_engine import VisionEngine
 
-__all__ = ["encode", "shared_encoder"]
+__all__ = ["encode", "shared_encoder", "with_projected"]
 
 
 def encode(
@@ -40,7 +40,7 @@ def encode(
     if cache is None or not family.separable(model, arguments):
         with record_signals(source, signals) as recorder:
             images = recorder.onto(_run(family, model, arguments, engine))
-        return _projected(family, model, images, signals), [False] * len(images)
+        return with_projected(family, model, images, signals), [False] * len(images)
     host = on_host({}, model, [(family, arguments)]) if host is None else host
     known = {name: host.get(name, value) for name, value in arguments.items()}
     digests = [name for name, value in known.items() if _dtype(value) != _dtype(arguments[name])]
@@ -66,11 +66,11 @@ def encode(
         if len(encoded) != len(missing):  # several images a row: they are not told apart
             if not whole:
                 return encode(family, model, arguments, None, signals, engine=engine)
-            return _projected(family, model, encoded, signals), [False] * len(encoded)
+            return with_projected(family, model, encoded, signals), [False] * len(encoded)
         found.update((key, replace(tokens, key=key)) for key, tokens in zip(missing, encoded, strict=True))
     held = {key: image for key, image in found.items() if image is not None}
     fresh = {key for key in held if key in missing or ("projected" in signals - set(held[key].signals))}
-    done = dict(zip(held, _projected(family, model, list(held.values()), signals), strict=True))
+    done = dict(zip(held, with_projected(family, model, list(held.values()), signals), strict=True))
     for key in fresh if usable else ():
         cache.put(key, stamp, done[key])
     return [done[key] for key in keys], cached
@@ -126,7 +126,7 @@ def _encoded(signals: frozenset[str]) -> frozenset[str]:
     return frozenset(name for name in signals if parse_signal(name).kind in OF_TOWER)
 
 
-def _projected(family: Family, model: Any, images: list[ImageTokens], signals: frozenset[str]) -> list[ImageTokens]:
+def with_projected(family: Family, model: Any, images: list[ImageTokens], signals: frozenset[str]) -> list[ImageTokens]:
     """The images with all of their tokens behind the projector, where that is asked for and not there yet."""
     missing = [i for i, image in enumerate(images) if "projected" in signals - set(image.signals)]
     if not missing:

@@ -106,6 +106,7 @@ def choose(
 def _refuse_missing_signals(method: Method, image: ImageTokens) -> None:
     missing = [name for name in sorted(method.asked_signals) if image.signal(name) is None]
     if missing:
+        other = ", or compare='features'" if missing == ["projected"] and hasattr(method, "compare") else ""
         raise ConfigError(
-            f"method {method.name!r} needs {' and '.join(missing)} beside the features: pass ImageTokens that hold them"
+            f"method {method.name!r} needs {' and '.join(missing)} beside the features: pass ImageTokens that hold them{other}"
         )
