@@ -26,7 +26,7 @@ from trimkit.bench.stats import orders, ratio, spread
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.methods import Method
 from trimkit.methods.cdpruner import CDPruner
-from trimkit.methods.focus import Focus, vagueness
+from trimkit.methods.focus import Focus
 
 SIDE, WIDTH, KEPT = 24, 1024, 121
 KINDS = ("smooth", "noise")
@@ -38,12 +38,8 @@ class Focus01(Focus):
     name = "focus-0.1"
 
     def choose(self, image: TokenBatch, scores: Tensor, count: int) -> Tensor:
-        coverage = self.coverage
-        if coverage == "auto":
-            signed = self.signed_relevance(image)
-            coverage = 0.5 if signed is None else min(float(vagueness(signed[0].double())) ** 2.0, 0.5)
-        relevant = count - int(coverage * count)
-        return pick(scores.double().clamp(min=0.0), image.features[0].double(), count, self.redundancy, relevant)
+        worth, relevant = self.weigh(image, scores.unsqueeze(0), [count])
+        return pick(worth[0], image.features[0].double(), count, self.redundancy, int(relevant[0]))
 
 
 class CDPruner01(CDPruner):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trimkit.demo.dense import about_page
+from trimkit.demo.dense import DENSE, about_page
 from trimkit.demo.items import item_rng
 from trimkit.demo.overall import GLOBAL, about_discs
 from trimkit.demo.pages import Page
@@ -19,12 +19,14 @@ from trimkit.eval.shifts import apply_shift
 
 __all__ = ["NAMESPACE", "items_of", "write_set"]
 
+_FITTED_ON = (*ALL_TYPES, DENSE, DENSE)  # a quarter are pages: what is hard should not be rare
+
 NAMESPACE = 0xF177
 """Of the generators that draw what is fitted on: no seed of a test set leads there."""
 
 
 def write_set(folder: Path, count: int, per_picture: int, seed: int, shift: str = "none") -> None:
-    """``count`` pictures and ``questions.jsonl``, types in turn, with further questions about each picture.
+    """``count`` pictures and ``questions.jsonl``, types in turn, pages three times, with further questions about each picture.
 
     A folder that is complete is left as it is.
     """
@@ -35,7 +37,7 @@ def write_set(folder: Path, count: int, per_picture: int, seed: int, shift: str 
     lines = []
     for index in range(count):
         rng = item_rng(NAMESPACE, seed, index)
-        content, question = sample_typed(rng, ALL_TYPES[index % len(ALL_TYPES)])
+        content, question = sample_typed(rng, _FITTED_ON[index % len(_FITTED_ON)])
         asked = [question.text]
         asked += [_further(content, rng, question.type).text for _ in range(per_picture - 1)]
         name = f"{index:05}.png"

@@ -29,9 +29,10 @@ QUICK = 8
 TURNED = 1 / 200  # share of the scenes
 # The released code takes quartiles of the whole batch; attention in the language model is rounded with the batch.
 BY_BATCH = ("trim-released", "fastv", "dart", "pyramiddrop", "sparsevlm", "sparsevlm-plus")
-# Thins a list sorted by attention by comparing every other place with the rest, so that two attentions that change places
-# change the whole choice: noise of 1e-6 on the attention turns 6 of 40 scenes, another processor 5.
-SHAKY = {"vispruner": 0.4}
+# By method, the share of a scene's tokens that stays on any processor. vispruner thins a list sorted by attention by comparing
+# every other place with the rest, so that two attentions that change places change all that comes from it: noise of 1e-6 turns
+# 6 of 40 scenes, another processor 16. The half that attention alone chooses stays.
+SHAKY = {"vispruner": 0.5}
 VECTORS = Path(__file__).parent / "vectors" / "choices_500.npz"
 MORE = VECTORS.with_name("choices_more.npz")
 
@@ -87,9 +88,18 @@ def check(scenes: int, allowed: float, batch: int = 1) -> None:
     for count in {len(rows) for rows in before.values()}:
         now = chosen(sorted(name for name, rows in before.items() if len(rows) == count), count, batch)
         for name, rows in now.items():
-            other = [i for i, (one, two) in enumerate(zip(before[name], rows, strict=True)) if one != two]
-            turned |= {name: other} if len(other) > max(allowed, SHAKY.get(name, 0.0)) * count else {}
+            pairs = enumerate(zip(before[name], rows, strict=True))
+            other = [i for i, (one, two) in pairs if not _same(one, two, SHAKY.get(name, 1.0))]
+            turned |= {name: other} if len(other) > allowed * count else {}
     assert turned == {}
+
+
+def _same(one: tuple[list[int], bool], other: tuple[list[int], bool], least: float) -> bool:
+    """Whether as many tokens stay, and at least the share ``least`` of them."""
+    stay = len(set(one[0]) & set(other[0]))
+    return one == other or (
+        one[1] == other[1] and len(one[0]) == len(other[0]) and least < 1 and stay >= least * len(one[0])
+    )
 
 
 def test_every_method_keeps_what_it_kept() -> None:

@@ -27,8 +27,10 @@ from trimkit.demo import items
 from trimkit.fitting import FitSettings, Fitting, Verdict, fit
 from trimkit.fitting import _fit as fit_module
 from trimkit.fitting._divergence import divergence
+from trimkit.fitting._networks import FittedWords
 from trimkit.fitting._questions import asked_by_model
 from trimkit.fitting._targets import _relaxed, choose_layers, layer_prompts
+from trimkit.fitting._train import _Runs
 from trimkit.fitting._training import Training, learning_rate
 from trimkit.io import files
 from trimkit.loading import load_model
@@ -178,6 +180,22 @@ def test_layers_are_chosen_for_completing_each_other() -> None:
     prompts: list[int] = []
     assert choose_layers(Planted(), [(0, 0)], prompts.append) == [(0, 1), (1, 2)]  # type: ignore[arg-type]
     assert 6 < sum(prompts) <= layer_prompts(3, 1)
+
+
+@pytest.mark.parametrize(("best", "left"), [(0.0, 0.3), (1.0, 1.3)])
+def test_what_it_builds_on_is_added_as_far_as_it_helps(
+    best: float, left: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training can take out a relevance that is right where nothing was learned."""
+    network = FittedWords(NetworkShape(4, 6, 8), torch.zeros(6, 5), builds_on=True)
+    network.network.set_base_weight(0.3)
+    runs = _Runs.__new__(_Runs)
+    runs._network = network
+    far = lambda _, heat: abs(network.network.base_weight.item() - 0.3 - best)  # noqa: E731
+    monkeypatch.setattr(_Runs, "_far", far)
+    tried = runs.add_base(1.0, far(runs, 1.0))
+    assert network.network.base_weight.item() == pytest.approx(left)
+    assert list(tried) == ["0", "0.25", "0.5", "1", "2"]
 
 
 def test_the_relaxed_choice_keeps_a_number_and_gains_nothing_from_relevance_that_rises_everywhere() -> None:

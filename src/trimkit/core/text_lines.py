@@ -6,11 +6,10 @@ There is no background either: a typical patch of a page is like few others, one
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["MOST_ALIKE", "MOST_ROUGH", "alike", "along_lines", "roughness"]
+__all__ = ["MOST_ALIKE", "alike", "along_lines"]
 
 MOST_ALIKE = 0.075
 """On seed 1001 of the demo world all tables and receipts and 8 of 10 charts are below it, and 1 of 25 scenes with a vague map.
@@ -18,9 +17,6 @@ It has no scale of its own, but was measured on no other tower than the demo mod
 
 _NEAR = 0.3  # of the mean distance of two patches; those so near are alike
 _LOOKED_AT = 115  # patches whose likes are counted, about
-
-MOST_ROUGH = 0.8
-"""Above it neighbors are as unlike as any two patches: noise, or tokens that are no picture's grid."""
 
 
 def alike(features: Tensor) -> Tensor:
@@ -43,28 +39,6 @@ def alike(features: Tensor) -> Tensor:
     return (like.sort(dim=1).values[:, some.shape[1] // 2] - 1).clamp(min=0) / max(total - 1, 1)
 
 
-def roughness(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """How unlike neighbors are, as a share of how unlike any two patches are: near 0 for a smooth picture, 1 for noise.
-
-    Unlikeness is 1 - cosine, mean over patches side by side and one above the other; over all pairs it follows from the mean of
-    the unit features.
-
-    Args:
-        features: ``[B, N, D]``.
-        grid: rows and columns, N in all.
-
-    Returns:
-        ``[B]``; 0 where all patches are alike.
-    """
-    unit = functional.normalize(features.float(), dim=-1)
-    cells = unit.view(-1, *grid, unit.shape[-1])
-    beside = (cells[:, :, 1:] * cells[:, :, :-1]).sum(dim=-1).flatten(1)
-    below = (cells[:, 1:] * cells[:, :-1]).sum(dim=-1).flatten(1)
-    alike = torch.cat([beside, below], dim=1).mean(dim=1)
-    any_two = 1.0 - unit.mean(dim=1).square().sum(dim=-1)
-    return torch.where(any_two > 1e-6, (1.0 - alike) / any_two.clamp(min=1e-6), torch.zeros_like(any_two))
-
-
 def along_lines(relevance: Tensor, grid: tuple[int, int]) -> Tensor:
     """Worth of a patch on a page: its own relevance above the median, and how relevant its row and its column are at most.
 
@@ -76,11 +50,10 @@ def along_lines(relevance: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: rows and columns, N in all.
 
     Returns:
-        ``[B, N]``, 0 to 1; 1 throughout where all are equally relevant.
+        ``[B, N]``, 0 to 1; 0 throughout where all are equally relevant.
     """
     middle = relevance.sort(dim=1).values[:, relevance.shape[1] // 2].unsqueeze(1)
     above = (relevance - middle).clamp(min=0.0)
-    peak = above.amax(dim=1, keepdim=True)
-    share = torch.where(peak > 0, above / torch.where(peak > 0, peak, 1.0), 1.0).view(-1, *grid)
+    share = (above / above.amax(dim=1, keepdim=True).clamp(min=1e-12)).view(-1, *grid)
     lines = share.amax(dim=2, keepdim=True) ** 4 + share.amax(dim=1, keepdim=True) ** 4
     return ((2 * share + lines) / 4).flatten(1)

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trimkit.core.text_lines import along_lines
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.engines._greedy import determinant, farthest, relevant_then_new
 from trimkit.errors import UnsupportedError
 from trimkit.methods import Method
-from trimkit.methods.focus import MOST_COVERAGE, NOISE, PEAK, VAGUENESS_POWER, Focus, is_page, two_views
+from trimkit.methods.focus import MOST_COVERAGE, NOISE, PEAK, VAGUENESS_POWER, Focus, by_line, is_page, two_views
 from trimkit.methods.trim import Trim
 
 __all__ = ["Choice", "choice_of", "refuse_method"]
@@ -114,8 +113,8 @@ def _focus(method: Method, batch: TokenBatch, tokens: Tensor, count: int) -> Ten
     worth, vague, grid = two_views(Trim.scores(method, batch).double(), signed), _vagueness(signed), batch.grids[0]
     coverage = (vague**VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
     if method.lines == "auto" and grid is not None and grid[0] * grid[1] == worth.shape[1]:
-        page = is_page(batch.features, vague, grid)
-        worth = torch.where(page.unsqueeze(1), along_lines(signed, grid).square(), worth)
+        page = is_page(batch.features, vague)
+        worth = torch.where(page.unsqueeze(1), by_line(signed, grid), worth)
         coverage = torch.where(page, 0.0, coverage)
     if method.coverage != "auto":
         coverage = torch.full_like(coverage, method.coverage)

@@ -56,7 +56,7 @@ class FittedWords(nn.Module):
         self.network.table.requires_grad_(False)
         self.network.base_share.requires_grad_(builds_on)
         self.word_matrix = nn.Linear(embeddings.shape[1], shape.width, bias=False)
-        self._embeddings, self._builds_on = embeddings, builds_on
+        self._embeddings, self.builds_on = embeddings, builds_on
 
     def forward(
         self, images: Sequence[ImageTokens], ids: Tensor, bases: Sequence[Tensor | None] | None = None
@@ -88,7 +88,7 @@ class FittedWords(nn.Module):
     def rank(self, images: Sequence[ImageTokens], pairs: Sequence[PairRecord], tokenizer: Any) -> list[Tensor]:
         """``[N_i]`` relevance to the questions of ``pairs``."""
         ids = question_ids(tokenizer, [pair.question for pair in pairs])
-        return self.forward(images, ids, [pair.baseline for pair in pairs] if self._builds_on else None)
+        return self.forward(images, ids, [pair.baseline for pair in pairs] if self.builds_on else None)
 
     def folded(self) -> ScoringNetwork:
         """A copy of the network with its word table, on the host."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimkit.core.types import EncoderProfile, ImageTokens
+from trimkit.core.types import ImageTokens
 from trimkit.errors import InputError
 from trimkit.fitting._collect import Phase
 from trimkit.fitting._divergence import Reader
@@ -25,13 +25,13 @@ from trimkit.fitting._training import Progress, Training
 from trimkit.io.files import write_atomically
 from trimkit.io.reading import read_json
 from trimkit.io.text import json_text
-from trimkit.methods import get_method
 from trimkit.scorers import NetworkShape, width_for
 
 __all__ = ["Split", "Trained", "new_network", "split_pictures", "train"]
 
 _TEMPERATURES = (0.5, 1.0, 2.0)
-_LOOKED_AT = 64  # pairs held out, at most, that early stopping goes by
+_ADDED = (0.25, 0.5, 1.0, 2.0)  # times the relevance that the network builds on, tried on top of what it has learned
+_LOOKED_AT = 192  # pairs held out, at most, that early stopping goes by
 _COMPARED = 384  # pairs held out, at most, by which one target is preferred: few hard ones make most of the difference
 _LAYERS = "layers.json"
 Pairs = list[tuple[int, int]]
@@ -53,7 +53,8 @@ class Trained:
     Attributes:
         network: the better one's.
         target: which it was fitted to, and ``temperature`` that its relevance is divided by.
-        held_out: divergence of ``focus`` on the pictures that early stopping goes by: of each target at each temperature.
+        held_out: divergence of ``focus`` on the pictures that early stopping goes by: of each target at each temperature, and
+            of the kept one with more of what it builds on (``added``, by how much).
         curves: by target.
         layers: side and layer of the attention that was aimed at.
         best_steps: by target, where the best weights were.
@@ -122,6 +123,8 @@ def train(
         ((name, key) for name, found in held_out.items() for key in found), key=lambda each: held_out[each[0]][each[1]]
     )
     network.load_state_dict(states[target])
+    if network.builds_on:
+        held_out["added"] = runs.add_base(float(heat), held_out[target][heat])
     return Trained(
         network=network,
         target=target,
@@ -212,11 +215,30 @@ class _Runs:
 
     def by_temperature(self) -> dict[str, float]:
         """Mean divergence of ``focus`` over the budgets, on held-out pairs, by the temperature of the relevance."""
-        found = {}
-        for heat in _TEMPERATURES:
-            rows = [self._reader.measure(self._compared, self._rank, guard_method(share, heat))[0] for share in BUDGETS]
-            found[f"{heat:g}"] = float(sum(row.mean() for row in rows) / len(rows))
-        return found
+        return {f"{heat:g}": self._far(heat) for heat in _TEMPERATURES}
+
+    def add_base(self, heat: float, without: float) -> dict[str, float]:
+        """Leave the network with as much more of what it builds on as brings the model nearest, perhaps none.
+
+        Training takes little of it back where it is right: on pictures of which most are answered with any choice.
+
+        Args:
+            heat: temperature of the relevance.
+            without: divergence as it is.
+
+        Returns:
+            Divergence by what was added.
+        """
+        found, start = {0.0: without}, self._network.network.base_weight.item()
+        for added in _ADDED:
+            self._network.network.set_base_weight(start + added)
+            found[added] = self._far(heat)
+        self._network.network.set_base_weight(start + min(found, key=lambda added: found[added]))
+        return {f"{added:g}": far for added, far in found.items()}
+
+    def _far(self, heat: float) -> float:
+        rows = [self._reader.measure(self._compared, self._rank, guard_method(share, heat))[0] for share in BUDGETS]
+        return float(sum(row.mean() for row in rows) / len(rows))
 
     def _batch(self, numbers: Sequence[int]) -> tuple[list[ImageTokens], list[PairRecord]]:
         return self._reader.batch([self._split.train[number] for number in numbers])
@@ -237,8 +259,7 @@ class _Runs:
     def _answer_held_out(self) -> float:
         rows = []
         for share in BUDGETS[1:]:
-            method = get_method("trim", budget=share, aggregate="mean", profile=EncoderProfile(sign=1))
-            rows.append(self._reader.measure(self._looked_at, self._rank, method)[0].mean())
+            rows.append(self._reader.measure(self._looked_at, self._rank, guard_method(share))[0].mean())
         return float(sum(rows) / len(rows))
 
     @torch.no_grad()

@@ -12,22 +12,22 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from trimkit.core import functional as F
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.greedy import kept, relevant_and_new
-from trimkit.core.text_lines import MOST_ALIKE, MOST_ROUGH, alike, along_lines, roughness
+from trimkit.core.text_lines import MOST_ALIKE, alike, along_lines
 from trimkit.core.transfer import one_by_one, upload
 from trimkit.core.types import TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods._choosing import ChoosingMethod, Compared, compared, wide_dtype
 from trimkit.methods.trim import Trim
 
-__all__ = ["Focus", "is_page", "two_views", "vagueness"]
+__all__ = ["Focus", "by_line", "is_page", "two_views", "vagueness"]
 
 VAGUENESS_POWER = 2.0
 MOST_COVERAGE = 0.25
 VAGUE_PAGE = 0.4  # a page's map is at least so vague
 PEAK = 0.05  # of the patches make the peak of a map
+LEAST_WORTH = 1e-12
 NOISE = 2.0627 / 1.3490  # so many interquartile ranges above the median lie the highest 5 % of a normal distribution
 
 
@@ -48,8 +48,8 @@ class Focus(ChoosingMethod, Trim):
     question names what is seen, the higher its peak and the smaller c. Where it names nothing ("describe the picture"), c
     grows. Where no patch is more relevant than another, worth times novelty is coverage, too.
 
-    Pages, with ``lines="auto"``: if a picture is full of text (few of its patches are alike, neighbors are more alike than
-    others, and its map is vague), the worth of a patch is its relevance above the median together with the highest of its
+    Pages, with ``lines="auto"``: if a picture is full of text (few of its patches are alike, and its map is vague), the worth
+    of a patch is its relevance above the median together with the highest of its
     row and of its column (``trimkit.core.text_lines.along_lines``). The answer stands on the line of what the question
     names, not at it.
 
@@ -94,22 +94,29 @@ class Focus(ChoosingMethod, Trim):
         return Trim.scores(self, batch)
 
     def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
-        signed = self.signed_relevance(batch)
+        worth, relevant = self.weigh(batch, scores, counts)
+        tokens = compared(self, batch)
+        return kept(relevant_and_new(worth, tokens, counts, batch.totals, relevant, self.redundancy), scores.shape[1])
+
+    def weigh(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """``[B, N]`` worth, above 0 but on padding, and ``[B]`` int64, how many are chosen by worth x novelty.
+
+        Raises:
+            ConfigError: the batch has no relevance.
+        """
+        signed = batch.signed_relevance(self._resolved_sign(batch))
         if signed is None:
             raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
         wide = wide_dtype(scores.device)
-        signed = F.sanitize(signed, batch.padding).to(wide)
-        worth, places = two_views(scores.to(wide), signed, batch.mask), upload(counts, scores.device)
-        vague = _each_length(signed, batch.totals)
+        signed, places = signed.to(wide), upload(counts, scores.device)
+        worth, vague = two_views(scores.to(wide), signed, batch.padding), _each_length(signed, batch.totals)
         share = (vague**VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
         if self.lines == "auto":
             worth, page = self._pages(batch, signed, vague, worth)
             share = share.masked_fill(page, 0.0)
         if self.coverage != "auto":
             share = torch.full_like(share, self.coverage)
-        relevant = places - (share * places).long()
-        tokens = compared(self, batch)
-        return kept(relevant_and_new(worth, tokens, counts, batch.totals, relevant, self.redundancy), scores.shape[1])
+        return worth, places - (share * places).long()
 
     def _pages(self, batch: TokenBatch, signed: Tensor, vague: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
         """``[B, N]`` worth, by line on pages, and ``[B]`` bool, which images are pages.
@@ -123,9 +130,9 @@ class Focus(ChoosingMethod, Trim):
             features, relevance, how_vague, before = (
                 each if whole else each.index_select(0, at) for each in (batch.features, signed, vague, worth)
             )
-            found = is_page(features[:, :total], how_vague, grid)
-            by_line = pad(along_lines(relevance[:, :total], grid).square(), (0, worth.shape[1] - total))
-            mixed = torch.where(found.unsqueeze(1), by_line, before)
+            found = is_page(features[:, :total], how_vague)
+            of_lines = pad(by_line(relevance[:, :total], grid), (0, worth.shape[1] - total))
+            mixed = torch.where(found.unsqueeze(1), of_lines, before)
             worth, page = (mixed, found) if whole else (worth.index_copy(0, at, mixed), page.index_copy(0, at, found))
         return worth, page
 
@@ -144,18 +151,26 @@ def _grids(batch: TokenBatch, vague: Tensor) -> dict[tuple[int, int], list[int]]
 def two_views(scores: Tensor, signed: Tensor, mask: Tensor | None = None) -> Tensor:
     """``[B, N]`` worth, 0 to 1: the square of the mean of scores over their highest and of relevance scaled to 0 to 1.
 
+    No token is worth nothing, so that where all are worth the least, novelty decides.
+
     Args:
         scores: ``[B, N]``, not negative; 0 on padding.
         signed: ``[B, N]`` finite relevance, higher = more relevant.
-        mask: ``[B, N]`` bool, false on padding; None where there is none.
+        mask: ``[B, N]`` bool, false on padding, where worth is 0; None where there is none.
     """
     low = (signed if mask is None else signed.masked_fill(~mask, torch.inf)).amin(dim=1, keepdim=True)
-    high = (signed if mask is None else signed.masked_fill(~mask, -torch.inf)).amax(dim=1, keepdim=True)
-    flat, peak = high == low, scores.amax(dim=1, keepdim=True)
-    scaled = torch.where(flat, 1.0, (signed - low) / torch.where(flat, 1.0, high - low))
-    sharp = torch.where(peak > 0, scores / torch.where(peak > 0, peak, 1.0), 1.0)
-    worth = ((scaled + sharp) / 2).square()
+    above = signed - low if mask is None else (signed - low).masked_fill(~mask, 0.0)
+    worth = ((_of_highest(above) + _of_highest(scores)) / 2).square().clamp(min=LEAST_WORTH)
     return worth if mask is None else worth.masked_fill(~mask, 0.0)
+
+
+def by_line(signed: Tensor, grid: tuple[int, int]) -> Tensor:
+    """``[B, N]`` worth on pages, 0 to 1, see ``along_lines``; it is squared, as what ``two_views`` gives."""
+    return along_lines(signed, grid).square().clamp(min=LEAST_WORTH)
+
+
+def _of_highest(values: Tensor) -> Tensor:
+    return values / values.amax(dim=1, keepdim=True).clamp(min=LEAST_WORTH)
 
 
 def _each_length(maps: Tensor, totals: Sequence[int]) -> Tensor:
@@ -193,6 +208,6 @@ def _quartiles(total: int, dtype: torch.dtype, device: torch.device) -> tuple[Te
         return places, upload(ranks - below, device)
 
 
-def is_page(features: Tensor, vague: Tensor, grid: tuple[int, int]) -> Tensor:
+def is_page(features: Tensor, vague: Tensor) -> Tensor:
     """``[B]`` bool: which pictures are full of text, by features ``[B, N, D]`` and the vagueness ``[B]`` of their maps."""
-    return (alike(features) <= MOST_ALIKE) & (roughness(features, grid) < MOST_ROUGH) & (vague >= VAGUE_PAGE)
+    return (alike(features) <= MOST_ALIKE) & (vague >= VAGUE_PAGE)

@@ -91,6 +91,11 @@ class ScoringNetwork(nn.Module):
         """What ``base`` is multiplied with: a scalar, 1 before training."""
         return self.base_share * _BASE_SCALE
 
+    @torch.no_grad()
+    def set_base_weight(self, weight: float) -> None:
+        """Multiply ``base`` with another number."""
+        self.base_share.fill_(weight / _BASE_SCALE)
+
     def _start_even(self) -> None:
         """At the start no token is more relevant than another, so that ``base`` alone ranks them."""
         for part in (self.free_mix, self.patch_weight, self.word_weight, self.feature_mix, self.place_mix):
