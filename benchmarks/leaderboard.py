@@ -1,4 +1,4 @@
-"""The leaderboard: the packaged JSON and the page's table, from ``suite``, ``bench_rivals`` and the rows that were added.
+"""The leaderboard: the packaged JSON and the page's table, from ``suite_ten_types``, ``bench_rivals`` and the rows that were added.
 
 ``python -m benchmarks.tables`` writes both. ``python -m benchmarks.leaderboard_row METHOD`` measures one more method.
 """
@@ -12,21 +12,13 @@ from typing import Any
 from benchmarks.blocks import ROOT
 from benchmarks.cells import table
 from benchmarks.records import RESULTS, Record, load, source
+from benchmarks.suite_filtered import LITERAL, literal
 
 __all__ = ["FILES", "TABLES", "board", "page_table"]
 
 PATH = ROOT / "src" / "trimkit" / "eval" / "leaderboard.json"
-SUITE, COST = "suite", "bench_rivals"
+SUITE, COST = "suite_ten_types", "bench_rivals"
 DOWNSAMPLED = "resize"
-
-# Methods that have been changed since a run at this commit: what it says of them is no longer so.
-OUTDATED = {
-    "52cb1dcbaf296ffc8ef4d73e7ed40f18941fe5be": (
-        ("prumerge", "prumerge-plus", "visionzip", "divprune", "cdpruner", "dart"),
-        "measured before the method was changed to choose what its published code chooses",
-    )
-}
-
 
 def board() -> dict[str, Any]:
     """What ``trimkit.eval.leaderboard.load_leaderboard`` gives.
@@ -40,11 +32,11 @@ def board() -> dict[str, Any]:
     run = record["results"][0]
     full = next(arm for arm in run["arms"] if arm["method"] == "none")
     costs = _costs(load(COST))
-    entries = {(each["method"], each["budget"]): each for each in _entries(SUITE, record, run, costs)}
+    entries = {(each["method"], each["budget"]): each for each in _entries(SUITE, run, costs)}
     for name, row in _rows():
         suite_run = row["results"][0]
         own = {**costs, **_costs({"results": [row["bench"]]} if row.get("bench") else None)}
-        entries |= {(e["method"], e["budget"]): e for e in _entries(name, row, suite_run, own, same_as=run)}
+        entries |= {(e["method"], e["budget"]): e for e in _entries(name, suite_run, own, same_as=run)}
     return {
         "version": 1,
         "suite": {key: run[key] for key in ("n", "n_by_type", "seed", "image_tokens_full")} | {"source": SUITE},
@@ -65,15 +57,15 @@ def _rows() -> list[tuple[str, Record]]:
 
 
 def _entries(
-    name: str, record: Record, run: Record, costs: dict[str, float], same_as: Record | None = None
+    name: str, run: Record, costs: dict[str, float], same_as: Record | None = None
 ) -> list[dict[str, Any]]:
     """One entry a method and fixed budget; its ``hits`` go once the filtered score is known."""
-    names, why = OUTDATED.get(record["provenance"].get("commit", ""), ((), ""))
     others = "" if same_as is None or _comparable(run, same_as) else "other questions or weights than the rest"
+    hidden = {"none", *literal(run)}
     found = []
     for arm in run["arms"]:
-        if arm["method"] != "none" and str(arm["budget"]).isdigit():
-            note = why if arm["method"] in names else others
+        if arm["method"] not in hidden and str(arm["budget"]).isdigit():
+            note = others or ("with `sign=auto`" if arm["method"] in LITERAL.values() else "")
             found.append(_entry(arm, run, costs, name) | {"note": note, "hits": "" if others else arm["hits"]})
     return found
 
@@ -87,11 +79,11 @@ def _comparable(run: Record, other: Record) -> bool:
 def _entry(arm: Record, run: Record, costs: dict[str, float], name: str) -> dict[str, Any]:
     from trimkit.methods import get_method
 
-    whole = arm["method"] == "none"
-    method = get_method(arm["method"], **({} if whole else {"budget": int(arm["budget"])}))
-    cost = costs.get(arm["method"])
+    whole, name_of_it = arm["method"] == "none", arm["method"].split()[0]
+    method = get_method(name_of_it, **({} if whole else {"budget": int(arm["budget"])}))
+    cost = costs.get(name_of_it)
     return {
-        "method": arm["method"],
+        "method": name_of_it,
         "budget": run["image_tokens_full"] if whole else int(arm["budget"]),
         "image_tokens": round(arm["image_tokens_kept_mean"], 1),
         "n": run["n"],

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.leaderboard import SUITE
 from benchmarks.records import RESULTS, load
 from benchmarks.run import complete, provenance, run_arm
 
@@ -18,16 +19,16 @@ __all__ = ["config_for"]
 
 
 def config_for(method: str, n: int | None = None) -> dict[str, Any]:
-    """The experiment of one method: the questions, budgets and seed of ``results/suite.json``.
+    """The experiment of one method: the questions, budgets and seed of ``results/suite_ten_types.json``.
 
     Raises:
         LookupError: the suite has not been run.
     """
-    record = load("suite")
+    record = load(SUITE)
     if record is None:
-        raise LookupError("no results/suite.json: python -m benchmarks.run suite")
+        raise LookupError(f"no results/{SUITE}.json: python -m benchmarks.run {SUITE}")
     asked = record["config"]["arguments"]
-    kept = {key: asked[key] for key in ("seed", "n", "budget", "dtype") if key in asked}
+    kept = {key: asked[key] for key in ("seed", "n", "types", "budget", "dtype") if key in asked}
     arguments = {**kept, "method": method, "ours": method, **({} if n is None else {"n": n})}
     question = f"What does {method} keep, on the leaderboard's questions?"
     return {"question": question, "command": ["eval", "suite"], "arguments": arguments, "arms": [{}]}

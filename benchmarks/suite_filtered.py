@@ -84,4 +84,4 @@ def footnotes(run: Record) -> str:
 def learnt_note(run: Record) -> str:
     """Which types the full model does not know; empty where it knows all, or the run is older than the note."""
     kinds = [kind.replace("_", " ") for kind in run.get("not_learnt", ())]
-    return f"Not learnt, below 85 % with all tokens: {', '.join(kinds)}." if kinds else ""
+    return f"Not learned, below 85 % with all tokens: {', '.join(kinds)}." if kinds else ""

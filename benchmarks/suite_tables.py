@@ -72,7 +72,8 @@ def pairs(record: Record) -> str:
             )
     header = [f"`{run['ours']}` minus", *[f"{budget} tokens" for budget in budgets]]
     note = "Points of accuracy, with 95 % intervals of the paired bootstrap; bold where the interval does not hold 0."
-    return f"{table(header, rows)}\n\n{note} {_clear(run['comparisons'])} {_questions(run)}"
+    said = f"{_clear(run['comparisons'])} {_clear_by_type(run)}"
+    return f"{table(header, rows)}\n\n{note} {said} {_questions(run)}"
 
 
 def _clear(comparisons: list[Record]) -> str:
@@ -84,6 +85,23 @@ def _clear(comparisons: list[Record]) -> str:
     return (
         f"Differences to other methods that are clear by their own interval: {below[0]} of {len(comparisons)} below 0, "
         f"{above[0]} above; with Holm's correction for their number: {below[1]} and {above[1]}."
+    )
+
+
+def _clear_by_type(run: Record) -> str:
+    """The same for each type of question, and where ours is below by its own interval."""
+    each = [(entry, kind, one) for entry in run["comparisons"] for kind, one in entry["by_type"].items()]
+    found = [one for _, _, one in each]
+    low = [one for one in found if _alone(one) and one["value"] < 0]
+    high = [one for one in found if _alone(one) and one["value"] > 0]
+    below = [
+        f"{kind.replace('_', ' ')} at {entry['budget']}, `{named(entry['other'], str(entry['budget']))}` ({points(one)})"
+        for entry, kind, one in each
+        if _among_all(one) and one["value"] < 0
+    ]
+    return (
+        f"By type of question: {len(low)} of {len(found)} below 0 by their own interval, {len(high)} above; with Holm's correction "
+        f"{len(below)} and {sum(_among_all(one) for one in high)}" + (f": {'; '.join(below)}." if below else ".")
     )
 
 
@@ -197,9 +215,6 @@ def _joined(*sentences: str) -> str:
 
 
 TABLES = {
-    "suite": made_of("suite", curves),
-    "suite-types": made_of("suite", by_type),
-    "suite-pairs": made_of("suite", pairs),
     "suite-ten-types": made_of("suite_ten_types", curves),
     "suite-ten-types-by-type": made_of("suite_ten_types", by_type),
     "suite-ten-types-pairs": made_of("suite_ten_types", pairs),
@@ -214,7 +229,6 @@ TABLES = {
 }
 
 PLOTS = {
-    "suite": (ROOT / "docs" / "images" / "suite.svg", suite_plot.svg),
     "suite_ten_types": (ROOT / "docs" / "images" / "suite_ten_types.svg", suite_plot.svg),
 }
 """Name of the experiment: where its plot stands, and what draws its first result."""

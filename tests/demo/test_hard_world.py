@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimkit.core.text_lines import MOST_ALIKE, MOST_ROUGH, alike, roughness
+from trimkit.core.text_lines import MOST_ALIKE, alike
 from trimkit.demo import load_demo
 from trimkit.demo.dense import DENSE
 from trimkit.demo.grounding import CELLS, GROUNDING, cell_of
@@ -223,4 +223,3 @@ def test_a_patch_of_a_page_is_like_few_others_and_one_of_a_scene_like_many() -> 
     shares = alike(features).tolist()
     assert all(each <= MOST_ALIKE for each in shares[:4])
     assert all(each > MOST_ALIKE for each in shares[4:])
-    assert bool((roughness(features, (24, 24)) < MOST_ROUGH).all())

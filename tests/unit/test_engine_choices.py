@@ -45,6 +45,16 @@ def batch_of(pictures: int, *, flat: bool = False, seed: int = 0) -> TokenBatch:
     )
 
 
+def pages_of(pictures: int) -> TokenBatch:
+    """Unlike patches under a vague map, and other tokens behind the projector."""
+    batch, generator = batch_of(pictures), torch.Generator().manual_seed(5)
+    features = torch.randn(batch.features.shape, generator=generator)
+    projected = torch.randn(pictures, SIDE * SIDE, 24, generator=generator)
+    relevance = torch.randn(features.shape[:2], generator=generator)
+    relevance[:, [8, 21]] += 4.0
+    return replace(batch, features=features, relevance=relevance, signals={"projected": tuple(projected)})
+
+
 def own(method: Method, batch: TokenBatch) -> torch.Tensor:
     return torch.stack([selection.indices for selection in method.select(batch)])
 
@@ -59,6 +69,18 @@ def test_choices_are_the_methods_own(name: str, options: dict[str, Any], budget:
     assert choice.count == found.shape[1]
     assert choice.aggregated == method.select(batch)[0].aggregated
     assert choice.count + choice.aggregated == method.tokens(SIDE * SIDE)
+
+
+@pytest.mark.parametrize("options", [{}, {"lines": "off"}, {"coverage": 0.3}], ids=str)
+def test_pages_are_chosen_by_line_and_tokens_compared_behind_the_projector(options: dict[str, Any]) -> None:
+    method, batch = get_method("focus", budget=12, **options), pages_of(PICTURES)
+    choice = choice_of(method, SIDE * SIDE, (SIDE, SIDE), batch.profile)
+    found = choice.choose(batch.features, batch.relevance, torch.stack(list(batch.signals["projected"])))
+    assert choice.projects
+    assert torch.equal(found, own(method, batch))
+    other = get_method("focus", budget=12, **{"lines": "auto" if options.get("lines") == "off" else "off"})
+    assert not torch.equal(found, own(other, batch))
+    assert not torch.equal(found, choice.choose(batch.features, batch.relevance, batch.features))
 
 
 @pytest.mark.parametrize("name", ["trim", "focus", "cdpruner"])

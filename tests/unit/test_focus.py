@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from trimkit.core import transfer
 from trimkit.core.greedy import relevant_and_new
 from trimkit.core.text_lines import MOST_ALIKE, alike, along_lines
-from trimkit.core.types import EncoderProfile, ImageTokens, Selection
+from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
 from trimkit.errors import ConfigError
 from trimkit.methods import focus, get_method
 from trimkit.methods.focus import MOST_COVERAGE, Focus, is_page, two_views
@@ -239,6 +240,36 @@ def test_likeness_has_no_scale_of_its_own(count: int) -> None:
     assert float(alike(letters[None])) <= MOST_ALIKE < float(alike(scene[None]))
 
 
+@pytest.mark.parametrize("grid", [(24, 24), (60, 40), (40, 60), (120, 20), (32, 32), (7, 113)])
+def test_a_page_with_margins_is_one_whatever_its_grid(grid: tuple[int, int]) -> None:
+    """Those patches that are looked at lie in all columns, not in the margins alone."""
+    rows, columns = grid
+    features = torch.randn(rows, columns, 32, generator=torch.Generator().manual_seed(3))
+    features[:, : columns // 20 + 1], features[:, -(columns // 20) - 1 :] = 1.0, 1.0
+    assert float(alike(features.flatten(0, 1)[None])) <= MOST_ALIKE
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_patch_that_is_not_finite_makes_no_page_of_a_scene(value: float) -> None:
+    smooth = torch.eye(4, 24).repeat_interleave(36, dim=0)
+    smooth[17, 5] = value
+    assert float(alike(smooth[None])) == pytest.approx(35 / 143, abs=0.01)
+
+
+def test_qualities_below_zero_are_worth_the_least() -> None:
+    """Of a method that is built on it."""
+
+    class Mine(Focus):
+        name = "mine"
+
+        def qualities(self, batch: TokenBatch) -> torch.Tensor:
+            return torch.tensor([[-5.0, -3.0, 1.0, 2.0]])
+
+    batch = make_batch([ImageTokens(torch.eye(4, 8))], [torch.zeros(4)], ["what?"], EncoderProfile(sign=1))
+    kept = get_method(Mine(budget=2, aggregate="none", compare="features")).select(batch)[0]  # type: ignore[arg-type]
+    assert kept.indices.tolist() == [2, 3]
+
+
 def test_on_a_page_lines_of_what_is_named_are_kept_and_where_they_cross() -> None:
     """The heads of row 5 and of column 8 are named; what is asked for stands where the two meet."""
     found = {"auto": [0, 0], "off": [0, 0]}
@@ -286,7 +317,12 @@ def test_elsewhere_lines_are_not_looked_at() -> None:
         assert on_grid(features, relevance, grid, lines="auto") == on_grid(features, relevance, grid, lines="off")
 
 
-def test_a_page_beside_pictures_of_other_sizes_is_chosen_as_alone() -> None:
+@pytest.mark.parametrize("device_way", [False, True])
+def test_a_page_beside_pictures_of_other_sizes_is_chosen_as_alone(
+    device_way: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device_way:  # all images in step, as on a GPU
+        monkeypatch.setattr(transfer, "ONE_BY_ONE", frozenset())
     images = [ImageTokens(page(), (12, 12)), ImageTokens(torch.randn(200, 24), (10, 20)), ImageTokens(page()[:100])]
     maps = [vague_map(), torch.rand(200), torch.rand(100)]
     batch = make_batch(images, maps, ["what?"] * 3, EncoderProfile(sign=1))

@@ -70,7 +70,7 @@ def _images() -> list[ImageTokens]:
         ("trim", {"budget": "iqr", "max_tokens": 4, "aggregate": "none"}, 4),
         ("trim", {"budget": "top-p:0.5", "aggregate": "none"}, 18),
         ("trim", {"budget": 7}, 7),
-        ("focus", {"budget": 0.5}, 18),
+        ("focus", {"budget": 0.5, "compare": "features"}, 18),
         ("cdpruner", {"budget": 7, "compare": "features"}, 7),
         ("uniform", {"budget": "iqr"}, 9),
         ("random", {"budget": "iqr"}, 10),

@@ -6,6 +6,7 @@ There is no background either: a typical patch of a page is like few others, one
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,14 +17,16 @@ MOST_ALIKE = 0.075
 It has no scale of its own, but was measured on no other tower than the demo model's."""
 
 _NEAR = 0.3  # of the mean distance of two patches; those so near are alike
-_LOOKED_AT = 115  # patches whose likes are counted, about
+_LOOKED_AT = 115  # patches whose likes are counted, at most
+_STRIDE = 7919  # between them: a prime, so that no width of a grid divides it
 
 
 def alike(features: Tensor) -> Tensor:
     """The share of the other patches that a typical patch is like: the median over patches.
 
     Two patches are alike if 1 - cosine is at most 0.3 of its mean over all pairs. So it does not matter how far apart a tower
-    holds what differs. Of many patches only every so manyth is looked at, each beside all others.
+    holds what differs. Of many patches about a hundred are looked at, each beside all others; they lie in all rows and columns.
+    One that is not finite is like no other.
 
     Args:
         features: ``[B, N, D]``.
@@ -32,9 +35,9 @@ def alike(features: Tensor) -> Tensor:
         ``[B]``, 0 to 1.
     """
     total = features.shape[1]
-    unit = functional.normalize(features.float(), dim=-1)
+    unit = functional.normalize(features.float(), dim=-1).nan_to_num(0.0)
     mean = 1.0 - unit.mean(dim=1).square().sum(dim=-1)
-    some = unit[:, :: max(total // _LOOKED_AT, 1)]
+    some = unit.index_select(1, torch.arange(min(total, _LOOKED_AT), device=unit.device) * _STRIDE % max(total, 1))
     like = (1.0 - some @ unit.mT <= (_NEAR * mean).clamp(min=1e-6)[:, None, None]).sum(dim=2)
     return (like.sort(dim=1).values[:, some.shape[1] // 2] - 1).clamp(min=0) / max(total - 1, 1)
 

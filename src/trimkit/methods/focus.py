@@ -49,9 +49,9 @@ class Focus(ChoosingMethod, Trim):
     grows. Where no patch is more relevant than another, worth times novelty is coverage, too.
 
     Pages, with ``lines="auto"``: if a picture is full of text (few of its patches are alike, and its map is vague), the worth
-    of a patch is its relevance above the median together with the highest of its
-    row and of its column (``trimkit.core.text_lines.along_lines``). The answer stands on the line of what the question
-    names, not at it.
+    of a patch is its relevance above the median together with the highest of its row and of its column
+    (``trimkit.core.text_lines.along_lines``). The answer stands on the line of what the question names, not at it. All patches
+    of such a picture are unlike each other, so that it gets no share of coverage beside that.
 
     The mean of what is dropped is one more token, as in TRIM. Positions are used for pages alone. Deterministic; of equal
     patches the first is taken. Costs N x k x (k + D) multiplications for k of N patches of width D.
@@ -62,7 +62,7 @@ class Focus(ChoosingMethod, Trim):
         coverage: c, from 0 (relevance alone) to 1 (the question is not used), or ``auto``.
         lines: ``auto`` looks for pages full of text, ``off`` does not.
         redundancy: power of the novelty among relevant patches; 0 ranks them by worth alone, which with ``coverage=0`` and
-            ``lines="off"`` is TRIM.
+            ``lines="off"`` is TRIM's order, as far as its scores tell patches apart.
     """
 
     name: ClassVar[str] = "focus"
@@ -109,7 +109,8 @@ class Focus(ChoosingMethod, Trim):
             raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
         wide = wide_dtype(scores.device)
         signed, places = signed.to(wide), upload(counts, scores.device)
-        worth, vague = two_views(scores.to(wide), signed, batch.padding), _each_length(signed, batch.totals)
+        worth = two_views(scores.to(wide).clamp(min=0.0), signed, batch.padding)
+        vague = _each_length(signed, batch.totals)
         share = (vague**VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
         if self.lines == "auto":
             worth, page = self._pages(batch, signed, vague, worth)
