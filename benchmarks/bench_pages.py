@@ -30,7 +30,7 @@ from trimkit.demo.world import PATCH_SIZE, Box
 
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("focus", {}),
-    ("focus", {"lines": "auto"}),
+    ("focus", {"lines": "off"}),
     ("trim", {}),
     ("cdpruner", {}),
     ("divprune", {}),

@@ -1,4 +1,4 @@
-"""The leaderboard: the packaged JSON and the page's table, from ``suite_ten_types``, ``bench_rivals`` and the rows that were added.
+"""The leaderboard: the packaged JSON and the page's table, from ``suite_ten_types``, ``bench_rivals`` and rows that were added.
 
 ``python -m benchmarks.tables`` writes both. ``python -m benchmarks.leaderboard_row METHOD`` measures one more method.
 """
@@ -12,13 +12,14 @@ from typing import Any
 from benchmarks.blocks import ROOT
 from benchmarks.cells import table
 from benchmarks.records import RESULTS, Record, load, source
-from benchmarks.suite_filtered import LITERAL, literal
+from benchmarks.suite_filtered import LITERAL
 
 __all__ = ["FILES", "TABLES", "board", "page_table"]
 
 PATH = ROOT / "src" / "trimkit" / "eval" / "leaderboard.json"
 SUITE, COST = "suite_ten_types", "bench_rivals"
 DOWNSAMPLED = "resize"
+
 
 def board() -> dict[str, Any]:
     """What ``trimkit.eval.leaderboard.load_leaderboard`` gives.
@@ -56,16 +57,17 @@ def _rows() -> list[tuple[str, Record]]:
     return [(f"rows/{path.stem}", json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
-def _entries(
-    name: str, run: Record, costs: dict[str, float], same_as: Record | None = None
-) -> list[dict[str, Any]]:
-    """One entry a method and fixed budget; its ``hits`` go once the filtered score is known."""
+def _entries(name: str, run: Record, costs: dict[str, float], same_as: Record | None = None) -> list[dict[str, Any]]:
+    """One entry a method and fixed budget; its ``hits`` go once the filtered score is known.
+
+    A method with the sign of another tower (``suite_filtered.LITERAL``) is told by the run that takes this one's.
+    """
     others = "" if same_as is None or _comparable(run, same_as) else "other questions or weights than the rest"
-    hidden = {"none", *literal(run)}
     found = []
     for arm in run["arms"]:
-        if arm["method"] not in hidden and str(arm["budget"]).isdigit():
-            note = others or ("with `sign=auto`" if arm["method"] in LITERAL.values() else "")
+        plain = arm["method"] not in LITERAL and " " not in arm["method"] and "fallback" not in arm
+        if (plain or arm["method"] in LITERAL.values()) and arm["method"] != "none" and str(arm["budget"]).isdigit():
+            note = others or ("" if plain else "with `sign=auto`")
             found.append(_entry(arm, run, costs, name) | {"note": note, "hits": "" if others else arm["hits"]})
     return found
 

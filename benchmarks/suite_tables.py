@@ -72,37 +72,32 @@ def pairs(record: Record) -> str:
             )
     header = [f"`{run['ours']}` minus", *[f"{budget} tokens" for budget in budgets]]
     note = "Points of accuracy, with 95 % intervals of the paired bootstrap; bold where the interval does not hold 0."
-    said = f"{_clear(run['comparisons'])} {_clear_by_type(run)}"
-    return f"{table(header, rows)}\n\n{note} {said} {_questions(run)}"
+    return f"{table(header, rows)}\n\n{note} {_clear(run)} {_questions(run)}"
 
 
-def _clear(comparisons: list[Record]) -> str:
-    """How many differences are clear, one by one and for as many as there are."""
+def _clear(run: Record) -> str:
+    """How many differences are clear, one by one and for as many as there are; literal runs, which are footnotes, left out."""
+    shown = [each for each in run["comparisons"] if named(each["other"], str(each["budget"])) not in literal(run)]
+    by_type = [(each, kind, one) for each in shown for kind, one in each.get("by_type", {}).items()]
+    worse = [
+        f"{kind.replace('_', ' ')} at {each['budget']}, `{named(each['other'], str(each['budget']))}` ({points(one)})"
+        for each, kind, one in by_type
+        if one["value"] < 0 and _among_all(one)
+    ]
+    text = f"Differences to other methods that are clear by their own interval: {_counted(shown)}."
+    if by_type:
+        text += f" By type of question: {_counted([one for _, _, one in by_type])}"
+        text += f": {'; '.join(worse)}." if worse else "."
+    return text
+
+
+def _counted(found: list[Record]) -> str:
     below, above = (
-        [sum(sign * entry["value"] > 0 and clear(entry) for entry in comparisons) for clear in (_alone, _among_all)]
+        [sum(sign * each["value"] > 0 and clear(each) for each in found) for clear in (_alone, _among_all)]
         for sign in (-1, 1)
     )
-    return (
-        f"Differences to other methods that are clear by their own interval: {below[0]} of {len(comparisons)} below 0, "
-        f"{above[0]} above; with Holm's correction for their number: {below[1]} and {above[1]}."
-    )
-
-
-def _clear_by_type(run: Record) -> str:
-    """The same for each type of question, and where ours is below by its own interval."""
-    each = [(entry, kind, one) for entry in run["comparisons"] for kind, one in entry["by_type"].items()]
-    found = [one for _, _, one in each]
-    low = [one for one in found if _alone(one) and one["value"] < 0]
-    high = [one for one in found if _alone(one) and one["value"] > 0]
-    below = [
-        f"{kind.replace('_', ' ')} at {entry['budget']}, `{named(entry['other'], str(entry['budget']))}` ({points(one)})"
-        for entry, kind, one in each
-        if _among_all(one) and one["value"] < 0
-    ]
-    return (
-        f"By type of question: {len(low)} of {len(found)} below 0 by their own interval, {len(high)} above; with Holm's correction "
-        f"{len(below)} and {sum(_among_all(one) for one in high)}" + (f": {'; '.join(below)}." if below else ".")
-    )
+    number = f"with Holm's correction for their number {below[1]} and {above[1]}"
+    return f"{below[0]} of {len(found)} below 0, {above[0]} above; {number}"
 
 
 def _alone(entry: Record) -> bool:

@@ -26,12 +26,12 @@ def arm(method: str, budget: str, hits: str) -> dict[str, Any]:
     }
 
 
-def record(*arms: dict[str, Any], commit: str = "new") -> dict[str, Any]:
+def record(*arms: dict[str, Any]) -> dict[str, Any]:
     run = {"n": 4, "n_by_type": {"reading": 4}, "seed": 3, "image_tokens_full": 576}
-    arguments = {"seed": 3, "n": 4, "budget": "64,32", "method": "trim", "dtype": "auto", "workers": 2}
+    arguments = {"seed": 3, "n": 4, "types": "all", "budget": "64,32", "method": "trim", "dtype": "auto", "workers": 2}
     return {
         "config": {"arguments": arguments},
-        "provenance": {**PROVENANCE, "commit": commit},
+        "provenance": PROVENANCE,
         "results": [{**run, "arms": [arm("none", "default", "1110"), *arms]}],
     }
 
@@ -49,7 +49,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def test_filtered_counts_what_the_full_model_has_right_and_a_smaller_picture_has_not(results: Path) -> None:
-    write(results / "suite.json", record(arm("trim", "64", "1100"), arm("trim", "32", "1000")))
+    write(results / "suite_ten_types.json", record(arm("trim", "64", "1100"), arm("trim", "32", "1000")))
     write(results / "rows" / "resize.json", record(arm("resize", "64", "1000")))
     entries = {(each["method"], each["budget"]): each for each in leaderboard.board()["entries"]}
     assert entries["trim", 64]["filtered"] == {"n": 2, "accuracy": 0.5}
@@ -60,7 +60,7 @@ def test_filtered_counts_what_the_full_model_has_right_and_a_smaller_picture_has
 
 
 def test_a_row_of_other_weights_says_so_and_is_not_filtered(results: Path) -> None:
-    write(results / "suite.json", record(arm("trim", "64", "1100")))
+    write(results / "suite_ten_types.json", record(arm("trim", "64", "1100")))
     row = record(arm("resize", "64", "1000"))
     row["results"][0]["arms"][0]["hits"] = "0110"
     write(results / "rows" / "resize.json", row)
@@ -74,27 +74,31 @@ def test_what_choosing_costs_comes_from_the_bench_and_a_row_brings_its_own(resul
         stages = {"text": {"median": 0.1}, "select": {"median": select}, "shrink": {"median": 0.0}}
         return {"arms": [{"method": method, "stages_s": stages}]}
 
-    write(results / "suite.json", record(arm("trim", "64", "1100"), arm("random", "64", "1000")))
+    write(results / "suite_ten_types.json", record(arm("trim", "64", "1100"), arm("random", "64", "1000")))
     write(results / "bench_rivals.json", {"provenance": PROVENANCE, "results": [bench("trim", 0.02)]})
     write(results / "rows" / "uniform.json", {**record(arm("uniform", "64", "1000")), "bench": bench("uniform", 0.01)})
     costs = {each["method"]: each["choosing_ms"] for each in leaderboard.board()["entries"]}
     assert costs == {"trim": 120.0, "random": None, "uniform": 110.0}
 
 
-def test_results_of_before_a_change_are_marked(results: Path) -> None:
-    (commit,) = leaderboard.OUTDATED
-    write(results / "suite.json", record(arm("dart", "64", "1100"), arm("trim", "64", "1100"), commit=commit))
-    notes = {each["method"]: bool(each["note"]) for each in leaderboard.board()["entries"]}
-    assert notes == {"dart": True, "trim": False}
-    assert "`dart` \\*" in leaderboard.page_table()
+def test_the_literal_sign_and_other_variants_are_no_entries(results: Path) -> None:
+    """``trim-released`` keeps the sign of another tower: in a row of its own, too."""
+    both = [arm("trim-released", "64", "0000"), arm("trim-released sign=auto", "64", "1100")]
+    more = [arm("trim", "64", "1100"), arm("trim sign=-1", "64", "0000"), {**arm("trim", "64", "0001"), "fallback": {}}]
+    write(results / "suite_ten_types.json", record(*both, *more))
+    write(results / "rows" / "trim-released.json", record(both[0]))
+    entries = [(each["method"], each["accuracy"], each["note"]) for each in leaderboard.board()["entries"]]
+    assert entries == [("trim", 0.5, ""), ("trim-released", 0.5, "with `sign=auto`")]
+    assert "`trim-released` \\*" in leaderboard.page_table()
 
 
 def test_a_row_asks_the_suites_own_questions(results: Path) -> None:
-    write(results / "suite.json", record())
+    write(results / "suite_ten_types.json", record())
     config = leaderboard_row.config_for("uniform")
     assert config["arguments"] == {
         "seed": 3,
         "n": 4,
+        "types": "all",
         "budget": "64,32",
         "dtype": "auto",
         "method": "uniform",

@@ -77,9 +77,19 @@ def test_pairs_are_bold_where_they_differ() -> None:
     assert "| `random`, multiple choice | **+40.0**" in text
     assert points(difference(-0.012, True)) == "**-1.2** (-2.2 to -0.2)"
     assert (
-        "clear by their own interval: 0 of 4 below 0, 2 above; with Holm's correction for their number: 0 and 2."
-        in text
+        "clear by their own interval: 0 of 4 below 0, 2 above; with Holm's correction for their number 0 and 2. By "
+        "type of question: 0 of 4 below 0, 4 above; with Holm's correction for their number 0 and 4." in text
     )
+
+
+def test_types_on_which_another_method_is_ahead_are_named() -> None:
+    run = with_both_signs()
+    for each in run["comparisons"]:
+        each["by_type"] = {"existence": difference(0.2, True), "multiple_choice": difference(-0.3, True)}
+    text = suite_tables.pairs({"results": [run]})
+    assert "By type of question: 5 of 10 below 0, 5 above; with Holm's correction for their number 5 and 5: " in text
+    assert "multiple choice at 64, `trim` (**-30.0** (-31.0 to -29.0)); " in text
+    assert "`trim-released` (" not in text
 
 
 def with_both_signs() -> dict[str, Any]:
@@ -107,8 +117,8 @@ def test_the_literal_trim_released_is_a_footnote() -> None:
 
 def test_types_that_are_not_learnt_are_named() -> None:
     for draw in (suite_tables.curves, suite_tables.by_type, suite_tables.pairs):
-        assert "Not learnt, below 85 % with all tokens: multiple choice." in draw({"results": [with_both_signs()]})
-        assert "Not learnt" not in draw({"results": [a_run()]})
+        assert "Not learned, below 85 % with all tokens: multiple choice." in draw({"results": [with_both_signs()]})
+        assert "Not learned" not in draw({"results": [a_run()]})
 
 
 def test_the_filtered_score_by_budget() -> None:
@@ -180,8 +190,9 @@ def test_a_plot_without_arms_says_so() -> None:
 def test_the_plot_is_written_where_there_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     assert tables.plots() == []
-    (tmp_path / "suite.json").write_text(json.dumps({"provenance": PROVENANCE, "results": [a_run()]}), encoding="utf-8")
+    made = json.dumps({"provenance": PROVENANCE, "results": [a_run()]})
+    (tmp_path / "suite_ten_types.json").write_text(made, encoding="utf-8")
     ((path, drawn),) = tables.plots()
-    assert path.name == "suite.svg"
+    assert path.name == "suite_ten_types.svg"
     assert drawn == suite_plot.svg(a_run())
-    assert "Source: `benchmarks/results/suite.json`, 2026-01-02" in tables.found_tables()["suite"]()
+    assert "Source: `benchmarks/results/suite_ten_types.json`, 2026-01-02" in tables.found_tables()["suite-ten-types"]()

@@ -193,9 +193,12 @@ def test_what_it_builds_on_is_added_as_far_as_it_helps(
     runs._network = network
     far = lambda _, heat: abs(network.network.base_weight.item() - 0.3 - best)  # noqa: E731
     monkeypatch.setattr(_Runs, "_far", far)
-    tried = runs.add_base(1.0, far(runs, 1.0))
+    before, steps = network.network.base_share.clone(), []
+    tried = runs.add_base(1.0, far(runs, 1.0), steps.append)
     assert network.network.base_weight.item() == pytest.approx(left)
     assert list(tried) == ["0", "0.25", "0.5", "1", "2"]
+    assert steps == [1, 1, 1, 1]
+    assert best or torch.equal(network.network.base_share, before)
 
 
 def test_the_relaxed_choice_keeps_a_number_and_gains_nothing_from_relevance_that_rises_everywhere() -> None:
@@ -339,6 +342,13 @@ def test_the_folder_serves_where_a_scorer_is_named(loaded: tuple[Any, Any], fold
     assert trim.report.tokens_after == 16
     assert isinstance(load_scorer(folder), FittedScorer)
     assert {"README.md", "fit.json", "trimkit.json", "scorer.json"} <= {each.name for each in folder.iterdir()}
+
+
+def test_what_it_builds_on_is_tried_on_top_of_what_was_learned(folder: Path) -> None:
+    told = json.loads((folder / "fit.json").read_text())
+    tried = told["held_out"]["added"]
+    assert list(tried) == ["0", "0.25", "0.5", "1", "2"]
+    assert tried["0"] == told["held_out"][told["target"]][f"{told['temperature']:g}"]
 
 
 def test_no_answer_reaches_the_scorer(loaded: tuple[Any, Any], folder: Path) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trimkit.fitting._settings import ATTENTION_STEPS, BUDGETS, LAYER_PAIRS, FitSettings
+from trimkit.fitting._settings import (
+    ADDED,
+    ATTENTION_STEPS,
+    BUDGETS,
+    COMPARED,
+    LAYER_PAIRS,
+    LOOKED_AT,
+    TEMPERATURES,
+    FitSettings,
+)
 from trimkit.fitting._targets import layer_prompts
 
 __all__ = ["Forecast", "forecast"]
@@ -74,8 +83,10 @@ def forecast(
         picture_bytes: of one record.
         held_out: pictures that are looked at.
     """
-    looks = settings.steps / settings.every * min(held_out * settings.per_picture, 96) * len(BUDGETS)
-    compared = held_out * settings.per_picture * len(BUDGETS) * _METHODS
+    asked = held_out * settings.per_picture
+    looks = settings.steps / settings.every * min(asked, LOOKED_AT) * len(BUDGETS)
+    tried = min(asked, COMPARED) * len(BUDGETS) * (len(settings.targets) * len(TEMPERATURES) + len(ADDED))
+    compared = asked * len(BUDGETS) * _METHODS + tried
     prompts = {"answer": _TRAIN, "attention": ATTENTION_STEPS * _NETWORK}  # a pair and step of ``settings.steps``
     steps = settings.steps * settings.batch * sum(prompts[target] for target in settings.targets)
     config = model.config.get_text_config()

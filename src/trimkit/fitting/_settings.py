@@ -7,7 +7,18 @@ from typing import Any
 
 from trimkit.errors import ConfigError
 
-__all__ = ["ATTENTION_STEPS", "BUDGETS", "LAYER_PAIRS", "MINIMUM_PICTURES", "TARGETS", "FitSettings"]
+__all__ = [
+    "ADDED",
+    "ATTENTION_STEPS",
+    "BUDGETS",
+    "COMPARED",
+    "LAYER_PAIRS",
+    "LOOKED_AT",
+    "MINIMUM_PICTURES",
+    "TARGETS",
+    "TEMPERATURES",
+    "FitSettings",
+]
 
 TARGETS = ("attention", "answer")
 """What the scorer is to predict: where the language model looks, or what leaves its answer as it is. See ``docs/fit.md``."""
@@ -18,6 +29,19 @@ BUDGETS = (1 / 9, 1 / 18, 1 / 36)
 ATTENTION_STEPS = 10
 """Steps of ``attention`` for each of ``answer``. Kinds of pictures that are rare among the user's need many: on the demo model
 with a tenth of pages, six thousand steps keep twice as many of their answers as nine hundred."""
+
+TEMPERATURES = (0.5, 1.0, 2.0)
+"""What relevance is divided by, tried one after the other."""
+
+ADDED = (0.25, 0.5, 1.0, 2.0)
+"""Times the relevance that a network builds on, which are tried on top of what it has learned."""
+
+LOOKED_AT = 192
+"""Held-out questions, at most, that early stopping goes by."""
+
+COMPARED = 384
+"""Held-out questions, at most, by which a target, a temperature and what is added are preferred: few hard ones make most of the
+difference."""
 
 LAYER_PAIRS = 192
 """Questions, at most, on which layers are compared. A few of them, hard ones, make most of the difference."""

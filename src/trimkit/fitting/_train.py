@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from trimkit.core.types import ImageTokens
 from trimkit.errors import InputError
+from trimkit.eval.identity import method_identity
 from trimkit.fitting._collect import Phase
 from trimkit.fitting._divergence import Reader
 from trimkit.fitting._guard import guard_method
 from trimkit.fitting._networks import FittedWords, word_embeddings
 from trimkit.fitting._records import PairRecord, pairs_of
-from trimkit.fitting._settings import BUDGETS, LAYER_PAIRS, FitSettings
+from trimkit.fitting._settings import ADDED, BUDGETS, COMPARED, LAYER_PAIRS, LOOKED_AT, TEMPERATURES, FitSettings
 from trimkit.fitting._targets import answer_loss, attention_loss, choose_layers, layer_prompts
 from trimkit.fitting._training import Progress, Training
 from trimkit.io.files import write_atomically
@@ -29,10 +30,6 @@ from trimkit.scorers import NetworkShape, width_for
 
 __all__ = ["Split", "Trained", "new_network", "split_pictures", "train"]
 
-_TEMPERATURES = (0.5, 1.0, 2.0)
-_ADDED = (0.25, 0.5, 1.0, 2.0)  # times the relevance that the network builds on, tried on top of what it has learned
-_LOOKED_AT = 192  # pairs held out, at most, that early stopping goes by
-_COMPARED = 384  # pairs held out, at most, by which one target is preferred: few hard ones make most of the difference
 _LAYERS = "layers.json"
 Pairs = list[tuple[int, int]]
 
@@ -124,7 +121,8 @@ def train(
     )
     network.load_state_dict(states[target])
     if network.builds_on:
-        held_out["added"] = runs.add_base(float(heat), held_out[target][heat])
+        with phase("CLIP's relevance added", len(ADDED)) as advance:
+            held_out["added"] = runs.add_base(float(heat), held_out[target][heat], advance)
     return Trained(
         network=network,
         target=target,
@@ -137,10 +135,11 @@ def train(
 
 
 def _identity(split: Split, settings: FitSettings) -> str:
-    """Of a training: the same only with the same pictures to fit, to stop and to judge by, and the same settings."""
+    """Of a training: the same only with the same pictures to fit, to stop and to judge by, settings, and way of judging."""
     plain = {name: value for name, value in settings.to_plain().items() if name != "cache_gb"}
     parts = [split.train, split.valid, split.guard]
-    return hashlib.blake2b(json_text([plain, parts]).encode(), digest_size=16).hexdigest()
+    judged = [LOOKED_AT, COMPARED, [method_identity(guard_method(share)) for share in BUDGETS]]
+    return hashlib.blake2b(json_text([plain, parts, judged]).encode(), digest_size=16).hexdigest()
 
 
 def _spread(pairs: Pairs, most: int) -> Pairs:
@@ -179,7 +178,7 @@ class _Runs:
     ) -> None:
         self._reader, self._network, self._tokenizer = reader, network, tokenizer
         self._split, self._settings, self._layers = split, settings, layers
-        self._looked_at, self._compared = (_spread(split.valid, most) for most in (_LOOKED_AT, _COMPARED))
+        self._looked_at, self._compared = (_spread(split.valid, most) for most in (LOOKED_AT, COMPARED))
 
     def run(self, target: str, work: Path, identity: str, phase: Phase) -> Progress:
         """One target, to its end."""
@@ -215,9 +214,9 @@ class _Runs:
 
     def by_temperature(self) -> dict[str, float]:
         """Mean divergence of ``focus`` over the budgets, on held-out pairs, by the temperature of the relevance."""
-        return {f"{heat:g}": self._far(heat) for heat in _TEMPERATURES}
+        return {f"{heat:g}": self._far(heat) for heat in TEMPERATURES}
 
-    def add_base(self, heat: float, without: float) -> dict[str, float]:
+    def add_base(self, heat: float, without: float, advance: Callable[[int], None]) -> dict[str, float]:
         """Leave the network with as much more of what it builds on as brings the model nearest, perhaps none.
 
         Training takes little of it back where it is right: on pictures of which most are answered with any choice.
@@ -225,15 +224,21 @@ class _Runs:
         Args:
             heat: temperature of the relevance.
             without: divergence as it is.
+            advance: called with 1 for each that has been tried.
 
         Returns:
             Divergence by what was added.
         """
-        found, start = {0.0: without}, self._network.network.base_weight.item()
-        for added in _ADDED:
+        found, before = {0.0: without}, self.state()
+        start = self._network.network.base_weight.item()
+        for added in ADDED:
             self._network.network.set_base_weight(start + added)
             found[added] = self._far(heat)
-        self._network.network.set_base_weight(start + min(found, key=lambda added: found[added]))
+            advance(1)
+        best = min(found, key=lambda added: found[added])
+        self._network.load_state_dict(before)  # to the bit, where nothing is added
+        if best:
+            self._network.network.set_base_weight(start + best)
         return {f"{added:g}": far for added, far in found.items()}
 
     def _far(self, heat: float) -> float:
