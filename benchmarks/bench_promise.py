@@ -30,7 +30,8 @@ from trimkit.ask import build_inputs
 from trimkit.calibration import Outcomes, Promise, Rule, prove, split_pictures
 from trimkit.calibration._risk_report import limit_to_plain
 from trimkit.demo import load_demo
-from trimkit.demo.items import sample_item
+from trimkit.demo.typed_items import ALL_TYPES, sample_typed_item
+from trimkit.eval.question_types import BASIC
 
 RISKS = (0.01, 0.02, 0.05)
 CONFIDENCE = 0.95
@@ -125,13 +126,13 @@ def asking_again(answers: Answers, count: int) -> dict[str, Any]:
     }
 
 
-def seconds(rules: dict[str, dict[str, Any] | None], scenes: int, seed: int) -> dict[str, Any]:
+def seconds(rules: dict[str, dict[str, Any] | None], scenes: int, seed: int, types: tuple[str, ...]) -> dict[str, Any]:
     """Median seconds of a question from pixels to answer, by arm; arms take turns scene by scene."""
     model, processor = load_demo()
     arms = {name: rule for name, rule in rules.items() if rule is not None}
     took: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(scenes + 2):
-        picture, question = sample_item(seed, TIMED + number)
+        picture, question = sample_typed_item(seed, TIMED + number, types)
         inputs = build_inputs(model, processor, [picture], [question.text], max_new_tokens=LENGTH)
         turn = number % len(arms)
         for name in [*arms][turn:] + [*arms][:turn]:
@@ -181,7 +182,10 @@ def shown(record: Record) -> str:
         "seen on other scenes",
         "smallest fixed budget that is proved",
     ]
-    note = f"Demo model, {record['config']['calibrating']} scenes calibrate. All image tokens: 576. 95 % confidence."
+    types = {"basic": "the first six types of question", "all": "all ten types of question"}[
+        record["config"].get("types", "basic")
+    ]
+    note = f"Demo model, {record['config']['calibrating']} scenes calibrate, {types}. All image tokens: 576. 95 % confidence."
     drawn = record["results"].get("image_tokens_by_split", {})
     for measure, tokens in drawn.items():
         spread = f"{min(tokens):.0f} to {max(tokens):.0f}, {statistics.fmean(tokens):.0f} on average"
@@ -221,14 +225,20 @@ def main() -> None:
     )
     parser.add_argument("--timed", type=int, default=40, help="scenes that are timed")
     parser.add_argument("--seed", type=int, default=190019)
+    parser.add_argument(
+        "--types", choices=("basic", "all"), default="all", help="of question: the first six, or all ten"
+    )
     parser.add_argument("--journal", type=Path, help="file of finished answers")
     parser.add_argument("--out", type=Path, default=RESULTS / "promise.json")
     given = parser.parse_args()
     count, total = given.calibrating, given.calibrating + given.others
-    answers = gathered(right_ways(), given.seed, total, given.journal, lambda done: print(f"{done} scenes", flush=True))
+    asked = {"types": BASIC if given.types == "basic" else ALL_TYPES}
+    answers = gathered(
+        right_ways(), given.seed, total, given.journal, lambda done: print(f"{done} scenes", flush=True), **asked
+    )
     focus, trim = [each for each in answers if each.outcomes.way.method.name == "focus"], answers[-1]
     promises = [promised(focus, count, risk, measure, given.seed) for measure in MEASURES for risk in RISKS]
-    wrong = gathered(wrong_ways(), given.seed, given.wrong + given.others // 2, given.journal)
+    wrong = gathered(wrong_ways(), given.seed, given.wrong + given.others // 2, given.journal, **asked)
     broken = [promised(wrong, given.wrong, 0.02, measure, given.seed) for measure in MEASURES]
     timed: dict[str, dict[str, Any] | None] = {"all tokens": {"budgets": []}}
     for each in promises:
@@ -244,9 +254,9 @@ def main() -> None:
         "image_tokens_by_split": drawn,
         "wrong_sign": broken,
         "asking_again": asking_again(trim, count),
-        "seconds": seconds(timed, given.timed, given.seed),
+        "seconds": seconds(timed, given.timed, given.seed, asked["types"]),
     }
-    config = {name: getattr(given, name) for name in ("calibrating", "others", "wrong", "timed", "seed")}
+    config = {name: getattr(given, name) for name in ("calibrating", "others", "wrong", "timed", "seed", "types")}
     record = {"experiment": "promise", "config": config, "provenance": provenance(), "results": results}
     save(record, given.out)
     print(f"wrote {given.out}")

@@ -21,10 +21,11 @@ from trimkit.ask import build_inputs, decode
 from trimkit.calibration import Outcomes, Way
 from trimkit.core.confidence import answer_confidence
 from trimkit.demo import load_demo
-from trimkit.demo.items import sample_item
 from trimkit.demo.questions import grade
+from trimkit.demo.typed_items import sample_typed_item
 from trimkit.eval.identity import method_identity, weights_identity
 from trimkit.eval.journal import Journal
+from trimkit.eval.question_types import BASIC
 from trimkit.io.provenance import versions
 from trimkit.methods import Method
 from trimkit.pipeline.feature_cache import FeatureCache
@@ -75,6 +76,7 @@ def gathered(
     n: int,
     journal: Path | None,
     advance: Callable[[int], None] = lambda done: None,
+    types: tuple[str, ...] = BASIC,
 ) -> list[Answers]:
     """What every method answers to scenes 0 to n - 1 of ``seed``.
 
@@ -83,18 +85,20 @@ def gathered(
         seed, n: which scenes.
         journal: file of finished answers, or None.
         advance: called with the number of scenes done.
+        types: of question; they take turns.
     """
     model, processor = load_demo()
-    settings = {
+    settings: dict[str, Any] = {
         "seed": seed,
         "batch": BATCH,
         "length": LENGTH,
         "weights": weights_identity(model),
         "versions": versions(),
+        **({} if types == BASIC else {"types": list(types)}),
     }
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ["full", *map(method_identity, methods)]}
     with Journal(journal, settings) if journal else _Forgetful() as book:
-        asker = _Asker(model, processor, seed, book)
+        asker = _Asker(model, processor, seed, book, types)
         for start in range(0, n, BATCH):
             for name, found in asker.batch(range(start, start + BATCH), methods):
                 rows[name] += found
@@ -122,8 +126,9 @@ class _Forgetful:
 class _Asker:
     """Asks a batch of scenes in every way that has not been asked."""
 
-    def __init__(self, model: Any, processor: Any, seed: int, book: Any) -> None:
+    def __init__(self, model: Any, processor: Any, seed: int, book: Any, types: tuple[str, ...]) -> None:
         self._model, self._processor, self._seed, self._book = model, processor, seed, book
+        self._types = types
         self._scorer = scorer_of(model, None)
         self._ends = torch.tensor(np.atleast_1d(model.generation_config.eos_token_id))
 
@@ -138,7 +143,7 @@ class _Asker:
         for name, method in named.items():
             rows = known[name]
             if any(row is None for row in rows):
-                asked = asked or _Batch(self._model, self._processor, self._seed, indices)
+                asked = asked or _Batch(self._model, self._processor, self._seed, indices, self._types)
                 rows = self._ask(asked, method)
                 self._book.add(name, dict(zip(indices, rows, strict=True)))
             yield name, rows
@@ -175,8 +180,9 @@ class _Asker:
 class _Batch:
     """Scenes, their questions and inputs; features are held for all ways."""
 
-    def __init__(self, model: Any, processor: Any, seed: int, indices: range) -> None:
-        pictures, self.questions = zip(*(sample_item(seed, index) for index in indices), strict=True)
+    def __init__(self, model: Any, processor: Any, seed: int, indices: range, types: tuple[str, ...]) -> None:
+        items = [sample_typed_item(seed, index, types) for index in indices]
+        pictures, self.questions = zip(*items, strict=True)
         self.texts = [question.text for question in self.questions]
         self.inputs = build_inputs(model, processor, list(pictures), self.texts, max_new_tokens=LENGTH)
         self.cache = FeatureCache(len(pictures))
