@@ -12,7 +12,7 @@ __all__ = ["svg"]
 
 Record = dict[str, Any]
 
-_WIDTH, _HEIGHT = 860, 560
+_WIDTH, _HEIGHT = 920, 560
 _LEFT, _TOP, _RIGHT, _BOTTOM = 70, 56, 640, 500  # of the axes
 _INK, _SOFT, _GRID, _PAPER = "#18202a", "#5f6772", "#dfe1e4", "#fbfbf9"
 # Ten hues of unlike lightness (after Okabe and Ito); dashes and marks tell apart what shares one.
@@ -30,7 +30,8 @@ def svg(run: Record) -> str:
     if not kept:
         return _document(["<text x='80' y='90'>no arm with a fixed budget</text>"])
     scale = _Scale(min(kept), max(kept), min(values), max(values))
-    parts = [_title(run), *scale.axes(sorted({round(x) for x in kept}))]
+    asked = {int(arm["budget"]) for arm in run["arms"] if str(arm["budget"]).isdigit()}
+    parts = [_title(run), *scale.axes(sorted(asked))]
     if full is not None:
         y = scale.y(full)
         parts.append(_line(_LEFT, y, _RIGHT, y, _INK, 1.5, "1 4"))
@@ -109,9 +110,9 @@ def _curve(points: list[tuple[float, float]], scale: _Scale, style: tuple[str, s
 
 
 def _legend(order: list[str], lines: dict[str, list[tuple[float, float]]], run: Record) -> list[str]:
-    """Names from the best at the fewest tokens to the worst, with that accuracy."""
-    fewest = min(x for points in lines.values() for x, _ in points)
-    parts = [_text(_RIGHT + 24, _TOP - 6, f"at {fewest:.0f} tokens", _SOFT, 13)]
+    """Names from the best at the smallest budget to the worst, with that accuracy."""
+    fewest = min(int(arm["budget"]) for arm in run["arms"] if str(arm["budget"]).isdigit())
+    parts = [_text(_WIDTH - 12, _TOP - 6, f"%, asked for {fewest} tokens", _SOFT, 13, "end")]
     step = min(24.0, (_BOTTOM - _TOP - 8) / max(len(order), 1))
     for number, name in enumerate(order):
         colour, dash, width = _style(name, number, run)

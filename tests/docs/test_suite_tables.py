@@ -180,7 +180,7 @@ def test_the_plot_is_a_picture_of_every_method() -> None:
     assert heights == sorted(heights, reverse=True)  # the worst is drawn first, at the bottom
     for element in root.iter():
         for name in ("x", "x1", "x2", "cx"):
-            assert 0 <= float(element.get(name, "1")) <= 860
+            assert 0 <= float(element.get(name, "1")) <= 920
 
 
 def test_a_plot_without_arms_says_so() -> None:
