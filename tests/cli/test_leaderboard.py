@@ -84,7 +84,7 @@ def test_the_table_has_a_line_an_entry(capsys: pytest.CaptureFixture[str]) -> No
     ("arguments", "said"),
     [
         (["--sort", "beauty"], "cannot sort by 'beauty'"),
-        (["--budget", "7"], "no results at budget 7: there are 32"),
+        (["--budget", "7"], "no results at budget 7: there are 8, 16, 32"),
         (["--method", "trimm"], "no result of method 'trimm' yet"),
     ],
 )

@@ -48,7 +48,7 @@ def test_what_is_brought_along_exists(source: str) -> None:
         ("../CONTRIBUTING.md#set-up", "docs", "methods.md", "contributing.md#set-up"),
         ("docs/methods.md", "", "contributing.md", "methods.md"),
         ("../README.md", "docs", "faq.md", "index.md"),
-        ("../docs/images/suite.svg", "benchmarks", "benchmarks.md", "images/suite.svg"),
+        ("../docs/images/suite_ten_types.svg", "benchmarks", "benchmarks.md", "images/suite_ten_types.svg"),
         ("../src/trimkit/errors.py", "docs", "api.md", f"{REPOSITORY}/blob/main/src/trimkit/errors.py"),
         ("../deploy", "docs", "serving.md", f"{REPOSITORY}/tree/main/deploy"),
         ("generate.py", "docs", "cli.md", f"{REPOSITORY}/blob/main/docs/generate.py"),
