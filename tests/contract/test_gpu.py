@@ -11,7 +11,7 @@ import torch
 import trimkit
 from tests import tiny
 from trimkit.bench.host_waits import no_waits
-from trimkit.core import _greedy_kernels, greedy
+from trimkit.core import _kernels, greedy, worth
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.methods import get_method, method_classes
 from trimkit.methods._choosing import cosines
@@ -86,14 +86,36 @@ def test_the_kernel_chooses_as_plain_torch(tokens: int, images: int, monkeypatch
         "cover": lambda: greedy.cover(worth, similar, counts, totals),
         "marginal_relevance": lambda: greedy.marginal_relevance(worth, similar, tokens // 5, 0.5),
     }
-    monkeypatch.setattr(_greedy_kernels, "KERNELS", set(loops))
+    monkeypatch.setattr(_kernels, "KERNELS", set(loops))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # that it cannot be used is a warning
-        monkeypatch.setattr(_greedy_kernels, "KERNELS", set(loops))
+        monkeypatch.setattr(_kernels, "KERNELS", set(loops))
     fused = {name: loop() for name, loop in loops.items()}
-    monkeypatch.setattr(_greedy_kernels, "KERNELS_ON", set())
+    monkeypatch.setattr(_kernels, "KERNELS_ON", set())
     for name, loop in loops.items():
         assert torch.equal(fused[name], loop()), name
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 576, 1500, 2880])
+@pytest.mark.parametrize("coverage", [None, 0.3])
+def test_the_kernel_weighs_as_plain_torch(tokens: int, coverage: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    batch, grid = _images(3, "cuda", tokens), (tokens // 4 or 1, min(tokens, 4))
+    signed, counts = batch.signed_relevance(1), torch.tensor([tokens, 1, tokens // 3], device="cuda")
+    assert signed is not None
+    repeated = batch.features[:, torch.arange(tokens, device="cuda") % 3]
+    for features in (batch.features, repeated, batch.features.bfloat16()):
+        asked = (signed.softmax(dim=1), signed, counts, (features, grid), coverage)
+        for given in (asked, (*asked[:3], None, coverage)):
+            monkeypatch.setattr(_kernels, "KERNELS", {"worth"})
+            monkeypatch.setattr(_kernels, "_AGREED", {"worth"})
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # that it cannot be used is a warning
+                found, relevant = worth.weigh(*given)
+            monkeypatch.setattr(_kernels, "KERNELS", set())
+            expected, of_torch = worth.weigh(*given)
+            assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+            assert torch.equal(relevant, of_torch)
 
 
 def test_the_kernels_know_padding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +132,9 @@ def test_the_kernels_know_padding(monkeypatch: pytest.MonkeyPatch) -> None:
         "most_different": lambda: greedy.most_different(distances, counts, totals, broken),
         "cover": lambda: greedy.cover(worth, similar, counts, totals),
     }
-    monkeypatch.setattr(_greedy_kernels, "KERNELS", set(loops))
+    monkeypatch.setattr(_kernels, "KERNELS", set(loops))
     fused = {name: loop() for name, loop in loops.items()}
-    monkeypatch.setattr(_greedy_kernels, "KERNELS_ON", set())
+    monkeypatch.setattr(_kernels, "KERNELS_ON", set())
     for name, loop in loops.items():
         assert torch.equal(fused[name], loop()), name
 

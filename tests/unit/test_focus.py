@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from trimkit.core import transfer
+from trimkit.core import transfer, worth
 from trimkit.core.greedy import relevant_and_new
-from trimkit.core.text_lines import MOST_ALIKE, alike, along_lines
+from trimkit.core.text_lines import MOST_ALIKE, alike, along_lines, few_alike
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
+from trimkit.core.worth import MOST_COVERAGE, is_page, two_views
 from trimkit.errors import ConfigError
-from trimkit.methods import focus, get_method
-from trimkit.methods.focus import MOST_COVERAGE, Focus, is_page, two_views
+from trimkit.methods import get_method
+from trimkit.methods.focus import Focus
 from trimkit.pipeline.selecting import make_batch
 
 
@@ -31,7 +32,7 @@ def pick(
 
 
 def vagueness(relevance: torch.Tensor) -> float:
-    return float(focus.vagueness(relevance))
+    return float(worth.vagueness(relevance))
 
 
 def picture(background: int = 12) -> torch.Tensor:
@@ -57,11 +58,11 @@ def test_quartiles_are_those_of_torch_to_the_last_bit(dtype: torch.dtype) -> Non
     for total in [*range(1, 60), 100, 576, 2809]:
         relevance = torch.randn(2, total, generator=torch.Generator().manual_seed(total), dtype=dtype)
         low, middle, high = torch.quantile(relevance, torch.tensor([0.25, 0.5, 0.75], dtype=dtype), dim=-1)
-        peak = relevance.topk(max(int(focus.PEAK * total), 1)).values.mean(dim=-1) - middle
-        vague = (focus.NOISE * (high - low) / peak).clamp(max=1.0)
+        peak = relevance.topk(max(int(worth.PEAK * total), 1)).values.mean(dim=-1) - middle
+        vague = (worth.NOISE * (high - low) / peak).clamp(max=1.0)
         flat = relevance.amax(dim=-1) == relevance.amin(dim=-1)
         expected = torch.where(flat | ~(peak > 0), 1.0, vague)
-        assert torch.equal(focus.vagueness(relevance), expected)
+        assert torch.equal(worth.vagueness(relevance), expected)
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
@@ -286,23 +287,20 @@ def test_on_a_page_lines_of_what_is_named_are_kept_and_where_they_cross() -> Non
 
 def test_worth_by_line_is_half_a_patchs_own_and_a_quarter_each_of_its_row_and_column() -> None:
     relevance = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 2.0]])
-    worth = along_lines(relevance, (3, 3))[0].view(3, 3)
+    found = along_lines(relevance, (3, 3))[0].view(3, 3)
     weak = 0.5**4 / 4
-    assert torch.allclose(worth, torch.tensor([[0, 0, 0.25], [weak, weak, 0.25 + 0.25 + weak], [0.25, 0.25, 1.0]]))
+    assert torch.allclose(found, torch.tensor([[0, 0, 0.25], [weak, weak, 0.25 + 0.25 + weak], [0.25, 0.25, 1.0]]))
     assert torch.equal(along_lines(torch.full((2, 9), 3.0), (3, 3)), torch.zeros(2, 9))
-    assert torch.allclose(along_lines(7 * relevance - 3, (3, 3))[0].view(3, 3), worth)
+    assert torch.allclose(along_lines(7 * relevance - 3, (3, 3))[0].view(3, 3), found)
 
 
 def test_worth_sees_peaks_and_the_rest() -> None:
     """By the score alone, patches beside a peak are worth nothing; by scaled relevance alone, a peak is hardly above others."""
     relevance = torch.tensor([[0.0, 10.0, 10.5, 20.0]], dtype=torch.float64)
     scores = relevance.softmax(dim=1)
-    worth = two_views(scores, relevance)[0]
-    assert worth[3] == 1.0
-    assert worth[:3].tolist() == pytest.approx([0.0, 0.0625, 0.2625**2], abs=1e-3)
-    behind = torch.nn.functional.pad(scores, (0, 1)), torch.nn.functional.pad(relevance, (0, 1), value=-20.0)
-    padded = two_views(*behind, torch.arange(5)[None] < 4)
-    assert torch.equal(padded[0], torch.cat([worth, torch.zeros(1, dtype=torch.float64)]))
+    found = two_views(scores, relevance)[0]
+    assert found[3] == 1.0
+    assert found[:3].tolist() == pytest.approx([0.0, 0.0625, 0.2625**2], abs=1e-3)
     flat = torch.full((1, 6), 0.3)
     assert torch.equal(two_views(flat.softmax(dim=1), flat), torch.full((1, 6), 0.25))
     assert bool((two_views(torch.zeros(1, 6), flat) > 0).all())
@@ -347,6 +345,27 @@ def test_pages_are_told_in_a_batch_of_any_size() -> None:
 def test_quartiles_do_not_depend_on_where_they_were_first_needed() -> None:
     values = torch.randn(3, 43)
     with torch.inference_mode():
-        focus.vagueness(values)
-    focus.vagueness(values.requires_grad_()).sum().backward()
+        worth.vagueness(values)
+    worth.vagueness(values.requires_grad_()).sum().backward()
     assert values.grad is not None
+
+
+def test_few_patches_are_alike_as_the_median_says() -> None:
+    """The way that looks at no more patches than it needs to, on pictures of all kinds, broken ones among them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def below(most: int) -> int:
+        return int(torch.randint(1, most, (1,), generator=generator))
+
+    told = []
+    for number in range(300):
+        total, looks, width, noise = below(500), below(40), below(30) + 1, float(torch.rand(1, generator=generator))
+        features = torch.randn(looks, width, generator=generator)[
+            torch.randint(0, looks, (total,), generator=generator)
+        ]
+        features += noise * torch.randn(total, width, generator=generator)
+        if number % 3 == 0:
+            features[: below(4)] = (torch.nan, torch.inf, 0.0)[number % 9 // 3]
+        told.append(few_alike(features))
+        assert told[-1] == bool(alike(features[None])[0] <= MOST_ALIKE)
+    assert 50 < sum(told) < 250

@@ -15,7 +15,7 @@ from trimkit.methods import get_method, method_classes
 
 CORE = Path(trimkit.__file__).parent / "core"
 # Data types, transfers between host and device, and what reads a layer: they choose nothing.
-NO_RULE = {"types", "transfer", "tower_plan", "layer_read", "content"}
+NO_RULE = {"types", "_kernels", "transfer", "tower_plan", "layer_read", "content"}
 
 
 def imported_from_core(path: Path) -> set[str]:

@@ -7,7 +7,7 @@ There are three forms of every loop, which make the same choices:
 * elsewhere, all images in step (``_greedy_device``): about twenty calls a step, whatever the batch, none of which waits for
   the device. A chosen index is used where it is, by ``gather``, ``index_select`` and ``scatter``.
 * on NVIDIA GPUs with Triton, as one kernel: Focus and CDPruner in ``_greedy_triton``, the others in ``_greedy_pairs_triton``.
-  Which are used is in ``_greedy_kernels``.
+  Which are used is in ``_kernels``.
 
 Arithmetic is in float64 where the device has it, so that rounding turns no choice; distances and similarities that are given
 keep the rounding they have.
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from trimkit.core import _greedy_host as on_host
-from trimkit.core._greedy_kernels import KERNELS, KERNELS_ON, fastest
+from trimkit.core._kernels import KERNELS, KERNELS_ON, fastest
 from trimkit.core.transfer import one_by_one, upload
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
 _ELEMENTS = 1 << 28  # of Gram matrices held at a time on a device: 2 GiB in float64
 
 Counts = Sequence[int]
+Features = Tensor | Sequence[Tensor]
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -72,7 +73,7 @@ def kept(picked: Tensor, tokens: int) -> Tensor:
 
 def relevant_and_new(
     worth: Tensor,
-    features: Tensor,
+    features: Features,
     counts: Counts,
     totals: Counts,
     relevant: Tensor | None = None,
@@ -86,7 +87,7 @@ def relevant_and_new(
 
     Args:
         worth: ``[B, N]``, not negative.
-        features: ``[B, N, D]``, of any length.
+        features: ``[B, N, D]``, of any length; on the CPU also ``[N_i, D]`` of each image.
         counts, totals: see the module.
         relevant: ``[B]`` int64, how many are chosen with worth; all of them where it is None.
         redundancy: 0 leaves worth alone.
@@ -97,7 +98,7 @@ def relevant_and_new(
         weighed = relevant.numpy()
         return _each(
             lambda i, n: on_host.relevant_and_new(
-                worth[i, :n].numpy(), features[i, :n], counts[i], int(weighed[i]), redundancy
+                worth[i, :n].numpy(), features[i][:n], counts[i], int(weighed[i]), redundancy
             ),
             worth,
             counts,
@@ -116,19 +117,19 @@ def relevant_and_new(
     )
 
 
-def largest_volume(quality: Tensor, features: Tensor, counts: Counts, totals: Counts) -> Tensor:
+def largest_volume(quality: Tensor, features: Features, counts: Counts, totals: Counts) -> Tensor:
     """The largest determinant of ``diag(quality) S diag(quality)``, S the cosines of ``features`` (CDPruner).
 
     Beyond the rank of the kernel, where no choice has volume, quality decides.
 
     Args:
         quality: ``[B, N]``, above 0.
-        features: ``[B, N, D]``, of any length; one that is not finite, or 0, is similar to nothing.
+        features: as above; one that is not finite, or 0, is similar to nothing.
         counts, totals: see the module.
     """
     if one_by_one(quality.device):
         return _each(
-            lambda i, n: on_host.largest_volume(quality[i, :n].numpy(), features[i, :n], counts[i]),
+            lambda i, n: on_host.largest_volume(quality[i, :n].numpy(), features[i][:n], counts[i]),
             quality,
             counts,
             totals,

@@ -10,15 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["MOST_ALIKE", "alike", "along_lines"]
+__all__ = ["MOST_ALIKE", "alike", "along_lines", "few_alike", "looked_at"]
 
 MOST_ALIKE = 0.075
 """On seed 1001 of the demo world all tables and receipts and 8 of 10 charts are below it, and 1 of 25 scenes with a vague map.
 It has no scale of its own, but was measured on no other tower than the demo model's."""
 
-_NEAR = 0.3  # of the mean distance of two patches; those so near are alike
+NEAR = 0.3  # of the mean distance of two patches; those so near are alike
 _LOOKED_AT = 115  # patches whose likes are counted, at most
 _STRIDE = 7919  # between them: a prime, so that no width of a grid divides it
+_AT_A_TIME = 19  # of them, once a half could have decided
+_LEAST_LENGTH = 1e-12
+
+
+def looked_at(total: int, device: torch.device) -> Tensor:
+    """``[S]`` int64, the patches of ``total`` whose likes are counted."""
+    return torch.arange(min(total, _LOOKED_AT), device=device) * _STRIDE % max(total, 1)
 
 
 def alike(features: Tensor) -> Tensor:
@@ -37,9 +44,33 @@ def alike(features: Tensor) -> Tensor:
     total = features.shape[1]
     unit = functional.normalize(features.float(), dim=-1).nan_to_num(0.0)
     mean = 1.0 - unit.mean(dim=1).square().sum(dim=-1)
-    some = unit.index_select(1, torch.arange(min(total, _LOOKED_AT), device=unit.device) * _STRIDE % max(total, 1))
-    like = (1.0 - some @ unit.mT <= (_NEAR * mean).clamp(min=1e-6)[:, None, None]).sum(dim=2)
+    some = unit.index_select(1, looked_at(total, unit.device))
+    like = (1.0 - some @ unit.mT <= (NEAR * mean).clamp(min=1e-6)[:, None, None]).sum(dim=2)
     return (like.sort(dim=1).values[:, some.shape[1] // 2] - 1).clamp(min=0) / max(total - 1, 1)
+
+
+def few_alike(features: Tensor) -> bool:
+    """Whether ``alike`` of one picture's features ``[N, D]`` is at most ``MOST_ALIKE``; for the CPU.
+
+    It looks at no more patches than it takes for the median to be known, and divides no feature by its length.
+    """
+    wide, total = features.float(), len(features)
+    length = torch.linalg.vector_norm(wide, dim=1)
+    broken = ~length.isfinite()
+    if bool(broken.any()):
+        wide, length = wide.masked_fill(broken.unsqueeze(1), 0.0), length.masked_fill(broken, 0.0)
+    scale = 1.0 / length.clamp(min=_LEAST_LENGTH)
+    mean = 1.0 - float((scale @ wide / max(total, 1)).square().sum())
+    near, places = max(NEAR * mean, 1e-6), looked_at(total, wide.device)
+    half = len(places) // 2
+    few = many = start = 0
+    while few <= half and many < len(places) - half:
+        rows = places[start : max(start + _AT_A_TIME, half + 1)]
+        cosines = (wide.index_select(0, rows) @ wide.T).mul_(scale).mul_(scale.index_select(0, rows).unsqueeze(1))
+        likes = (1.0 - cosines <= near).sum(dim=1)
+        found = int(((likes - 1).clamp(min=0) / max(total - 1, 1) <= MOST_ALIKE).sum())
+        few, many, start = few + found, many + len(rows) - found, start + len(rows)
+    return few > half
 
 
 def along_lines(relevance: Tensor, grid: tuple[int, int]) -> Tensor:

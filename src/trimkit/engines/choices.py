@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from trimkit.core.types import EncoderProfile, TokenBatch
+from trimkit.core.worth import MOST_COVERAGE, NOISE, PEAK, VAGUENESS_POWER, by_line, is_page, two_views
 from trimkit.engines._greedy import determinant, farthest, relevant_then_new
 from trimkit.errors import UnsupportedError
 from trimkit.methods import Method
-from trimkit.methods.focus import MOST_COVERAGE, NOISE, PEAK, VAGUENESS_POWER, Focus, by_line, is_page, two_views
+from trimkit.methods.focus import Focus
 from trimkit.methods.trim import Trim
 
 __all__ = ["Choice", "choice_of", "refuse_method"]
@@ -142,7 +143,7 @@ def _signed(method: Method, batch: TokenBatch) -> Tensor:
 
 
 def _vagueness(relevance: Tensor) -> Tensor:
-    """``[B]`` of ``[B, N]``; see ``trimkit.methods.focus.vagueness``."""
+    """``[B]`` of ``[B, N]``; see ``trimkit.core.worth.vagueness``."""
     ordered = relevance.sort(dim=1).values
     low, middle, high = (_quantile(ordered, q) for q in (0.25, 0.5, 0.75))
     most = max(int(PEAK * relevance.shape[1]), 1)

@@ -23,6 +23,7 @@ __all__ = ["files_identity", "method_identity", "scorer_identity", "weights_iden
 _SHARED = (
     *(Path(str(each.__file__)) for each in (auto_budget, budget, functional, selecting, sharing, text_lines)),
     *sorted(Path(str(functional.__file__)).parent.glob("*greedy*.py")),
+    *sorted(Path(str(functional.__file__)).parent.glob("*worth*.py")),
 )
 """What methods choose with, beside the private modules of their own package."""
 

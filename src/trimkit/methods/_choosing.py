@@ -24,6 +24,7 @@ __all__ = [
     "ChoosingMethod",
     "Compared",
     "compared",
+    "compared_rows",
     "cosines",
     "evenly",
     "marked",
@@ -215,6 +216,16 @@ def compared(method: Method, batch: TokenBatch) -> Tensor:
             "signals={'projected': ...}, or compare='features'"
         )
     return signal(method, batch, "projected")
+
+
+def compared_rows(method: Method, batch: TokenBatch) -> Tensor | Sequence[Tensor]:
+    """What ``compared`` gives; on the CPU, where images are chosen from one by one, without a copy: ``[N_i, D]`` of each image.
+
+    Raises:
+        ConfigError: see ``compared``.
+    """
+    rows = batch.signals.get("projected") if "projected" in method.asked_signals else None
+    return compared(method, batch) if rows is None or not one_by_one(rows[0].device) else rows
 
 
 def trim_counts(method: Method, batch: TokenBatch) -> Tensor:

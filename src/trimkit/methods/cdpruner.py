@@ -13,7 +13,7 @@ from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.greedy import kept, largest_volume
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.errors import ConfigError
-from trimkit.methods._choosing import ChoosingMethod, Compared, compared
+from trimkit.methods._choosing import ChoosingMethod, Compared, compared_rows
 from trimkit.methods._published import RERUNS, PublishedAccuracy
 
 __all__ = ["CDPruner"]
@@ -69,4 +69,4 @@ class CDPruner(ChoosingMethod):
         return torch.where(high == low, 1.0, (signed - low + _LEAST) / (high - low))
 
     def choices(self, batch: TokenBatch, scores: Tensor, counts: Sequence[int]) -> Tensor:
-        return kept(largest_volume(scores, compared(self, batch), counts, batch.totals), scores.shape[1])
+        return kept(largest_volume(scores, compared_rows(self, batch), counts, batch.totals), scores.shape[1])
