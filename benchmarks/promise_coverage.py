@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.cells import percent, table
-from benchmarks.promise_scenes import gathered, right_ways
+from benchmarks.promise_scenes import gathered, right_ways, wrong_ways
 from benchmarks.records import RESULTS, Record, made_of, save
 from benchmarks.run import provenance
 from trimkit import get_method
@@ -163,6 +163,8 @@ def main() -> None:
         answers = gathered(right_ways(), given.scenes_seed, given.scenes, given.journal)
         pool = [each.outcomes for each in answers if each.outcomes.way.method.budget.value in (8, 32, 144)]
         kinds["scenes of the demo model"] = (scenes(pool), 0)
+        wrong = gathered(wrong_ways(), given.scenes_seed, given.scenes, given.journal)
+        kinds["the same, relevance of the wrong sign"] = (scenes([each.outcomes for each in wrong]), 0)
     config = {"draws": given.draws, "pictures": PICTURES, "risks": RISKS, "confidence": CONFIDENCE, "seed": given.seed}
     config |= {"scenes": given.scenes, "scenes_seed": given.scenes_seed}
     results = []

@@ -11,7 +11,7 @@ import torch
 import trimkit
 from tests import tiny
 from trimkit.bench.host_waits import no_waits
-from trimkit.core import _kernels, greedy, worth
+from trimkit.core import _kernels, greedy, weighing
 from trimkit.core.types import EncoderProfile, TokenBatch
 from trimkit.methods import get_method, method_classes
 from trimkit.methods._choosing import cosines
@@ -88,7 +88,7 @@ def test_the_kernel_chooses_as_plain_torch(tokens: int, images: int, monkeypatch
     }
     monkeypatch.setattr(_kernels, "KERNELS", set(loops))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # that it cannot be used is a warning
+        warnings.filterwarnings("error", message="the GPU kernel")  # that it cannot be used is a warning
         monkeypatch.setattr(_kernels, "KERNELS", set(loops))
     fused = {name: loop() for name, loop in loops.items()}
     monkeypatch.setattr(_kernels, "KERNELS_ON", set())
@@ -96,26 +96,29 @@ def test_the_kernel_chooses_as_plain_torch(tokens: int, images: int, monkeypatch
         assert torch.equal(fused[name], loop()), name
 
 
-@pytest.mark.parametrize("tokens", [1, 40, 576, 1500, 2880])
+@pytest.mark.parametrize("totals", [[1, 1], [40, 36, 40], [576] * 4, [576, 64, 300], [2880, 1500]])
 @pytest.mark.parametrize("coverage", [None, 0.3])
-def test_the_kernel_weighs_as_plain_torch(tokens: int, coverage: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_weighs_as_plain_torch(
+    totals: list[int], coverage: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("triton")
-    batch, grid = _images(3, "cuda", tokens), (tokens // 4 or 1, min(tokens, 4))
-    signed, counts = batch.signed_relevance(1), torch.tensor([tokens, 1, tokens // 3], device="cuda")
+    batch = _images(len(totals), "cuda", max(totals))
+    grids = [(total // 4 or 1, min(total, 4)) for total in totals]
+    signed, counts = batch.signed_relevance(1), [max(total // 5, 1) for total in totals]
     assert signed is not None
-    repeated = batch.features[:, torch.arange(tokens, device="cuda") % 3]
-    for features in (batch.features, repeated, batch.features.bfloat16()):
-        asked = (signed.softmax(dim=1), signed, counts, (features, grid), coverage)
-        for given in (asked, (*asked[:3], None, coverage)):
-            monkeypatch.setattr(_kernels, "KERNELS", {"worth"})
-            monkeypatch.setattr(_kernels, "_AGREED", {"worth"})
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # that it cannot be used is a warning
-                found, relevant = worth.weigh(*given)
-            monkeypatch.setattr(_kernels, "KERNELS", set())
-            expected, of_torch = worth.weigh(*given)
-            assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
-            assert torch.equal(relevant, of_torch)
+    padding = torch.arange(max(totals)).cuda() >= torch.tensor(totals).cuda()[:, None]
+    scores = signed.masked_fill(padding, -torch.inf).softmax(dim=1)
+    repeated = batch.features[:, torch.arange(max(totals), device="cuda") % 3]
+    for pages in ((batch.features, grids), (repeated, grids), (batch.features.bfloat16(), grids), None):
+        asked = (scores, signed, counts, totals, pages, coverage)
+        monkeypatch.setattr(_kernels, "KERNELS", {"worth"})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="the GPU kernel")  # that it cannot be used is a warning
+            found, relevant = weighing.weigh(*asked)
+        monkeypatch.setattr(_kernels, "KERNELS", set())
+        expected, of_torch = weighing.weigh(*asked)
+        assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+        assert torch.equal(relevant, of_torch)
 
 
 def test_the_kernels_know_padding(monkeypatch: pytest.MonkeyPatch) -> None:

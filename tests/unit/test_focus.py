@@ -11,6 +11,7 @@ from trimkit.core import transfer, worth
 from trimkit.core.greedy import relevant_and_new
 from trimkit.core.text_lines import MOST_ALIKE, alike, along_lines, few_alike
 from trimkit.core.types import EncoderProfile, ImageTokens, Selection, TokenBatch
+from trimkit.core.weighing import weigh
 from trimkit.core.worth import MOST_COVERAGE, is_page, two_views
 from trimkit.errors import ConfigError
 from trimkit.methods import get_method
@@ -350,6 +351,33 @@ def test_quartiles_do_not_depend_on_where_they_were_first_needed() -> None:
     assert values.grad is not None
 
 
+def test_all_images_at_once_are_weighed_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages, scenes and pictures that are no grid, of several sizes, with peaks and without, padded with what is not theirs."""
+    generator = torch.Generator().manual_seed(3)
+    grids = [(12, 12), (24, 24), None, (5, 9), (1, 1), (24, 24)]
+    totals = [200 if grid is None else grid[0] * grid[1] for grid in grids]
+    signed = torch.randn(6, 576, generator=generator)
+    features = torch.randn(6, 576, 24, generator=generator)
+    features[1] = 0.1 * features[1] + features[1, torch.arange(576) % 3]
+    features[0, 3], features[2, 5] = torch.nan, torch.inf
+    signed[5, 100:110] += 15.0
+    padding = torch.arange(576) >= torch.tensor(totals)[:, None]
+    scores = signed.masked_fill(padding, -torch.inf).softmax(dim=1)
+    counts = [max(total // 5, 1) for total in totals]
+    for pages in ((features, grids), None):
+        for coverage in (None, 0.0, 0.7, 1.0):
+            asked = (scores, signed, counts, totals, pages, coverage)
+            alone, of_alone = weigh(*asked)
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setattr(transfer, "ONE_BY_ONE", frozenset())
+                together, of_all = weigh(*asked)
+            assert torch.allclose(together, alone, rtol=1e-12, atol=1e-15)
+            assert torch.equal(of_all, of_alone)
+            assert (of_alone == torch.tensor(counts)).tolist()[0] == (
+                (pages is not None and coverage in (None, 0.0)) or coverage == 0.0
+            )
+
+
 def test_few_patches_are_alike_as_the_median_says() -> None:
     """The way that looks at no more patches than it needs to, on pictures of all kinds, broken ones among them."""
     generator = torch.Generator().manual_seed(0)
@@ -366,6 +394,8 @@ def test_few_patches_are_alike_as_the_median_says() -> None:
         features += noise * torch.randn(total, width, generator=generator)
         if number % 3 == 0:
             features[: below(4)] = (torch.nan, torch.inf, 0.0)[number % 9 // 3]
-        told.append(few_alike(features))
-        assert told[-1] == bool(alike(features[None])[0] <= MOST_ALIKE)
+        if number % 10 == 1:  # all looks nearly one, where rounding is all that differs
+            features = 1000.0 * torch.ones(width) + 10.0 ** -below(4) * features
+        told.append(few_alike(features.half() if number % 20 == 1 else features))
+        assert told[-1] == bool(alike((features.half() if number % 20 == 1 else features)[None])[0] <= MOST_ALIKE)
     assert 50 < sum(told) < 250

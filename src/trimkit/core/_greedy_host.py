@@ -34,10 +34,11 @@ def _wide_copy(features: Tensor) -> Tensor:
     shape, size = features.shape, features.numel()
     if size > _MOST_HELD:
         return features.detach().to(torch.float64, copy=True)
-    if getattr(_HELD, "values", None) is None or len(_HELD.values) < size:
+    held = getattr(_HELD, "values", None)
+    if type(held) is not Tensor or len(held) < size:
         with torch.inference_mode(False):
-            _HELD.values = torch.empty(size, dtype=torch.float64)
-    return _HELD.values[:size].view(shape).copy_(features.detach())  # type: ignore[no-any-return]
+            held = _HELD.values = torch.empty(size, dtype=torch.float64, device="cpu")
+    return held[:size].view(shape).copy_(features.detach())
 
 
 class _Kernel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import warnings
@@ -25,7 +26,7 @@ _MODULES = {
     "most_different": "trimkit.core._greedy_pairs_triton",
     "cover": "trimkit.core._greedy_pairs_triton",
     "marginal_relevance": "trimkit.core._greedy_pairs_triton",
-    "worth": "trimkit.core._worth_triton",
+    "worth": "trimkit.core._weighing_triton",
 }  # by name: they can be imported only where Triton is
 
 KERNELS_ON = {"cuda"}
@@ -33,14 +34,14 @@ KERNELS_ON = {"cuda"}
 
 KERNELS = {"relevant_and_new", "largest_volume", "worth"}
 """What is a kernel there: loops that a GPU has run, with the choices of the CPU (``benchmarks/results/gpu.json``), and
-``worth``, whose first result in a process is compared with plain torch's.
+``worth``, which has to give what plain torch gives of made-up images first.
 
 ``most_different``, ``cover`` and ``marginal_relevance`` have one, too. On an H100 it made the choices of plain torch
 (``pytest -m gpu``), but whether it is faster has not been measured; add its name to try it.
 """
 
 
-_AGREED: set[str] = set()  # kernels whose first result was compared
+_PROVED: set[tuple[object, ...]] = set()  # kernels and variants that were right
 
 
 def fastest(
@@ -66,7 +67,13 @@ def fastest(
     return torch.cat([choose(_greedy_device, at) for at in parts])
 
 
-def fused(name: str, values: Tensor, run: Callable[[Any], T], agrees: Callable[[T], bool] | None = None) -> T | None:
+def fused(
+    name: str,
+    values: Tensor,
+    run: Callable[[Any], T],
+    proof: Callable[[Any], bool] | None = None,
+    variant: tuple[object, ...] = (),
+) -> T | None:
     """What a kernel gives; None where there is none that runs here.
 
     One that fails is not tried again in this process, and a warning says so.
@@ -75,16 +82,20 @@ def fused(name: str, values: Tensor, run: Callable[[Any], T], agrees: Callable[[
         name: of what the kernel does.
         values: ``[B, N]`` on the device.
         run: calls the kernel, given its module.
-        agrees: whether the first result in a process is right; it makes the host wait for the device, once.
+        proof: whether the kernel is right; asked once for each ``variant`` in a process, and may make the host wait.
+        variant: of the kernel, as it is compiled.
     """
     if name not in KERNELS or not _kernels_run(values):
         return None
+    guard = torch.cuda.device(values.device) if values.device.type == "cuda" else contextlib.nullcontext()
     try:
-        found = run(importlib.import_module(_MODULES[name]))
-        if agrees is not None and name not in _AGREED:
-            if not agrees(found):
-                raise ArithmeticError("it does not give what plain torch does")
-            _AGREED.add(name)
+        kernel = importlib.import_module(_MODULES[name])
+        with guard:  # Triton launches on the current device
+            if proof is not None and (name, *variant) not in _PROVED:
+                if not proof(kernel):
+                    raise ArithmeticError("it does not give what plain torch does")
+                _PROVED.add((name, *variant))
+            return run(kernel)
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # Triton's compiler needs things that a machine may lack, such as a C compiler
@@ -92,7 +103,6 @@ def fused(name: str, values: Tensor, run: Callable[[Any], T], agrees: Callable[[
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         warnings.warn(f"the GPU kernel {name!r} cannot be used here, plain torch takes its place: {why}", stacklevel=2)
         return None
-    return found
 
 
 def _kernels_run(values: Tensor) -> bool:

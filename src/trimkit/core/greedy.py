@@ -14,7 +14,8 @@ keep the rounding they have.
 
 Shapes: B images of N tokens, padded to the longest. On the host are ``totals``, the real tokens of each, and ``counts``, how
 many to choose, at most its total. Every function returns ``[B, K]`` int64, K the largest count: the tokens of each image in the
-order of choice, then N as often as its count is less than K. Of equal tokens the first is chosen. ``kept`` makes a mask of it.
+order of choice, then N as often as its count is less than K. Of equal tokens the first is chosen, as far as rounding leaves
+them equal. ``kept`` makes a mask of it.
 """
 
 from __future__ import annotations

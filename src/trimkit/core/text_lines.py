@@ -10,22 +10,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["MOST_ALIKE", "alike", "along_lines", "few_alike", "looked_at"]
+__all__ = ["LOOKED_AT", "MOST_ALIKE", "NEAR", "STRIDE", "alike", "along_lines", "few_alike"]
 
 MOST_ALIKE = 0.075
 """On seed 1001 of the demo world all tables and receipts and 8 of 10 charts are below it, and 1 of 25 scenes with a vague map.
 It has no scale of its own, but was measured on no other tower than the demo model's."""
 
 NEAR = 0.3  # of the mean distance of two patches; those so near are alike
-_LOOKED_AT = 115  # patches whose likes are counted, at most
-_STRIDE = 7919  # between them: a prime, so that no width of a grid divides it
+LOOKED_AT = 115  # patches whose likes are counted, at most
+STRIDE = 7919  # between them: a prime, so that no width of a grid divides it
 _AT_A_TIME = 19  # of them, once a half could have decided
 _LEAST_LENGTH = 1e-12
+_ALL_ALIKE = 1e-3  # mean distance below which rounding of float32 tells
 
 
-def looked_at(total: int, device: torch.device) -> Tensor:
+def _looked_at(total: int, device: torch.device) -> Tensor:
     """``[S]`` int64, the patches of ``total`` whose likes are counted."""
-    return torch.arange(min(total, _LOOKED_AT), device=device) * _STRIDE % max(total, 1)
+    return torch.arange(min(total, LOOKED_AT), device=device) * STRIDE % max(total, 1)
 
 
 def alike(features: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def alike(features: Tensor) -> Tensor:
     total = features.shape[1]
     unit = functional.normalize(features.float(), dim=-1).nan_to_num(0.0)
     mean = 1.0 - unit.mean(dim=1).square().sum(dim=-1)
-    some = unit.index_select(1, looked_at(total, unit.device))
+    some = unit.index_select(1, _looked_at(total, unit.device))
     like = (1.0 - some @ unit.mT <= (NEAR * mean).clamp(min=1e-6)[:, None, None]).sum(dim=2)
     return (like.sort(dim=1).values[:, some.shape[1] // 2] - 1).clamp(min=0) / max(total - 1, 1)
 
@@ -54,14 +55,16 @@ def few_alike(features: Tensor) -> bool:
 
     It looks at no more patches than it takes for the median to be known, and divides no feature by its length.
     """
-    wide, total = features.float(), len(features)
+    wide, total = features.detach().float(), len(features)
     length = torch.linalg.vector_norm(wide, dim=1)
     broken = ~length.isfinite()
     if bool(broken.any()):
         wide, length = wide.masked_fill(broken.unsqueeze(1), 0.0), length.masked_fill(broken, 0.0)
     scale = 1.0 / length.clamp(min=_LEAST_LENGTH)
     mean = 1.0 - float((scale @ wide / max(total, 1)).square().sum())
-    near, places = max(NEAR * mean, 1e-6), looked_at(total, wide.device)
+    if mean < _ALL_ALIKE:
+        return bool(alike(features.detach().unsqueeze(0))[0] <= MOST_ALIKE)
+    near, places = max(NEAR * mean, 1e-6), _looked_at(total, wide.device)
     half = len(places) // 2
     few = many = start = 0
     while few <= half and many < len(places) - half:

@@ -1,8 +1,6 @@
-"""What a patch is worth to a question, and how many places such patches get: the weighing of Focus. Pure tensors.
+"""What a patch is worth to a question, how vague a map of relevance is, and which pictures are pages: what Focus weighs by.
 
-Images are of one length, N tokens, and of one grid. There are three forms of it, which give the same but for rounding: on the
-CPU, pages are told image by image (``text_lines.few_alike``); elsewhere all images at once, in plain torch; on NVIDIA GPUs
-with Triton most of it is one kernel (``_worth_triton``), whose first result in a process is compared with plain torch's.
+Pure tensors; ``trimkit.core.weighing`` puts them together.
 """
 
 from __future__ import annotations
@@ -14,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimkit.core._kernels import fused
-from trimkit.core.greedy import wide_dtype
-from trimkit.core.text_lines import MOST_ALIKE, alike, along_lines, few_alike
-from trimkit.core.transfer import one_by_one, upload
+from trimkit.core.text_lines import MOST_ALIKE, alike, along_lines
+from trimkit.core.transfer import upload
 
 __all__ = [
     "LEAST_WORTH",
@@ -28,9 +24,9 @@ __all__ = [
     "VAGUE_PAGE",
     "by_line",
     "is_page",
+    "quartile_ranks",
     "two_views",
     "vagueness",
-    "weigh",
 ]
 
 VAGUENESS_POWER = 2.0
@@ -40,64 +36,8 @@ PEAK = 0.05  # of the patches make the peak of a map
 LEAST_WORTH = 1e-12
 NOISE = 2.0627 / 1.3490  # so many interquartile ranges above the median lie the highest 5 % of a normal distribution
 
-Grid = tuple[int, int]
 
-
-def weigh(
-    scores: Tensor,
-    signed: Tensor,
-    counts: Tensor,
-    pages: tuple[Tensor, Grid] | None = None,
-    coverage: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """``[B, N]`` worth, above 0, and ``[B]`` int64, how many are chosen by worth x novelty.
-
-    Args:
-        scores: ``[B, N]``, 0 or more.
-        signed: ``[B, N]`` finite relevance, higher = more relevant.
-        counts: ``[B]`` int64, how many are chosen.
-        pages: features ``[B, N, D]`` and grid, to tell pages full of text; None where no image is one.
-        coverage: the share of places that coverage gets; None reads it off ``signed``.
-    """
-
-    def in_torch() -> tuple[Tensor, Tensor]:
-        return _weigh(scores, signed, counts, pages, coverage)
-
-    def as_in_torch(found: tuple[Tensor, Tensor]) -> bool:
-        worth, relevant = in_torch()
-        return torch.allclose(found[0], worth, rtol=1e-6, atol=1e-12) and torch.equal(found[1], relevant)
-
-    def in_kernel(kernel: Any) -> tuple[Tensor, Tensor]:
-        return kernel.weigh(scores, signed, counts, pages, coverage)  # type: ignore[no-any-return]
-
-    found = fused("worth", signed, in_kernel, as_in_torch)
-    return in_torch() if found is None else found
-
-
-def _weigh(
-    scores: Tensor, signed: Tensor, counts: Tensor, pages: tuple[Tensor, Grid] | None, coverage: float | None
-) -> tuple[Tensor, Tensor]:
-    wide = wide_dtype(scores.device)
-    signed = signed.to(wide)
-    worth, vague = two_views(scores.to(wide).clamp(min=0.0), signed), vagueness(signed)
-    share = (vague**VAGUENESS_POWER).clamp(max=MOST_COVERAGE)
-    if pages is not None:
-        features, grid = pages
-        if one_by_one(features.device):
-            page = _pages(features, vague)
-            rows = page.nonzero().flatten()
-            if len(rows):
-                worth = worth.index_copy(0, rows, by_line(signed[rows], grid))
-        else:
-            page = is_page(features, vague)
-            worth = torch.where(page.unsqueeze(1), by_line(signed, grid), worth)
-        share = share.masked_fill(page, 0.0)
-    if coverage is not None:
-        share = torch.full_like(share, coverage)
-    return worth, counts - (share * counts).long()
-
-
-def two_views(scores: Tensor, signed: Tensor) -> Tensor:
+def two_views(scores: Tensor, signed: Tensor, real: Tensor | None = None) -> Tensor:
     """``[B, N]`` worth, 0 to 1: the square of the mean of scores over their highest and of relevance scaled to 0 to 1.
 
     No token is worth nothing, so that where all are worth the least, novelty decides.
@@ -105,12 +45,14 @@ def two_views(scores: Tensor, signed: Tensor) -> Tensor:
     Args:
         scores: ``[B, N]``, not negative.
         signed: ``[B, N]`` finite relevance, higher = more relevant.
+        real: ``[B, N]`` bool, false on padding; None where there is none.
     """
-    above = signed - signed.amin(dim=1, keepdim=True)
+    above = signed - (signed if real is None else signed.masked_fill(~real, torch.inf)).amin(dim=1, keepdim=True)
+    above = above if real is None else above.masked_fill(~real, 0.0)
     return ((_of_highest(above) + _of_highest(scores)) / 2).square().clamp(min=LEAST_WORTH)
 
 
-def by_line(signed: Tensor, grid: Grid) -> Tensor:
+def by_line(signed: Tensor, grid: tuple[int, int]) -> Tensor:
     """``[B, N]`` worth on pages, 0 to 1, see ``along_lines``; it is squared, as what ``two_views`` gives."""
     return along_lines(signed, grid).square().clamp(min=LEAST_WORTH)
 
@@ -150,9 +92,3 @@ def _quartiles(total: int, dtype: torch.dtype, device: torch.device) -> tuple[Te
 def is_page(features: Tensor, vague: Tensor) -> Tensor:
     """``[B]`` bool: which pictures are full of text, by features ``[B, N, D]`` and the vagueness ``[B]`` of their maps."""
     return (alike(features) <= MOST_ALIKE) & (vague >= VAGUE_PAGE)
-
-
-def _pages(features: Tensor, vague: Tensor) -> Tensor:
-    """``is_page`` on the CPU, where nobody looks at the features of a picture whose map is not vague."""
-    enough = (vague >= VAGUE_PAGE).tolist()
-    return torch.tensor([vaguely and few_alike(each) for vaguely, each in zip(enough, features, strict=True)])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trimkit import methods
-from trimkit.core import auto_budget, budget, functional, sharing, text_lines
+from trimkit.core import auto_budget, budget, functional, sharing, text_lines, worth
 from trimkit.eval.journal import fingerprint
 from trimkit.methods import Method
 from trimkit.pipeline import selecting
@@ -21,9 +21,9 @@ from trimkit.scorers import Scorer
 __all__ = ["files_identity", "method_identity", "scorer_identity", "weights_identity"]
 
 _SHARED = (
-    *(Path(str(each.__file__)) for each in (auto_budget, budget, functional, selecting, sharing, text_lines)),
+    *(Path(str(each.__file__)) for each in (auto_budget, budget, functional, selecting, sharing, text_lines, worth)),
     *sorted(Path(str(functional.__file__)).parent.glob("*greedy*.py")),
-    *sorted(Path(str(functional.__file__)).parent.glob("*worth*.py")),
+    *sorted(Path(str(functional.__file__)).parent.glob("*weighing*.py")),
 )
 """What methods choose with, beside the private modules of their own package."""
 

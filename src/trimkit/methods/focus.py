@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import pad
 
 from trimkit.core.budget import Budget, BudgetField
 from trimkit.core.greedy import kept, relevant_and_new
-from trimkit.core.transfer import upload
 from trimkit.core.types import TokenBatch
-from trimkit.core.worth import weigh
+from trimkit.core.weighing import weigh
 from trimkit.errors import ConfigError
 from trimkit.methods._choosing import ChoosingMethod, Compared, compared_rows
 from trimkit.methods.trim import Trim
@@ -45,7 +42,8 @@ class Focus(ChoosingMethod, Trim):
     of such a picture are unlike each other, so that it gets no share of coverage beside that.
 
     The mean of what is dropped is one more token, as in TRIM. Positions are used for pages alone. Deterministic; of equal
-    patches the first is taken. Costs N x k x (k + D) multiplications for k of N patches of width D.
+    patches the first is taken, as far as rounding leaves them equal. Costs N x k x (k + D) multiplications for k of N
+    patches of width D.
 
     Options beside TRIM's:
         compare: ``projected``; or ``features``, as the family gives them (in LLaVA-1.5 before the projector, which then runs
@@ -98,24 +96,7 @@ class Focus(ChoosingMethod, Trim):
         signed = batch.signed_relevance(self._resolved_sign(batch))
         if signed is None:
             raise ConfigError(f"method {self.name!r} needs text relevance: attach a scorer with a text tower")
-        groups: dict[tuple[int, tuple[int, int] | None], list[int]] = {}
-        for row, (total, grid) in enumerate(zip(batch.totals, batch.grids, strict=True)):
-            fits = self.lines == "auto" and grid is not None and total == grid[0] * grid[1]
-            groups.setdefault((total, grid if fits else None), []).append(row)
-        device, width = scores.device, scores.shape[1]
-        worth = relevant = torch.empty(0)
-        for (total, grid), rows in groups.items():
-            every = len(rows) == len(batch.keys)
-            at = None if every else upload(rows, device)
-            own, asked, features = (
-                (each if at is None else each.index_select(0, at))[:, :total]
-                for each in (scores, signed, batch.features)
-            )
-            pages, places = None if grid is None else (features, grid), upload([counts[row] for row in rows], device)
-            weighed, chosen = weigh(own, asked, places, pages, None if self.coverage == "auto" else self.coverage)
-            weighed = pad(weighed, (0, width - total)) if total < width else weighed
-            if at is None:
-                return weighed, chosen
-            worth = (weighed.new_zeros(len(batch.keys), width) if len(worth) == 0 else worth).index_copy(0, at, weighed)
-            relevant = (chosen.new_zeros(len(batch.keys)) if len(relevant) == 0 else relevant).index_copy(0, at, chosen)
-        return worth, relevant
+        shapes = zip(batch.totals, batch.grids, strict=True)
+        grids = [grid if grid is not None and total == grid[0] * grid[1] else None for total, grid in shapes]
+        pages = (batch.features, grids) if self.lines == "auto" else None
+        return weigh(scores, signed, counts, batch.totals, pages, None if self.coverage == "auto" else self.coverage)
