@@ -59,6 +59,7 @@ def said_of(rule: Rule) -> dict[str, Any]:
         "signal": signal,
         "threshold": threshold,
         "thresholds": later if rule.later else [],
+        "agreed": list(map(limit_to_plain, rule.agreed)),
     }
 
 
@@ -156,7 +157,7 @@ def _options(rule: dict[str, Any] | None) -> dict[str, Any]:
         own = tuple(map(_number, rule["thresholds"]))
         first = _number(rule["threshold"])
         found["fallback"] = {"measure": measure, "tokens": tokens, "threshold": first, "ladder": more}
-        found["fallback"]["thresholds"] = own
+        found["fallback"] |= {"thresholds": own, "agreed": tuple(map(_number, rule["agreed"]))}
     return found
 
 
@@ -182,16 +183,18 @@ def shown(record: Record) -> str:
         "seen on other scenes",
         "smallest fixed budget that is proved",
     ]
-    types = {"basic": "the first six types of question", "all": "all ten types of question"}[
-        record["config"].get("types", "basic")
-    ]
-    note = f"Demo model, {record['config']['calibrating']} scenes calibrate, {types}. All image tokens: 576. 95 % confidence."
+    note = f"Demo model, {record['config']['calibrating']} scenes calibrate, {_types(record)}. All image tokens: 576. "
+    note += "95 % confidence."
     drawn = record["results"].get("image_tokens_by_split", {})
     for measure, tokens in drawn.items():
         spread = f"{min(tokens):.0f} to {max(tokens):.0f}, {statistics.fmean(tokens):.0f} on average"
         what = MEASURES[measure].capitalize()
         note += f" {what}, at most 2 %, in {len(tokens)} other draws of which scenes choose: {spread}."
     return f"{table(head, rows)}\n\n{note}"
+
+
+def _types(record: Record) -> str:
+    return {"basic": "the first six types of question", "all": "all ten types of question"}[record["config"]["types"]]
 
 
 def shown_again(record: Record) -> str:
@@ -206,12 +209,15 @@ def shown_again(record: Record) -> str:
         ["questions asked again", percent(again["asked_again"])],
         *([f"seconds of a question, mean: {name}", f"{each['mean']:.2f}"] for name, each in times.items()),
     ]
-    return f"{table(['', str(again['n']) + ' scenes'], rows)}\n"
+    return f"{table(['', str(again['n']) + ' scenes'], rows)}\n\n{_types(record)[0].upper()}{_types(record)[1:]}."
 
 
+SIX = "bench_promise --types basic --out benchmarks/results/promise_six_types.json"
 TABLES = {
     "promise": made_of("promise", shown, "bench_promise"),
     "promise-again": made_of("promise", shown_again, "bench_promise"),
+    "promise-six-types": made_of("promise_six_types", shown, SIX),
+    "promise-again-six-types": made_of("promise_six_types", shown_again, SIX),
 }
 
 

@@ -85,6 +85,7 @@ def scenes(pool: Sequence[Outcomes]) -> Draw:
                 each.kept[taken],
                 each.full[taken],
                 {signal: values[taken] for signal, values in each.confidence.items() if signal[1] == 1},
+                {1: each.said[1][taken]},
             )
             for each in pool
         ]

@@ -19,6 +19,7 @@ import trimkit
 from trimkit import EncoderProfile, get_method
 from trimkit.ask import build_inputs, decode
 from trimkit.calibration import Outcomes, Way
+from trimkit.calibration._outcomes import said_number
 from trimkit.core.confidence import answer_confidence
 from trimkit.demo import load_demo
 from trimkit.demo.questions import grade
@@ -198,5 +199,6 @@ def _answers(method: Method, rows: Sequence[dict[str, Any]], full: Sequence[dict
         np.array([row["kept"] for row in rows], dtype=np.float64),
         np.array([row["full"] for row in rows], dtype=np.float64),
         dict(zip(SIGNALS, sure.T, strict=True)),
+        {count: np.array([said_number(row["tokens"][:count]) for row in rows]) for count in (1, LENGTH)},
     )
     return Answers(outcomes, np.array([row["hit"] for row in rows]), np.array([row["hit"] for row in full]))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import trimkit
 from tests.server.conftest import SAMPLES, Make, Server, chat, said, sample_url
@@ -60,6 +62,39 @@ def test_a_rung_of_the_ladder_has_its_own_threshold(server: Server) -> None:
     few = server.ask(chat(said(QUESTION, sample_url()), trim=alone(64), temperature=0))
     assert answer.text == few.text
     assert [rung["stayed"] for rung in answer.body["trim"]["rungs"]] == [False, True]
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_an_answer_that_agrees_with_the_one_before_stays(server: Server, tokens: int) -> None:
+    """The second rung keeps as many image tokens as the first, so it says the same."""
+    rungs = {**ALWAYS, "tokens": tokens, "ladder": [16]}
+    for agreed, stayed in ((-1000.0, [False, True]), (1000.0, [False, False, True])):
+        answer = ask(server, {**rungs, "agreed": [agreed]})
+        assert [rung["stayed"] for rung in answer.body["trim"]["rungs"]] == stayed
+    few = server.ask(chat(said(QUESTION, sample_url()), trim=alone(16), temperature=0))
+    assert ask(server, {**rungs, "agreed": [-1000.0]}).text == few.text
+
+
+@pytest.mark.parametrize(
+    ("before", "here", "over", "sure"),
+    [
+        ([4, 5], [4], False, True),
+        ([4, 5], [4, 5], True, True),
+        ([4, 5], [4], True, False),
+        ([4, 5], [4, 6], False, False),
+        ([4], [4, 5], False, False),
+        (None, [4], True, False),
+    ],
+)
+def test_agreement_token_by_token(before: list[int] | None, here: list[int], over: bool, sure: bool) -> None:
+    from trimkit.core.confidence import Fallback
+    from trimkit.serving.server.rungs import _Look
+
+    row = SimpleNamespace(scores=lambda logits: logits)
+    look = _Look(Fallback(threshold=9.0, tokens=2, ladder=("8",), agreed=(0.5,)), 1, before)
+    for token in here:
+        assert look.at(row, torch.eye(8)[token] * 30)  # type: ignore[arg-type]
+    assert look.sure(over=over) is sure
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 64])
@@ -133,8 +168,8 @@ def test_scores_that_are_no_numbers_are_unsure(make: Make, monkeypatch: pytest.M
     from trimkit.serving.server import rungs
 
     server = make()
-    confidence = rungs._confidence
-    monkeypatch.setattr(rungs, "_confidence", lambda *given: confidence(*given) * float("nan"))
+    confidence = rungs.token_confidence
+    monkeypatch.setattr(rungs, "token_confidence", lambda *given: confidence(*given) * float("nan"))
     answer = ask(server, NEVER)
     assert [rung["stayed"] for rung in answer.body["trim"]["rungs"]] == [False, True]
 

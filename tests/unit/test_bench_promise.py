@@ -50,7 +50,7 @@ def test_both_tables_can_be_written() -> None:
     promises = [bench_promise.promised(POOL, count, 0.02, "answer", 0) for count in (600, 100)]
     again = bench_promise.asking_again(answers(16, 0.08, "trim"), 600)
     results = {"promises": promises, "wrong_sign": promises, "asking_again": again, "seconds": {"all": {"mean": 1.0}}}
-    record = {"config": {"calibrating": 600}, "results": results}
+    record = {"config": {"calibrating": 600, "types": "all"}, "results": results}
     assert "too few scenes" in bench_promise.shown(record)
     assert "wrong sign" in bench_promise.shown(record)
     assert "100.0 %" in bench_promise.shown_again(record)

@@ -12,7 +12,8 @@ from transformers.generation.streamers import BaseStreamer
 import trimkit
 from tests import tiny
 from tests.tiny import GREEDY
-from trimkit.core.confidence import answer_confidence, token_confidence
+from trimkit.attach.confidence_watch import ConfidenceWatch
+from trimkit.core.confidence import Fallback, answer_confidence, token_confidence
 
 REDUCED: dict[str, Any] = {"method": "random", "budget": 0.2}
 INF = math.inf
@@ -104,6 +105,57 @@ def test_a_rung_of_the_ladder_has_its_own_threshold(
     with trimkit.reduce(model, **REDUCED, fallback=fallback) as trim:
         assert torch.equal(model.generate(**rows, **GREEDY), expected)
     assert len(trim.report.rungs) == rungs
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_an_answer_that_agrees_with_the_one_before_stays(
+    model: Any, rows: dict[str, torch.Tensor], tokens: int
+) -> None:
+    """Rows whose likeliest first tokens are the same with a few and with more image tokens; the others go on to all."""
+    between = {"method": "random", "budget": 0.6}
+    start = rows["input_ids"].shape[1]
+    full, answers = model.generate(**rows, **GREEDY), []
+    for reduced in (REDUCED, between):
+        with trimkit.reduce(model, **reduced):
+            answers.append(model.generate(**rows, **GREEDY))
+    few, more = (answer[:, start : start + tokens] for answer in answers)
+    same = (few == more).all(dim=1)
+    assert tokens > 1 or same.any()
+    fallback = {"threshold": INF, "tokens": tokens, "ladder": [0.6], "agreed": [-INF]}
+    with trimkit.reduce(model, **REDUCED, fallback=fallback) as trim:
+        out = model.generate(**rows, **GREEDY)
+    assert trim.report.rungs[1].answered == tuple(same.nonzero().flatten().tolist())
+    assert torch.equal(out, torch.where(same[:, None], answers[1], full))
+    with trimkit.reduce(model, **REDUCED, fallback={**fallback, "agreed": [INF]}) as trim:
+        assert torch.equal(model.generate(**rows, **GREEDY), full)
+
+
+def test_rows_that_go_on_are_compared_with_what_they_said(model: Any, rows: dict[str, torch.Tensor]) -> None:
+    """Of a batch, one row stays at once; each of the rest is compared with its own answer."""
+    first = margins(model, rows, **REDUCED)
+    threshold = float(first.sort().values[2:4].mean())
+    fallback = {"threshold": threshold, "ladder": [0.2], "thresholds": [INF], "agreed": [-INF]}
+    with trimkit.reduce(model, **REDUCED, fallback=fallback) as trim:  # the second rung says what the first did
+        model.generate(**rows, **GREEDY)
+    one, two = trim.report.rungs
+    assert len(one.answered) == 1
+    assert two.asked == two.answered == tuple(row for row in range(4) if row not in one.answered)
+
+
+def test_a_token_behind_the_end_is_no_difference() -> None:
+    """Looked at are three tokens; both answers end after the second, and what is drawn behind differs."""
+    fallback = Fallback(threshold=INF, tokens=3, ladder=("8",), agreed=(-INF,))
+    scores = torch.eye(9) * 30.0
+    ids = torch.tensor([[0]])
+    watches = []
+    for last in (5, 6):
+        before = watches[-1].said if watches else None
+        watches.append(ConfidenceWatch(fallback, len(watches), torch.tensor([7]), before))
+        for steps, token in enumerate((4, 7, last)):
+            watches[-1](torch.cat([ids, torch.tensor([[4, 7, last]])], dim=1)[:, : 1 + steps], scores[token][None])
+    assert watches[1].said.tolist() == [[4, 7, -1]]
+    assert watches[0].unsure().tolist() == [True]
+    assert watches[1].unsure().tolist() == [False]
 
 
 def test_the_tower_runs_once(model: Any, rows: dict[str, torch.Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from trimkit.attach.confidence_watch import ConfidenceWatch
 from trimkit.calibration import _promise
 from trimkit.calibration._bounds import fixed_sequence, needed, p_value, provable_rate, upper_bound
 from trimkit.calibration._notes import Pair
-from trimkit.calibration._outcomes import Outcomes, Way, confidence_seen, is_right
+from trimkit.calibration._outcomes import Outcomes, Way, confidence_seen, is_right, said_number
 from trimkit.calibration._promise import Promise, Step, prove, split_pictures
 from trimkit.calibration._risk_report import config_of, notes_of
 from trimkit.calibration._rules import Rule, ladders
@@ -211,6 +212,48 @@ def test_all_thresholds_together_are_read_as_one_by_one() -> None:
         lost, tokens = rules_means([of_way(pool)(way) for way in rules[0].ways], rules)
         assert lost == pytest.approx([each.loss.mean() for each in read])
         assert tokens == pytest.approx([each.tokens.mean() for each in read])
+
+
+def agreeing(draws: Any, n: int) -> list[Outcomes]:
+    """With few tokens some answers change, each to another; the more tokens, the fewer. The signal knows a little of it."""
+    pool = simulated(draws, n, rates=(0.2, 0.1, 0.06), informative=2.0)
+    return [replace(each, said={1: np.where(each.loss > 0, 10.0 + number, 1.0)}) for number, each in enumerate(pool)]
+
+
+def test_answers_that_agree_are_believed_where_that_saves_tokens() -> None:
+    pool = agreeing(np.random.default_rng(12), 3000)
+    tuned, proving = split_pictures(3000, 0.02, 0.95, 0)
+    unknown = [replace(each, said={}) for each in pool]
+    with_it, without = (
+        prove([each.of(tuned) for each in known], of_way(known, proving), 0.02, 0.95) for known in (pool, unknown)
+    )
+    rule = with_it.chosen.rule
+    assert rule.agreed
+    assert not without.chosen.rule.agreed
+    assert with_it.chosen.tokens < 0.8 * without.chosen.tokens
+    config = config_of(with_it, [], {}).reduce.fallback
+    found = fallback_of(config)
+    assert found is not None
+    assert found.agreed_of(0) == found.agreed_of(2) == math.inf
+    assert found.agreed_of(1) == (0.0 if rule.agreed[0] == -math.inf else rule.agreed[0])
+
+
+def test_all_thresholds_of_agreeing_answers_together_are_read_as_one_by_one() -> None:
+    pool = agreeing(np.random.default_rng(13), 200)
+    agreed = 0
+    for rules in ladders(pool):
+        read = [rule.read(of_way(pool)) for rule in rules]
+        lost, tokens = rules_means([of_way(pool)(way) for way in rules[0].ways], rules)
+        assert lost == pytest.approx([each.loss.mean() for each in read])
+        assert tokens == pytest.approx([each.tokens.mean() for each in read])
+        agreed += any(rule.agreed for rule in rules)
+    assert agreed
+
+
+def test_what_is_said_is_compared_by_its_first_tokens() -> None:
+    assert said_number([5, 7, -1]) == said_number([5, 7]) != said_number([5, 8])
+    assert said_number([12, 3]) != said_number([1, 23])
+    assert said_number([]) == said_number([-1])
 
 
 def test_a_ladder_has_thresholds_of_its_own_where_that_saves_tokens() -> None:

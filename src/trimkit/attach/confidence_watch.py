@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from trimkit.core.confidence import Fallback, token_confidence
+from trimkit.core.confidence import ENDED, Fallback, token_confidence
 
 __all__ = ["ConfidenceWatch", "HeldStreamer", "StopUnsure"]
 
@@ -21,27 +22,31 @@ class ConfidenceWatch(LogitsProcessor):
         fallback: what is looked at.
         rung: which of its budgets the answer has; 0 is the method's own.
         ends: ids that end an answer.
+        before: ``[B, tokens]``, what the rung before ``said`` of these rows; None on the first.
 
     Attributes:
         steps: how many distributions were seen.
         lowest: ``[B]`` confidence in the token of each row that the model was least sure of so far; None before the first.
     """
 
-    def __init__(self, fallback: Fallback, rung: int, ends: Tensor) -> None:
-        self._fallback, self._ends = fallback, ends
-        self._threshold = fallback.threshold_of(rung)
+    def __init__(self, fallback: Fallback, rung: int, ends: Tensor, before: Tensor | None = None) -> None:
+        self._fallback, self._ends, self._before = fallback, ends, before
+        self._threshold, self._agreed = fallback.threshold_of(rung), fallback.agreed_of(rung)
+        self._said: list[Tensor] = []
         self.steps = 0
         self.lowest: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Look at the scores ``[B, V]`` of the next token, where it is one of the first."""
         if self.steps < self._fallback.tokens:
-            each = token_confidence(scores, self._fallback.measure)
+            each, likeliest = token_confidence(scores, self._fallback.measure), scores.argmax(dim=-1)
             if self.lowest is None:
                 self.lowest = each
             else:
                 ended = torch.isin(input_ids[:, -self.steps :], self._ends.to(input_ids.device)).any(dim=1)
                 self.lowest = torch.where(ended, self.lowest, torch.minimum(self.lowest, each))
+                likeliest = likeliest.masked_fill(ended, ENDED)
+            self._said.append(likeliest)
             self.steps += 1
         return scores
 
@@ -58,7 +63,17 @@ class ConfidenceWatch(LogitsProcessor):
         """
         if self.lowest is None:
             raise RuntimeError("no token was generated")
-        return ~(self.lowest >= self._threshold)
+        sure = self.lowest >= self._threshold
+        if self._before is not None and self._agreed < math.inf:
+            same = (self.said == self._before.to(self.lowest.device)).all(dim=1)
+            sure = sure | (same & (self.lowest >= self._agreed))
+        return ~sure
+
+    @property
+    def said(self) -> Tensor:
+        """``[B, tokens]`` int64, the likeliest tokens of those that are looked at; ``ENDED`` behind an answer's end."""
+        said = torch.stack(self._said, dim=1)
+        return torch.nn.functional.pad(said, (0, self._fallback.tokens - said.shape[1]), value=ENDED)
 
 
 class StopUnsure(StoppingCriteria):

@@ -16,7 +16,7 @@ from trimkit.attach.confidence_watch import ConfidenceWatch, HeldStreamer, StopU
 from trimkit.attach.generating import ReducedGenerate
 from trimkit.attach.generation import one_sequence_a_row, setting_of
 from trimkit.attach.joined_rows import AnsweredRows, join_rows
-from trimkit.core.confidence import Fallback
+from trimkit.core.confidence import ENDED, Fallback
 from trimkit.core.types import ImageReport, Report, Rung, StageSeconds
 from trimkit.errors import UnsupportedError
 from trimkit.pipeline.batch_rows import take_rows
@@ -64,15 +64,16 @@ class FallbackGenerate:
         batch = len(kwargs["input_ids"])
         answers: list[AnsweredRows] = []
         reports: list[tuple[Report, Rung]] = []
-        left, owners = list(range(batch)), list[tuple[str, int]]()
+        left, owners, said = list(range(batch)), list[tuple[str, int]](), None
         for number, rung in enumerate(self._rungs):
             part, rows = self._part(kwargs, left, owners, batch)
-            watch = self._watch(part, number) if number < len(self._rungs) - 1 else None
+            watch = self._watch(part, number, said, rows) if number < len(self._rungs) - 1 else None
             started = time.perf_counter()
             out = rung.generate(stock, **self._watched(part, watch))
             report = rung.attached.report
             owners = owners or [(image.medium, image.row) for image in report.images]
             stay = left if watch is None else self._sure(watch, rows, left)
+            said = None if watch is None else _by_row(watch.said, rows, batch)
             seconds, report = time.perf_counter() - started, _of_batch(report, rows)
             by_row = tuple(report.tokens_of_row(row) for row in left)
             tried = Rung(rung.budget, tuple(left), tuple(stay), report.tokens_after, by_row, seconds)
@@ -93,10 +94,11 @@ class FallbackGenerate:
         taken = take_rows(self._attached.reducer.family, self._attached.model, kwargs, left, owners)
         return (dict(kwargs), list(range(batch))) if taken is None else (taken, left)
 
-    def _watch(self, kwargs: dict[str, Any], rung: int) -> ConfidenceWatch:
+    def _watch(self, kwargs: dict[str, Any], rung: int, said: torch.Tensor | None, rows: list[int]) -> ConfidenceWatch:
         ends = setting_of(self._attached.model.generation_config, kwargs, "eos_token_id")
         ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        return ConfidenceWatch(self._fallback, rung, torch.tensor(ids, dtype=torch.long))
+        before = None if said is None else said[rows]
+        return ConfidenceWatch(self._fallback, rung, torch.tensor(ids, dtype=torch.long), before)
 
     def _watched(self, kwargs: dict[str, Any], watch: ConfidenceWatch | None) -> dict[str, Any]:
         """The arguments of a rung whose answer may not stay; those of the last one are the caller's."""
@@ -139,6 +141,13 @@ class FallbackGenerate:
                 raise UnsupportedError(
                     f"fallback= asks a prompt again and does not go with {what}: leave one of them out"
                 )
+
+
+def _by_row(said: torch.Tensor, rows: Sequence[int], batch: int) -> torch.Tensor:
+    """``[B, T]`` int64 on the host by row of the batch, of ``[R, T]`` for ``rows``; ``ENDED`` throughout for others."""
+    found = torch.full((batch, said.shape[1]), ENDED, dtype=torch.int64)
+    found[list(rows)] = said.cpu()
+    return found
 
 
 def _of_batch(report: Report, rows: Sequence[int]) -> Report:

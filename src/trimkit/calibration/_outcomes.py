@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from trimkit.calibration._measure import Answers, Probe, Said, Values, finite, js_divergence, of_row, until_end
 from trimkit.calibration._notes import task_of
 from trimkit.core.choices import Positions
-from trimkit.core.confidence import Measure, answer_confidence
+from trimkit.core.confidence import ENDED, Measure, answer_confidence
 from trimkit.errors import ModelError
 from trimkit.methods import Method
 
@@ -29,6 +31,7 @@ __all__ = [
     "looked_at",
     "measure_outcomes",
     "refuse_broken",
+    "said_number",
 ]
 
 LossMeasure = Literal["answer", "divergence", "task-metric"]
@@ -60,6 +63,7 @@ class Outcomes:
         loss: 0 (as the full model) to 1.
         kept, full: image tokens after and before.
         confidence: by signal; -inf where the scores were not numbers.
+        said: by number of tokens looked at, numbers that are equal where the likeliest tokens are; empty where nobody knows.
     """
 
     way: Way
@@ -68,12 +72,14 @@ class Outcomes:
     kept: Values
     full: Values
     confidence: dict[Signal, Values]
+    said: dict[int, Values] = field(default_factory=dict)
 
     def of(self, pictures: Values) -> Outcomes:
         """The questions about ``pictures`` alone."""
         here = np.isin(self.picture, pictures)
         sure = {signal: values[here] for signal, values in self.confidence.items()}
-        return Outcomes(self.way, self.picture[here], self.loss[here], self.kept[here], self.full[here], sure)
+        said = {count: values[here] for count, values in self.said.items()}
+        return Outcomes(self.way, self.picture[here], self.loss[here], self.kept[here], self.full[here], sure, said)
 
 
 def looked_at(length: int) -> list[int]:
@@ -111,14 +117,16 @@ def full_texts(probe: Probe) -> list[str]:
 
 def measure_outcomes(probe: Probe, way: Way, loss: LossMeasure = "answer") -> Outcomes:
     """All questions of ``probe``, answered greedily with reduced tokens."""
-    task = task_of(way.method, way.positions, loss)
+    task = task_of(way.method, way.positions, loss, "said")
     rows: list[list[float]] = []
     for number, batch in enumerate(probe.batches):
         rows += probe.noted(task, number, partial(_rows, probe, way, number, loss))
         probe.advance(len(batch))
-    lost, kept, full, *sure = np.array(rows, dtype=np.float64).T
+    lost, kept, full, *others = np.array(rows, dtype=np.float64).T
+    counts = looked_at(probe.length)
+    sure, said = others[: -len(counts)], dict(zip(counts, others[-len(counts) :], strict=True))
     picture = np.array([pair.picture for pair in probe.pairs], dtype=np.float64)
-    return Outcomes(way, picture, lost, kept, full, dict(zip(_signals(probe), sure, strict=True)))
+    return Outcomes(way, picture, lost, kept, full, dict(zip(_signals(probe), sure, strict=True)), said)
 
 
 def _signals(probe: Probe) -> list[Signal]:
@@ -126,7 +134,7 @@ def _signals(probe: Probe) -> list[Signal]:
 
 
 def _rows(probe: Probe, way: Way, number: int, loss: LossMeasure) -> list[list[float]]:
-    """Loss, tokens kept and before, and confidence by signal, of every question of a batch."""
+    """Loss, tokens kept and before, confidence by signal and what was said, of every question of a batch."""
     inputs, questions = probe.inputs(number)
     out, report = probe.generate(way.method, inputs, questions, probe.length, way.positions, output_scores=True)
     tokens = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
@@ -136,10 +144,21 @@ def _rows(probe: Probe, way: Way, number: int, loss: LossMeasure) -> list[list[f
     lost = torch.where(finite(logp, real), _lost(probe, number, loss, tokens, scores), 1.0)
     seen = torch.stack([step.float().cpu() for step in out.scores], dim=1)  # as processors leave them
     sure = [confidence_seen(seen, logp, real, signal) for signal in _signals(probe)]
+    likeliest = seen.argmax(dim=-1).masked_fill(~real, ENDED).tolist()
+    counts = looked_at(probe.length)
     return [
-        [float(lost[row]), *of_row(report, row)[:2], *(float(each[row]) for each in sure)]
+        [
+            *(float(lost[row]), *of_row(report, row)[:2], *(float(each[row]) for each in sure)),
+            *(said_number(likeliest[row][:count]) for count in counts),
+        ]
         for row in range(len(questions))
     ]
+
+
+def said_number(tokens: Sequence[int]) -> float:
+    """A number that is equal for equal tokens, and for others with a chance of 2 ** -52; trailing ``ENDED`` do not count."""
+    spoken = ",".join(str(token) for token in tokens if token != ENDED)
+    return float(int.from_bytes(hashlib.blake2b(spoken.encode(), digest_size=8).digest(), "big") >> 12)
 
 
 def confidence_seen(seen: Tensor, logp: Tensor, real: Tensor, signal: Signal) -> Tensor:

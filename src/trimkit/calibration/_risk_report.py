@@ -26,6 +26,7 @@ def step_to_plain(step: Step) -> dict[str, Any]:
     if rule.signal is not None:
         said |= {"measure": rule.signal[0], "tokens": rule.signal[1], "threshold": limit_to_plain(rule.threshold)}
         said |= {"thresholds": [limit_to_plain(each) for each in rule.later]} if rule.later else {}
+        said |= {"agreed": [limit_to_plain(each) for each in rule.agreed]} if rule.agreed else {}
     return {
         **said,
         "asked_again": step.again,
@@ -94,6 +95,7 @@ def config_of(promise: Promise, notes: Sequence[str], settings: Mapping[str, Any
         fallback = {"measure": measure, "tokens": tokens, "threshold": _finite(rule.threshold, measure)}
         fallback |= {"ladder": [way.method.budget.to_plain() for way in more]} if more else {}
         fallback |= {"thresholds": [_finite(each, measure) for each in rule.later]} if rule.later else {}
+        fallback |= {"agreed": [_finite(each, measure) for each in rule.agreed]} if rule.agreed else {}
     reduction = Reduction(
         method=first.method.name,
         fallback=fallback,

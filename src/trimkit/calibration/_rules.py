@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimkit.calibration._measure import Values
 from trimkit.calibration._outcomes import Outcomes, Signal, Way
@@ -18,6 +20,8 @@ Measured = Callable[[Way], Outcomes]
 
 _SHARES = (1.0, *(round(0.8 * 0.9**step, 4) for step in range(48)), 0.0)  # asked again, from all to none
 _GO_ON = (1.0, 0.5, 0.25, 0.1, 0.0)  # of the questions asked again, how many go on to all tokens
+_DOUBTED = (0.0, 0.25)  # of the answers asked again that agree with the first, how many go on nevertheless
+_EASED = 0.2  # of the questions asked again, or fewer: the other shares have fallen to what they are to be
 _TARGETS = (
     0.5,
     1.0,
@@ -58,12 +62,14 @@ class Rule:
     Attributes:
         threshold: of the first way.
         later: of the others, one for each; empty where ``threshold`` is theirs, too.
+        agreed: of the others, where their answer begins as that of the way before; empty where that does not matter.
     """
 
     ways: tuple[Way, ...] = ()
     signal: Signal | None = None
     threshold: float = -math.inf
     later: tuple[float, ...] = ()
+    agreed: tuple[float, ...] = ()
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -90,11 +96,29 @@ class Rule:
             tokens = tokens + left * rung.kept
             unsure = np.zeros_like(left)
             if self.signal is not None:
-                unsure = (~(rung.confidence[self.signal] >= self.thresholds[number])).astype(np.float64)
+                limit = self.agreed[number - 1] if number and self.agreed else math.inf
+                sure = _sure(rungs, number, self.signal, self.thresholds[number], limit)
+                unsure = (~sure).astype(np.float64)
             loss = loss + left * (1.0 - unsure) * rung.loss
             left = left * unsure
             again = left if number == 0 else again
         return Reading(loss, tokens + left * first.full, again, first.picture)
+
+
+def _sure(
+    rungs: Sequence[Outcomes], number: int, signal: Signal, threshold: float | Values, agreed: float | Values
+) -> NDArray[np.bool_]:
+    """Where the answer of a rung stays: ``[questions]``, or ``[rules, questions]`` for thresholds ``[rules, 1]``."""
+    own = rungs[number].confidence[signal]
+    sure: NDArray[np.bool_] = own >= threshold
+    if number and np.min(agreed) < math.inf:
+        sure = sure | (_same(rungs[number - 1], rungs[number], signal) & (own >= agreed))
+    return sure
+
+
+def _same(first: Outcomes, second: Outcomes, signal: Signal) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = first.said[signal[1]] == second.said[signal[1]]
+    return same
 
 
 def fixed_budgets(tuning: Sequence[Outcomes], most: float) -> list[Rule]:
@@ -107,7 +131,9 @@ def ladders(tuning: Sequence[Outcomes]) -> Iterator[list[Rule]]:
     """Sequences of thresholds, each from asking everything again to asking nothing: of every way, pair of ways and signal.
 
     The second of a pair keeps at least twice as many tokens; both are of one method. Its threshold is the first one's, or the
-    one at which a fixed share of the questions that it gets goes on to all tokens. Such a sequence begins with larger shares.
+    one at which a fixed share of the questions that it gets goes on to all tokens: a share that falls to what it is to be while
+    the first threshold does, so that no step loses much at once. Or answers that begin as the first one's have a threshold of
+    their own, and the fixed share is of the others.
     """
     for first in tuning:
         seconds = [each for each in tuning if _goes_on(first, each)]
@@ -115,11 +141,17 @@ def ladders(tuning: Sequence[Outcomes]) -> Iterator[list[Rule]]:
             rules = _sequence(first, (first.way,), signal)
             yield rules
             for second in seconds:
-                pair = (first.way, second.way)
-                yield [replace(rule, ways=pair) for rule in rules]
-                for at, share in enumerate(_GO_ON):
-                    begun = [_with_later(Rule(pair, signal, math.inf), first, second, more) for more in _GO_ON[:at]]
-                    yield begun + [_with_later(replace(rule, ways=pair), first, second, share) for rule in rules]
+                yield [replace(rule, ways=(first.way, second.way)) for rule in rules]
+                for share, doubted in product(_GO_ON, (None, *_DOUBTED) if signal[1] in first.said else (None,)):
+                    yield [_eased(rule, first, second, share, doubted) for rule in rules]
+
+
+def _eased(rule: Rule, first: Outcomes, second: Outcomes, share: float, doubted: float | None) -> Rule:
+    """``_with_later``, with shares that fall to what they are to be while the first threshold does."""
+    asked = 1.0 if rule.signal is None else float((~(first.confidence[rule.signal] >= rule.threshold)).mean())
+    part = min((1.0 - asked) / (1.0 - _EASED), 1.0)
+    doubted = None if doubted is None else 1.0 - part * (1.0 - doubted)
+    return _with_later(rule, first, second, 1.0 - part * (1.0 - share), doubted)
 
 
 def cheapest_ladder(tuning: Sequence[Outcomes], loss: float) -> list[Rule]:
@@ -140,11 +172,14 @@ def cheapest_ladder(tuning: Sequence[Outcomes], loss: float) -> list[Rule]:
 def _means(rungs: Sequence[Outcomes], rules: Sequence[Rule]) -> tuple[Values, Values]:
     """``[rules]`` mean loss and tokens of one sequence: what ``Rule.read`` gives, for all thresholds together."""
     signal, limits = rules[0].signal, np.array([rule.thresholds for rule in rules])
+    agreed = np.array([[math.inf, *(rule.agreed or (math.inf,) * (len(rungs) - 1))] for rule in rules])
     left = np.ones((len(limits), len(rungs[0].loss)))
     lost, tokens = np.zeros(len(limits)), np.zeros(len(limits))
     for number, rung in enumerate(rungs):
         tokens += left @ rung.kept
-        stays = left if signal is None else left * (rung.confidence[signal] >= limits[:, number, None])
+        stays = left
+        if signal is not None:
+            stays = left * _sure(rungs, number, signal, limits[:, number, None], agreed[:, number, None])
         lost += stays @ rung.loss
         left = left - stays
     count = len(rungs[0].loss)
@@ -157,14 +192,29 @@ def _goes_on(first: Outcomes, second: Outcomes) -> bool:
     return same and fixed and float(second.kept.mean()) >= 2.0 * float(first.kept.mean())
 
 
-def _with_later(rule: Rule, first: Outcomes, second: Outcomes, share: float) -> Rule:
-    """With the threshold of the second way at which about ``share`` of the questions asked again go on."""
-    signal = rule.signal
-    if signal is None or share in (0.0, 1.0):
+def _with_later(rule: Rule, first: Outcomes, second: Outcomes, share: float, doubted: float | None = None) -> Rule:
+    """With the threshold of the second way at which about ``share`` of the questions asked again go on.
+
+    With ``doubted``, of those alone whose answer changes from the first way to the second; of the others, that share goes on.
+    """
+    signal, rule = rule.signal, replace(rule, ways=(first.way, second.way))
+    if signal is None:
         return replace(rule, later=(math.inf if share else -math.inf,))
-    again = second.confidence[signal][~(first.confidence[signal] >= rule.threshold)]
-    at = round(share * len(again))
-    return replace(rule, later=(float(np.sort(again)[at]) if at < len(again) else -math.inf,))
+    sure, again = second.confidence[signal], ~(first.confidence[signal] >= rule.threshold)
+    if doubted is None:
+        return replace(rule, later=(_at_share(sure[again], share),))
+    same = _same(first, second, signal)
+    return replace(
+        rule, later=(_at_share(sure[again & ~same], share),), agreed=(_at_share(sure[again & same], doubted),)
+    )
+
+
+def _at_share(sure: Values, share: float) -> float:
+    """The threshold below which about ``share`` of the values lie."""
+    if share in (0.0, 1.0):
+        return math.inf if share else -math.inf
+    at = int(share * len(sure) + 1e-9)
+    return float(np.sort(sure)[at]) if at < len(sure) else -math.inf
 
 
 def _sequence(first: Outcomes, ways: tuple[Way, ...], signal: Signal) -> list[Rule]:

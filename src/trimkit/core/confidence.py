@@ -13,7 +13,10 @@ from torch import Tensor
 from trimkit.core.budget import BudgetField
 from trimkit.errors import ConfigError
 
-__all__ = ["Fallback", "Measure", "answer_confidence", "fallback_of", "token_confidence"]
+__all__ = ["ENDED", "Fallback", "Measure", "answer_confidence", "fallback_of", "token_confidence"]
+
+ENDED = -1
+"""Instead of a token, behind an answer's end."""
 
 Measure = Literal["margin", "probability", "entropy"]
 """Of one token: probability of the most likely minus that of the second (``margin``), that of the most likely
@@ -30,6 +33,9 @@ class Fallback(BaseModel):
         tokens: how many tokens of the answer are looked at; fewer where it is shorter.
         ladder: budgets between the method's own and all tokens, in the order in which they are tried.
         thresholds: of the answers with the ladder's budgets, one for each; empty where ``threshold`` is theirs, too.
+        agreed: of an answer with a budget of the ladder whose likeliest tokens, of those that are looked at, are those of the
+            answer before it, with fewer image tokens: it stays if its confidence is not below this either. One for each budget
+            of the ladder; empty where it does not matter whether they agree.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +45,7 @@ class Fallback(BaseModel):
     tokens: int = Field(default=1, ge=1)
     ladder: tuple[BudgetField, ...] = ()
     thresholds: tuple[Annotated[float, Field(allow_inf_nan=True)], ...] = ()
+    agreed: tuple[Annotated[float, Field(allow_inf_nan=True)], ...] = ()
 
     def model_post_init(self, context: object) -> None:
         """Refuse thresholds that compare with nothing, or are not as many as the budgets they are for.
@@ -46,17 +53,22 @@ class Fallback(BaseModel):
         Raises:
             ConfigError: one is NaN, or their number is not the ladder's.
         """
-        if any(map(math.isnan, (self.threshold, *self.thresholds))):
+        if any(map(math.isnan, (self.threshold, *self.thresholds, *self.agreed))):
             raise ConfigError("fallback threshold NaN compares with nothing: give a number, for example 0.5")
-        if self.thresholds and len(self.thresholds) != len(self.ladder):
-            raise ConfigError(
-                f"fallback thresholds are {len(self.thresholds)}, and the ladder has {len(self.ladder)} budgets: give one for "
-                "each, or none"
-            )
+        for name in ("thresholds", "agreed"):
+            given = len(getattr(self, name))
+            if given not in (0, len(self.ladder)):
+                raise ConfigError(
+                    f"fallback {name} are {given}, and the ladder has {len(self.ladder)} budgets: give one for each, or none"
+                )
 
     def threshold_of(self, rung: int) -> float:
         """Of the answer with the method's own budget (``rung`` 0) or the ladder's (from 1 on)."""
         return self.thresholds[rung - 1] if rung and self.thresholds else self.threshold
+
+    def agreed_of(self, rung: int) -> float:
+        """The threshold of an answer that agrees with the one of the rung before; infinite where that does not matter."""
+        return self.agreed[rung - 1] if 0 < rung <= len(self.agreed) else math.inf
 
 
 def fallback_of(value: str | Mapping[str, Any] | Fallback | None) -> Fallback | None:

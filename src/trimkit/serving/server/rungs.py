@@ -84,7 +84,8 @@ def begin(job: Job, model: Any, prefill: Prefill, row_of: Callable[[Job, Reduced
             if not (tries and tries[-1].usable):
                 raise
             break
-        tries.append(_Try(model, row, prompt, prefill.run(prompt), None if last else fallback, number))
+        before = tries[-1].said if tries else None
+        tries.append(_Try(model, row, prompt, prefill.run(prompt), None if last else fallback, number, before))
         tries[-1].words = "all tokens" if number == len(methods) - 1 else method.budget.in_words()
         tries[-1].seconds = time.perf_counter() - began
         if tries[-1].sure:
@@ -106,32 +107,42 @@ class _Try:
     Attributes:
         row, prompt: of it.
         sure, usable: whether the model was sure of all of them, and whether the reply can go on from them.
+        said: the likeliest tokens of those that are looked at.
         words, seconds: of its budget, and that it took.
     """
 
     def __init__(
-        self, model: Any, row: Row, prompt: ReducedPrompt, filled: Prefilled, fallback: Fallback | None, rung: int
+        self,
+        model: Any,
+        row: Row,
+        prompt: ReducedPrompt,
+        filled: Prefilled,
+        fallback: Fallback | None,
+        rung: int,
+        before: Sequence[int] | None,
     ) -> None:
         self.row, self.prompt, self.words, self.seconds = row, prompt, "", 0.0
         self._filled, self._length, self._goes_on = filled, len(prompt.ids), True
         self.sure = self.usable = True
+        self.said: list[int] = []
+        look = _Look(fallback, rung, before)
         steps: KVBatch | None = None
         logits = filled.logits
-        for number in range(1 if fallback is None else fallback.tokens):
+        for number in range(look.tokens):
             if number:
                 if steps is None:
                     steps = KVBatch(model)
                     steps.join(filled.cache, self._length, filled.position)
                 logits = steps.step([row.last])[0]
-            if fallback is not None:
-                found = _confidence(row, logits, fallback)
-                self.usable = not math.isnan(found)
-                self.sure = found >= fallback.threshold_of(rung)
+            self.usable = look.at(row, logits)
             if not self.usable:
+                self.sure = False
                 break
             self._goes_on = row.take(row.draw(logits))
-            if not (self._goes_on and self.sure):
+            self.sure = look.sure(over=number + 1 == look.tokens or not self._goes_on)
+            if not (self._goes_on and (self.sure or look.needed)):
                 break
+        self.said = look.said
         if steps is not None:
             cache, self._length, position = steps.only_row()
             self._filled = Prefilled(logits, cache, position)
@@ -153,12 +164,45 @@ class _Try:
         return Rung(self.words, (0,), (0,) if stayed else (), tokens, (tokens,), self.seconds)
 
 
-def _confidence(row: Row, logits: torch.Tensor, fallback: Fallback) -> float:
-    """NaN where the logits are no numbers."""
-    try:
-        return float(token_confidence(row.scores(logits), fallback.measure))
-    except FloatingPointError:
-        return math.nan
+class _Look:
+    """What is seen of an answer's first tokens on a rung; without ``fallback`` every answer is sure.
+
+    Attributes:
+        tokens: how many are looked at.
+        said: the likeliest ones so far.
+        needed: whether the next rung compares them with its own, so that all are to be looked at.
+    """
+
+    def __init__(self, fallback: Fallback | None, rung: int, before: Sequence[int] | None) -> None:
+        self._fallback, self._before = fallback, before
+        self.tokens, self.said, self.needed = 1, list[int](), False
+        self._threshold = self._agreed = -math.inf
+        self._lowest = math.inf
+        if fallback is not None:
+            self.tokens, self.needed = fallback.tokens, fallback.agreed_of(rung + 1) < math.inf
+            self._threshold, self._agreed = fallback.threshold_of(rung), fallback.agreed_of(rung)
+
+    def at(self, row: Row, logits: torch.Tensor) -> bool:
+        """Look at the scores of the next token; false where they are no numbers."""
+        if self._fallback is None:
+            return True
+        try:
+            scores = row.scores(logits)
+            found = float(token_confidence(scores, self._fallback.measure))
+        except FloatingPointError:
+            return False
+        self._lowest = min(self._lowest, found)
+        self.said.append(int(scores.argmax()))
+        return not math.isnan(found)
+
+    def sure(self, *, over: bool) -> bool:
+        """Whether the answer stays, as far as is known; ``over`` says that no token comes that is looked at."""
+        if self._lowest >= self._threshold:
+            return True
+        if self._before is None or self._lowest < self._agreed:
+            return False
+        begun = list(self._before[: len(self.said)])
+        return self.said == (list(self._before) if over else begun)
 
 
 def _methods(method: Method, fallback: Fallback) -> list[Method]:
