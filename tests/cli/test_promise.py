@@ -184,6 +184,17 @@ def test_the_scorer_of_a_promise_is_that_of_its_config(cli: Cli, small: str, pic
     assert "reduces without the config's scorer" in outcome.err
 
 
+def test_a_threshold_given_beside_a_config_holds_for_every_rung(cli: Cli, small: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    fallback = {"threshold": -1.0, "ladder": [8], "thresholds": [-1.0], "agreed": [-1.0]}
+    config.write_text(
+        json.dumps({"version": 1, "reduce": {"method": "uniform", "budget": 4, "fallback": fallback}}), encoding="utf-8"
+    )
+    line = ("ask", "scene1", "What?", "--model", small, "--config", str(config), "--max-new-tokens", "2")
+    assert "4 of 16 image tokens" in cli(*line).out
+    assert "28 of 16 image tokens" in cli(*line, "--threshold", "2").out  # 4, 8 and all 16
+
+
 def test_a_command_that_cannot_fall_back_says_so(cli: Cli, small: str, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"version": 1, "reduce": {"method": "uniform", "budget": 4, "fallback": {"threshold": 0.5}}}')

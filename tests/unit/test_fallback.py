@@ -217,6 +217,8 @@ def test_what_cannot_be_asked_again_is_refused(
         *("half", {"threshold": math.nan}, {"tokens": 0}, {"measure": "hope"}, {"ladder": ["none"]}, {"typo": 1}, 3),
         *({"thresholds": (0.5,)}, {"ladder": (0.6,), "thresholds": (0.5, 0.6)}),
         {"ladder": (0.6,), "thresholds": (math.nan,)},
+        {"agreed": (0.5,)},
+        {"ladder": (0.6,), "agreed": (math.nan,)},
     ],
 )
 def test_a_bad_fallback_is_one_line(model: Any, wrong: Any) -> None:

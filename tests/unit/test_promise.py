@@ -20,7 +20,7 @@ from trimkit.calibration._notes import Pair
 from trimkit.calibration._outcomes import Outcomes, Way, confidence_seen, is_right, said_number
 from trimkit.calibration._promise import Promise, Step, prove, split_pictures
 from trimkit.calibration._risk_report import config_of, notes_of
-from trimkit.calibration._rules import Rule, ladders
+from trimkit.calibration._rules import Rule, _at_share, ladders
 from trimkit.calibration._rules import _means as rules_means
 from trimkit.config import read_config, save_config
 from trimkit.core.confidence import Fallback, fallback_of
@@ -248,6 +248,17 @@ def test_all_thresholds_of_agreeing_answers_together_are_read_as_one_by_one() ->
         assert tokens == pytest.approx([each.tokens.mean() for each in read])
         agreed += any(rule.agreed for rule in rules)
     assert agreed
+
+
+def test_of_answers_that_are_not_there_yet_all_go_on() -> None:
+    assert _at_share(np.array([]), 0.3) == _at_share(np.array([0.5]), 1.0) == math.inf
+    assert _at_share(np.array([]), 0.0) == _at_share(np.array([0.5]), 0.0) == -math.inf
+    assert _at_share(np.array([0.9, 0.1, 0.5]), 0.34) == 0.5
+
+
+def test_agreement_is_looked_at_only_where_it_matters() -> None:
+    pool = agreeing(np.random.default_rng(4), 60)
+    assert all(rule.agreed[0] < rule.later[0] for rules in ladders(pool) for rule in rules if rule.agreed)
 
 
 def test_what_is_said_is_compared_by_its_first_tokens() -> None:

@@ -143,15 +143,16 @@ def ladders(tuning: Sequence[Outcomes]) -> Iterator[list[Rule]]:
             for second in seconds:
                 yield [replace(rule, ways=(first.way, second.way)) for rule in rules]
                 for share, doubted in product(_GO_ON, (None, *_DOUBTED) if signal[1] in first.said else (None,)):
-                    yield [_eased(rule, first, second, share, doubted) for rule in rules]
+                    if share or doubted is None:  # of no others, none of those that agree
+                        yield [_eased(rule, signal, first, second, share, doubted) for rule in rules]
 
 
-def _eased(rule: Rule, first: Outcomes, second: Outcomes, share: float, doubted: float | None) -> Rule:
+def _eased(rule: Rule, signal: Signal, first: Outcomes, second: Outcomes, share: float, doubted: float | None) -> Rule:
     """``_with_later``, with shares that fall to what they are to be while the first threshold does."""
-    asked = 1.0 if rule.signal is None else float((~(first.confidence[rule.signal] >= rule.threshold)).mean())
+    asked = float((~(first.confidence[signal] >= rule.threshold)).mean())
     part = min((1.0 - asked) / (1.0 - _EASED), 1.0)
     doubted = None if doubted is None else 1.0 - part * (1.0 - doubted)
-    return _with_later(rule, first, second, 1.0 - part * (1.0 - share), doubted)
+    return _with_later(rule, signal, first, second, 1.0 - part * (1.0 - share), doubted)
 
 
 def cheapest_ladder(tuning: Sequence[Outcomes], loss: float) -> list[Rule]:
@@ -192,29 +193,28 @@ def _goes_on(first: Outcomes, second: Outcomes) -> bool:
     return same and fixed and float(second.kept.mean()) >= 2.0 * float(first.kept.mean())
 
 
-def _with_later(rule: Rule, first: Outcomes, second: Outcomes, share: float, doubted: float | None = None) -> Rule:
+def _with_later(
+    rule: Rule, signal: Signal, first: Outcomes, second: Outcomes, share: float, doubted: float | None = None
+) -> Rule:
     """With the threshold of the second way at which about ``share`` of the questions asked again go on.
 
-    With ``doubted``, of those alone whose answer changes from the first way to the second; of the others, that share goes on.
+    With ``doubted``, of those alone whose answer changes from the first way to the second; of the others, that share goes on,
+    unless that would be more of them.
     """
-    signal, rule = rule.signal, replace(rule, ways=(first.way, second.way))
-    if signal is None:
-        return replace(rule, later=(math.inf if share else -math.inf,))
+    rule = replace(rule, ways=(first.way, second.way))
     sure, again = second.confidence[signal], ~(first.confidence[signal] >= rule.threshold)
     if doubted is None:
         return replace(rule, later=(_at_share(sure[again], share),))
     same = _same(first, second, signal)
-    return replace(
-        rule, later=(_at_share(sure[again & ~same], share),), agreed=(_at_share(sure[again & same], doubted),)
-    )
+    later, agreed = _at_share(sure[again & ~same], share), _at_share(sure[again & same], doubted)
+    return replace(rule, later=(later,), agreed=(agreed,) if agreed < later else ())
 
 
 def _at_share(sure: Values, share: float) -> float:
-    """The threshold below which about ``share`` of the values lie."""
-    if share in (0.0, 1.0):
-        return math.inf if share else -math.inf
-    at = int(share * len(sure) + 1e-9)
-    return float(np.sort(sure)[at]) if at < len(sure) else -math.inf
+    """The threshold below which about ``share`` of the values lie; all do where there are none yet."""
+    if share == 0.0:
+        return -math.inf
+    return float(np.sort(sure)[int(share * len(sure) + 1e-9)]) if len(sure) and share < 1.0 else math.inf
 
 
 def _sequence(first: Outcomes, ways: tuple[Way, ...], signal: Signal) -> list[Rule]:

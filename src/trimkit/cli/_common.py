@@ -182,7 +182,7 @@ def pick_call(
         said = fallback_of(found.get("fallback"))
         if said is None:
             raise ConfigError("--threshold is when a question is asked again: give --fallback full, too")
-        found["fallback"] = fallback_of({**said.model_dump(), "threshold": threshold, "thresholds": ()})
+        found["fallback"] = fallback_of({**said.model_dump(), "threshold": threshold, "thresholds": (), "agreed": ()})
     return found
 
 

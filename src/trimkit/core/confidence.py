@@ -62,6 +62,11 @@ class Fallback(BaseModel):
                     f"fallback {name} are {given}, and the ladder has {len(self.ladder)} budgets: give one for each, or none"
                 )
 
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON; without ``agreed`` where there is none, so that a journal's fingerprint of it stays what it was."""
+        said = self.model_dump(mode="json")
+        return said if self.agreed else {name: value for name, value in said.items() if name != "agreed"}
+
     def threshold_of(self, rung: int) -> float:
         """Of the answer with the method's own budget (``rung`` 0) or the ladder's (from 1 on)."""
         return self.thresholds[rung - 1] if rung and self.thresholds else self.threshold

@@ -51,7 +51,7 @@ class Arm:
 
         The method's own code is part of it, so that answers of an earlier version of it are not taken for this one's.
         """
-        again = "" if self.fallback is None else f"-{fingerprint(self.fallback.model_dump(mode='json'))}"
+        again = "" if self.fallback is None else f"-{fingerprint(self.fallback.to_plain())}"
         return method_identity(self.method) + again
 
 

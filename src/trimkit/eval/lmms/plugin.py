@@ -96,7 +96,7 @@ class Trimkit(lmms):  # type: ignore[misc]  # lmms-eval is not typed
         shown = scorer if scorer is None or isinstance(scorer, str) else type(scorer).__name__
         options = chosen.model_dump(mode="json")
         self.about = {"method": chosen.name, "budget": chosen.budget.to_plain(), "options": options}
-        again = [] if call["fallback"] is None else [call["fallback"].model_dump(mode="json")]
+        again = [] if call["fallback"] is None else [call["fallback"].to_plain()]
         self.arm = f"{method_identity(chosen)}-{fingerprint([call['positions'], shown, *again])}"
         self._journal = self._opened(journal, model, {"model": pretrained, "batch_size": self.batch_size})
         self.skipped: list[dict[str, str]] = []

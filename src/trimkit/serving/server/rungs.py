@@ -179,7 +179,8 @@ class _Look:
         self._threshold = self._agreed = -math.inf
         self._lowest = math.inf
         if fallback is not None:
-            self.tokens, self.needed = fallback.tokens, fallback.agreed_of(rung + 1) < math.inf
+            self.tokens, compared = fallback.tokens, rung < len(fallback.agreed)
+            self.needed = compared and fallback.agreed_of(rung + 1) < fallback.threshold_of(rung + 1)
             self._threshold, self._agreed = fallback.threshold_of(rung), fallback.agreed_of(rung)
 
     def at(self, row: Row, logits: torch.Tensor) -> bool:
