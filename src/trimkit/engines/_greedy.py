@@ -1,10 +1,16 @@
 """Greedy choices over a batch at once, k turns each: the rules of ``focus``, ``cdpruner`` and ``divprune``.
 
+What is new of a patch is measured on what is left of its feature, from which every choice is projected out. A Cholesky factor,
+as the methods' own code has it, needs fewer operations, but float64: in an engine without it, such as OpenVINO, its rounding
+turns choices.
+
 Shapes: B pictures, N patches, D feature width; indices come as ``[B, k]`` int64 in the order of choice. What is as good as
 another goes to the lower index. Features are taken to be finite; dtypes are those of the methods' own code.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,42 +33,55 @@ def relevant_then_new(worth: Tensor, features: Tensor, count: int, redundancy: f
         relevant: ``[B]`` turns in which worth counts.
     """
     unit = torch.nn.functional.normalize(features, dim=-1)
-    gram = unit @ unit.transpose(1, 2)
 
-    def step(turn: Tensor, state: State) -> State:
-        picked, novelty, left, factor = state
+    def best_of(turn: Tensor, novelty: Tensor, left: Tensor) -> Tensor:
         new = torch.where(left, novelty, 0.0).clamp(min=_LEAST_NOVELTY)
         weighed = worth * new if redundancy == 1.0 else worth * new**redundancy
         alone = torch.where(new.amax(dim=1, keepdim=True) > _LEAST_NOVELTY, new, worth)
         gains = torch.where((turn < relevant).unsqueeze(1), weighed, alone)
-        best = torch.where(left, gains, -1.0).argmax(dim=1)
-        here = at(novelty.unsqueeze(1), best)
-        row = _without(at(gram, best), factor, best)
-        row = torch.where(here > _LEAST_NOVELTY**2, row / here.clamp(min=1e-12).sqrt(), 0.0)
-        return put(picked, turn, best), novelty - row.square(), _taken(left, best), put(factor, turn, row)
+        return torch.where(left, gains, -1.0).argmax(dim=1)
 
-    start = (_none_yet(worth, count), _lengths(unit), worth > -1.0, _empty_factor(worth, count))
-    return repeat(step, start, count)[0]
+    return _projected_out(
+        unit, torch.ones_like(worth), best_of, torch.full_like(worth[:, :1], _LEAST_NOVELTY**2), count
+    )
 
 
 def determinant(quality: Tensor, features: Tensor, count: int) -> Tensor:
     """The rule of ``cdpruner`` over the cosines of ``features`` ``[B, N, D]``, ``quality`` ``[B, N]``."""
     unit = torch.nn.functional.normalize(features, dim=-1)
-    similarity = unit @ unit.transpose(1, 2)
     whole = quality.square() * _lengths(unit)
     floor = 1e-9 * whole.amax(dim=1, keepdim=True)
 
-    def step(turn: Tensor, state: State) -> State:
-        picked, gains, left, factor = state
+    def best_of(turn: Tensor, gains: Tensor, left: Tensor) -> Tensor:
         volume = torch.where(left & (gains > floor), gains, -1.0)
         alone = torch.where(left, quality, -1.0).argmax(dim=1)
-        best = torch.where(volume.amax(dim=1) > 0, volume.argmax(dim=1), alone)
-        here = at(gains.unsqueeze(1), best)
-        row = _without(at(quality.unsqueeze(1), best) * at(similarity, best) * quality, factor, best)
-        row = torch.where(here > floor, row / torch.where(here > floor, here, 1.0).sqrt(), 0.0)
-        return put(picked, turn, best), gains - row.square(), _taken(left, best), put(factor, turn, row)
+        return torch.where(volume.amax(dim=1) > 0, volume.argmax(dim=1), alone)
 
-    start = (_none_yet(quality, count), whole, quality > -1.0, _empty_factor(quality, count))
+    return _projected_out(unit, quality.square(), best_of, floor, count)
+
+
+def _projected_out(
+    unit: Tensor, scale: Tensor, best_of: Callable[[Tensor, Tensor, Tensor], Tensor], floor: Tensor, count: int
+) -> Tensor:
+    """What ``best_of`` chooses turn by turn; it is given the turn, the variances and which are left.
+
+    Args:
+        unit: ``[B, N, D]`` features of length 1, or 0.
+        scale: ``[B, N]`` variance of a patch of which all is new.
+        best_of: gives ``[B]``.
+        floor: ``[B, 1]``, variance at and below which a choice explains nothing.
+        count: k.
+    """
+
+    def step(turn: Tensor, state: State) -> State:
+        picked, variance, left, rest = state
+        best = best_of(turn, variance, left)
+        chosen = rest.gather(1, best[:, None, None].expand(-1, 1, rest.shape[2]))
+        chosen = torch.nn.functional.normalize(chosen, dim=2) * (at(variance.unsqueeze(1), best) > floor).unsqueeze(2)
+        rest = rest - (rest @ chosen.transpose(1, 2)) * chosen
+        return put(picked, turn, best), scale * rest.square().sum(dim=2), _taken(left, best), rest
+
+    start = (_none_yet(scale, count), scale * _lengths(unit), scale > -1.0, unit)
     return repeat(step, start, count)[0]
 
 
@@ -89,18 +108,9 @@ def _lengths(unit: Tensor) -> Tensor:
     return torch.where(squared > 0.5, 1.0, squared)
 
 
-def _without(row: Tensor, factor: Tensor, best: Tensor) -> Tensor:
-    """``[B, N]`` less what the chosen ones explain of it."""
-    return row - (at(factor, best).unsqueeze(2) * factor).sum(dim=1)
-
-
 def _taken(left: Tensor, best: Tensor) -> Tensor:
     return left & (torch.arange(left.shape[1]) != best.unsqueeze(1))
 
 
 def _none_yet(like: Tensor, count: int) -> Tensor:
     return torch.zeros_like(like[:, :1], dtype=torch.int64).repeat(1, count)
-
-
-def _empty_factor(like: Tensor, count: int) -> Tensor:
-    return torch.zeros_like(like).unsqueeze(1).repeat(1, count, 1)
