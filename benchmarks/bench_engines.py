@@ -20,6 +20,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,11 @@ def int8_quality(
     from trimkit.pipeline.model_store import scorer_of
 
     scorer = scorer_of(model)
+
+    def seen(features: Any) -> Any:
+        (image,) = parts.images(features)
+        return replace(image, signals={"projected": parts.projector(image.features)})
+
     same: dict[str, list[float]] = {"trim": [], "focus": []}
     errors = []
     for (_, question), given in zip(asked, pixels, strict=True):
@@ -241,11 +247,7 @@ def int8_quality(
         errors.append(float((one - other).norm() / one.norm()))
         for method, shares in same.items():
             kept = [
-                set(
-                    trimkit.choose(parts.images(each), question, method=method, scorer=scorer, budget=BUDGET)[
-                        0
-                    ].indices.tolist()
-                )
+                set(trimkit.choose(seen(each), question, method=method, scorer=scorer, budget=BUDGET).indices.tolist())
                 for each in (one, other)
             ]
             shares.append(len(kept[0] & kept[1]) / len(kept[0]))

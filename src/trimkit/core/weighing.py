@@ -51,7 +51,7 @@ def weigh(
     def in_kernel(kernel: Any) -> tuple[Tensor, Tensor]:
         return kernel.weigh(*given)  # type: ignore[no-any-return]
 
-    variant = (str(scores.device), scores.shape[1].bit_length(), features is None)
+    variant = (str(scores.device), (scores.shape[1] - 1).bit_length(), features is None)
     found = fused("worth", signed, in_kernel, lambda kernel: on_device.as_in_torch(kernel, *given[1:5]), variant)
     return on_device.weigh(*given) if found is None else found
 

@@ -19,7 +19,7 @@ from trimkit.engines._loops import State, at, put, repeat
 
 __all__ = ["determinant", "farthest", "relevant_then_new"]
 
-_LEAST_NOVELTY = 1e-4  # as in methods/focus.py
+_LEAST_NOVELTY = 1e-4  # as in core/_greedy_host.py
 
 
 def relevant_then_new(worth: Tensor, features: Tensor, count: int, redundancy: float, relevant: Tensor) -> Tensor:
