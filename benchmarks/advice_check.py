@@ -34,6 +34,7 @@ QUESTION = 25
 NOT_COMPARED = {
     "bench_choosing": "choosing by itself, on two versions of the code",
     "bench_ask": "the first release's format: no list of arms",
+    "bench_engines": "engines other than torch, in a form of its own; what its torch arm measures is in bench_tower",
     "bench_steps": "parts of a request by themselves, with no full request beside them",
     "bench_serve": "hostile requests and memory, no reduced request beside a full one",
     "bench_page": "the page's own choices, no full request",
