@@ -39,14 +39,15 @@ class ConfidenceWatch(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Look at the scores ``[B, V]`` of the next token, where it is one of the first."""
         if self.steps < self._fallback.tokens:
-            each, likeliest = token_confidence(scores, self._fallback.measure), scores.argmax(dim=-1)
+            each, ended = token_confidence(scores, self._fallback.measure), None
             if self.lowest is None:
                 self.lowest = each
             else:
                 ended = torch.isin(input_ids[:, -self.steps :], self._ends.to(input_ids.device)).any(dim=1)
                 self.lowest = torch.where(ended, self.lowest, torch.minimum(self.lowest, each))
-                likeliest = likeliest.masked_fill(ended, ENDED)
-            self._said.append(likeliest)
+            if self._fallback.agreed:
+                likeliest = scores.argmax(dim=-1)
+                self._said.append(likeliest if ended is None else likeliest.masked_fill(ended, ENDED))
             self.steps += 1
         return scores
 
@@ -71,7 +72,10 @@ class ConfidenceWatch(LogitsProcessor):
 
     @property
     def said(self) -> Tensor:
-        """``[B, tokens]`` int64, the likeliest tokens of those that are looked at; ``ENDED`` behind an answer's end."""
+        """``[B, tokens]`` int64, the likeliest tokens of those that are looked at; ``ENDED`` behind an answer's end.
+
+        Only where the fallback compares them (``agreed``).
+        """
         said = torch.stack(self._said, dim=1)
         return torch.nn.functional.pad(said, (0, self._fallback.tokens - said.shape[1]), value=ENDED)
 

@@ -73,7 +73,7 @@ class FallbackGenerate:
             report = rung.attached.report
             owners = owners or [(image.medium, image.row) for image in report.images]
             stay = left if watch is None else self._sure(watch, rows, left)
-            said = None if watch is None else _by_row(watch.said, rows, batch)
+            said = _by_row(watch.said, rows, batch) if watch is not None and self._fallback.agreed else None
             seconds, report = time.perf_counter() - started, _of_batch(report, rows)
             by_row = tuple(report.tokens_of_row(row) for row in left)
             tried = Rung(rung.budget, tuple(left), tuple(stay), report.tokens_after, by_row, seconds)

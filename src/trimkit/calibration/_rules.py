@@ -144,15 +144,7 @@ def ladders(tuning: Sequence[Outcomes]) -> Iterator[list[Rule]]:
                 yield [replace(rule, ways=(first.way, second.way)) for rule in rules]
                 for share, doubted in product(_GO_ON, (None, *_DOUBTED) if signal[1] in first.said else (None,)):
                     if share or doubted is None:  # of no others, none of those that agree
-                        yield [_eased(rule, signal, first, second, share, doubted) for rule in rules]
-
-
-def _eased(rule: Rule, signal: Signal, first: Outcomes, second: Outcomes, share: float, doubted: float | None) -> Rule:
-    """``_with_later``, with shares that fall to what they are to be while the first threshold does."""
-    asked = float((~(first.confidence[signal] >= rule.threshold)).mean())
-    part = min((1.0 - asked) / (1.0 - _EASED), 1.0)
-    doubted = None if doubted is None else 1.0 - part * (1.0 - doubted)
-    return _with_later(rule, signal, first, second, 1.0 - part * (1.0 - share), doubted)
+                        yield [_with_later(rule, signal, first, second, share, doubted) for rule in rules]
 
 
 def cheapest_ladder(tuning: Sequence[Outcomes], loss: float) -> list[Rule]:
@@ -194,19 +186,21 @@ def _goes_on(first: Outcomes, second: Outcomes) -> bool:
 
 
 def _with_later(
-    rule: Rule, signal: Signal, first: Outcomes, second: Outcomes, share: float, doubted: float | None = None
+    rule: Rule, signal: Signal, first: Outcomes, second: Outcomes, share: float, doubted: float | None
 ) -> Rule:
     """With the threshold of the second way at which about ``share`` of the questions asked again go on.
 
     With ``doubted``, of those alone whose answer changes from the first way to the second; of the others, that share goes on,
-    unless that would be more of them.
+    unless that would be more of them. Both shares fall from all to what they are to be while the first threshold does.
     """
-    rule = replace(rule, ways=(first.way, second.way))
     sure, again = second.confidence[signal], ~(first.confidence[signal] >= rule.threshold)
+    part = min((1.0 - float(again.mean())) / (1.0 - _EASED), 1.0)
+    share, rule = 1.0 - part * (1.0 - share), replace(rule, ways=(first.way, second.way))
     if doubted is None:
         return replace(rule, later=(_at_share(sure[again], share),))
     same = _same(first, second, signal)
-    later, agreed = _at_share(sure[again & ~same], share), _at_share(sure[again & same], doubted)
+    later = _at_share(sure[again & ~same], share)
+    agreed = _at_share(sure[again & same], 1.0 - part * (1.0 - doubted))
     return replace(rule, later=(later,), agreed=(agreed,) if agreed < later else ())
 
 

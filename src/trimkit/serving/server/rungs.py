@@ -107,7 +107,7 @@ class _Try:
     Attributes:
         row, prompt: of it.
         sure, usable: whether the model was sure of all of them, and whether the reply can go on from them.
-        said: the likeliest tokens of those that are looked at.
+        said: the likeliest tokens of those that are looked at; empty where no rung compares them.
         words, seconds: of its budget, and that it took.
     """
 
@@ -169,7 +169,7 @@ class _Look:
 
     Attributes:
         tokens: how many are looked at.
-        said: the likeliest ones so far.
+        said: the likeliest ones so far; empty where no rung compares them.
         needed: whether the next rung compares them with its own, so that all are to be looked at.
     """
 
@@ -193,7 +193,8 @@ class _Look:
         except FloatingPointError:
             return False
         self._lowest = min(self._lowest, found)
-        self.said.append(int(scores.argmax()))
+        if self._fallback.agreed:
+            self.said.append(int(scores.argmax()))
         return not math.isnan(found)
 
     def sure(self, *, over: bool) -> bool:
