@@ -17,7 +17,7 @@ LEAST_NOVELTY = 1e-4  # below it, what is called new is rounding, and worth alon
 _LEAST_VOLUME = 1e-9  # of the largest: what is left beyond the rank of the kernel is rounding
 _LEAST_LENGTH = 1e-12
 _MOST_HELD = 1 << 22  # numbers, 32 MiB
-_ROWS = 24  # computed at a time; measured: fewer make the product slow, more compute what nobody reads
+_ROWS = 16  # computed at a time; measured: fewer make the product slow, more compute what nobody reads
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -50,7 +50,7 @@ class _Kernel:
 
     Args:
         features: ``[N, D]``.
-        count: how many will be chosen. The first product has two fifths as many rows.
+        count: how many will be chosen. The first product has four fifths as many rows.
         quality: ``[N]``, scales the cosines on both sides; None leaves them.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Kernel:
         self._weight = scale if quality is None else scale * quality
         self._missing = np.ones(len(length), dtype=bool)
         self._rows: list[tuple[Floats, int]] = [(length, 0)] * len(length)  # and the turn that each was computed in
-        self._next = max(_ROWS, count * 2 // 5)
+        self._next = max(_ROWS, count * 4 // 5)
         self._factor = torch.zeros(count, len(length), dtype=torch.float64)
         self._columns: Floats = self._factor.numpy()
         self._explained = torch.empty(len(length), dtype=torch.float64)
