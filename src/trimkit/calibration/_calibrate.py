@@ -26,6 +26,7 @@ from trimkit.calibration._measure import Arm, Probe
 from trimkit.calibration._positions import choose_positions
 from trimkit.calibration._report import arm_to_plain, notes_on
 from trimkit.calibration._sources import Questions, make_pairs
+from trimkit.calibration._unseen import unseen
 from trimkit.config import Config, Reduction
 from trimkit.core.budget import Budget
 from trimkit.core.choices import Positions
@@ -60,7 +61,7 @@ class Calibration:
         decisions: by name (``sign``, ``normalize``, ``positions``, ``relevance_against_random``) what was compared.
         candidates, temperatures, curve: all that was measured, in the stages' order.
         notes: what the pictures do not decide, as sentences.
-        skipped: ``(name, reason)`` of pairs that the model cannot be asked.
+        skipped: ``(name, reason)`` of pictures that the scorer was fitted on, and of pairs that the model cannot be asked.
         settings: what was run.
     """
 
@@ -123,15 +124,16 @@ def calibrate(
 
     Raises:
         ConfigError: the method or its options, or a number that cannot be; a method that fixes the sign itself.
-        InputError: no pair that the model can be asked.
+        InputError: no pair that the model can be asked, pictures that a fitted scorer has learned from left out.
         TrimkitError: whatever ``trimkit.reduce`` raises.
     """
     base = get_method(method, **options)
     _check(base, agreement, per_picture, max_new_tokens, batch_size, seed)
     found = find_scorer(base, model, scorer)
-    pairs = make_pairs(pictures, questions, per_picture)
+    pairs, seen, notes = unseen(make_pairs(pictures, questions, per_picture), found)
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     probe = Probe(model, processor, pairs, scorer=found, advance=advance, **limits)
+    probe.skipped += seen
     probe.ask_all()
     settings = {
         **{"method": base.name, "questions": "generic" if questions is None else "given", "agreement": agreement},
@@ -141,7 +143,7 @@ def calibrate(
         **{"versions": versions(), "hardware": hardware(str(model.device))},
     }
     own = None if found is None else base.profile or found.profile
-    return _search(probe, base, own, agreement, settings, scorer_name(scorer))
+    return _search(probe, base, own, agreement, settings, scorer_name(scorer), notes)
 
 
 def count_passes(method: Method) -> int:
@@ -158,8 +160,9 @@ def _search(
     agreement: float | None,
     settings: dict[str, Any],
     scorer: str | None,
+    notes: tuple[str, ...],
 ) -> Calibration:
-    """The five stages. ``own``: the encoder's profile, None for a method that reads no text; ``scorer``: one that was named."""
+    """``own``: the encoder's profile, None for a method that reads no text; ``scorer``: one named; ``notes``: known before."""
     decisions: dict[str, Comparison] = {}
     candidates: list[Arm] = []
     temperatures: list[Arm] = []
@@ -177,7 +180,7 @@ def _search(
         decisions["positions"] = positions
     curve = _curve(probe, base, measured)
     chosen, reached = choose_budget(curve, agreement)
-    notes = notes_on(decisions, own, base.profile, agreement, reached, settings)
+    notes += notes_on(decisions, own, base.profile, agreement, reached, settings)
     return Calibration(
         chosen=chosen,
         target_reached=reached,

@@ -13,6 +13,7 @@ from trimkit.calibration._outcomes import LossMeasure, Outcomes, Way, measure_ou
 from trimkit.calibration._promise import Promise, prove, split_pictures
 from trimkit.calibration._risk_report import config_of, notes_of, step_to_plain
 from trimkit.calibration._sources import Labels, Questions, make_pairs
+from trimkit.calibration._unseen import unseen
 from trimkit.config import Config
 from trimkit.core.budget import Budget
 from trimkit.core.choices import Positions, check_choice
@@ -37,7 +38,7 @@ class RiskCalibration:
         promise: see ``Promise``.
         config: for ``trimkit.config.save_config``.
         notes: what else is to be known, as sentences.
-        skipped: ``(name, reason)`` of questions that the model cannot be asked.
+        skipped: ``(name, reason)`` of pictures that the scorer was fitted on, and of questions that the model cannot be asked.
         settings: what was run.
     """
 
@@ -105,7 +106,7 @@ def calibrate_risk(
 
     Raises:
         ConfigError: a number or option that cannot be; a method that keeps everything.
-        InputError: too few pictures for the promise.
+        InputError: too few pictures for the promise, those that a fitted scorer has learned from left out.
         ModelError: the model's scores are not finite with all image tokens.
         TrimkitError: whatever ``trimkit.reduce`` raises.
     """
@@ -116,6 +117,7 @@ def calibrate_risk(
     pairs = make_pairs(pictures, questions, per_picture, labels if measure == "task-metric" else None)
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     found = find_scorer(next((each for each in methods if each.uses_text), methods[0]), model, scorer)
+    pairs, seen, notes = unseen(pairs, found)
 
     options: dict[str, Any] = {**limits, "scorer": found, "advance": advance, "book": book}
     choosing, proving = _parted(pairs, risk, confidence, seed)
@@ -145,10 +147,9 @@ def calibrate_risk(
         },
         **{"versions": versions(), "hardware": hardware(str(model.device))},
     }
-    notes = notes_of(second, list(proved.values()), generic=questions is None)
-    skipped = (*first.skipped, *second.skipped)
+    notes += notes_of(second, list(proved.values()), generic=questions is None)
     config = config_of(promise, notes, settings, scorer_name(scorer))
-    return RiskCalibration(promise, config, notes, skipped, settings)
+    return RiskCalibration(promise, config, notes, (*seen, *first.skipped, *second.skipped), settings)
 
 
 def _parted(pairs: Sequence[Pair], risk: float, confidence: float, seed: int) -> tuple[list[Pair], list[Pair]]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from trimkit.fitting import Fitting
 
 NAME = "fit"
-_LONGEST_SIDE = 1344  # pixels; larger pictures are shrunk, so that thousands fit into memory
 
 
 def command(
@@ -110,12 +109,13 @@ def _fit(
     from trimkit.calibration import read_sources
     from trimkit.fitting import fit
     from trimkit.io.directories import new_directory
+    from trimkit.scorers.fitted_pictures import LONGEST_SIDE
 
     images, questions, limit = given
     if how["output"] is not None:
         new_directory(how["output"], "a scorer")
     seed = how["settings"].seed
-    sources = read_sources(images, questions, limit=limit, seed=seed, longest=_LONGEST_SIDE)
+    sources = read_sources(images, questions, limit=limit, seed=seed, longest=LONGEST_SIDE)
     with common.quiet():
         loaded, processor = common.load(*where)
         found = fit(

@@ -34,6 +34,7 @@ from trimkit.io.provenance import hardware, versions
 from trimkit.io.text import json_text
 from trimkit.pipeline.model_store import scorer_of, scorer_source
 from trimkit.scorers import ClipNativeScorer, FittedScorer, Scorer, fingerprint_of, write_fitted
+from trimkit.scorers.fitted_pictures import picture_mark
 
 __all__ = ["Fitting", "fit", "tower_parameters"]
 
@@ -120,7 +121,8 @@ def fit(
         base = _base(model, scorer, baseline)
         network = new_network(model, tower_parameters(model), width, settings, builds_on=base is not None)
         trained = train(reader, network, tokenizer, split, settings, work, show)
-        found = _scorer(model, trained, tokenizer, baseline if base is not None else None)
+        marks = frozenset(picture_mark(pairs[0].image) for pairs in groups)
+        found = _scorer(model, trained, tokenizer, baseline if base is not None else None, marks)
         against = "no relevance (it covers the picture)" if baseline is None else _name_of(baseline)
         with show("guard", 1) as advance:
             verdict = guard(reader, split.guard, _ranking(found), 1.0, against, settings.seed)
@@ -132,7 +134,7 @@ def fit(
     profile = None if baseline is None else baseline.profile
     with built(target) as folder:
         own = (found.network, tokenizer, found.profile, fingerprint_of(model))
-        write_fitted(folder, *own, base=base, base_profile=profile)
+        write_fitted(folder, *own, base=base, base_profile=profile, fitted_on=marks)
         for file, text in ((REPORT, json_text(told)), (CARD, model_card(told))):
             write_atomically(folder / file, _writer(text))
     return Fitting(found, verdict, target, told)
@@ -167,7 +169,7 @@ def _base(model: Any, scorer: Any, baseline: Scorer | None) -> str | None:
     return scorer_source(model, scorer) if isinstance(baseline, ClipNativeScorer) else None
 
 
-def _scorer(model: Any, trained: Trained, tokenizer: Any, base: Scorer | None) -> FittedScorer:
+def _scorer(model: Any, trained: Trained, tokenizer: Any, base: Scorer | None, marks: frozenset[str]) -> FittedScorer:
     profile = EncoderProfile(sign=1, temperature=trained.temperature)
     network = trained.network.folded().to(model.device)
     return FittedScorer(
@@ -178,6 +180,7 @@ def _scorer(model: Any, trained: Trained, tokenizer: Any, base: Scorer | None) -
         source="fitted",
         base=base,
         base_profile=None if base is None else base.profile,
+        fitted_on=marks,
     )
 
 

@@ -1,7 +1,8 @@
 """A scorer that was fitted to the model it serves: ``trimkit fit`` makes the folder that it is loaded from.
 
 The folder holds ``scorer.json`` (sizes, and which model it belongs to), ``model.safetensors``, the tokenizer of the question,
-``trimkit.json`` (how its relevance is read), and a model card. It reads the question alone: no answer, no other text.
+``trimkit.json`` (how its relevance is read), marks of the pictures that it was fitted on, and a model card. It reads the
+question alone: no answer, no other text.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from trimkit.io.settings import clip_inside, write_settings
 from trimkit.scorers.base import EncoderScorer, Scorer
 from trimkit.scorers.checkpoint import EncoderCheckpoint
 from trimkit.scorers.fitted_network import MOST_WIDTH, NetworkShape, ScoringNetwork
+from trimkit.scorers.fitted_pictures import read_pictures, write_pictures
 from trimkit.scorers.model_fingerprint import is_same_model
 
 __all__ = ["FITTED_FILE", "MODEL_TYPE", "FittedScorer", "fitted_config", "write_fitted"]
@@ -50,6 +52,7 @@ class FittedScorer(EncoderScorer):
         fingerprint: of the model that it was fitted to, see ``trimkit.scorers.fingerprint_of``; None fits every model.
         source: what messages call it.
         base: the scorer whose relevance the network builds on, and how that is read; None where it stands alone.
+        fitted_on: marks of the pictures that it was fitted on, see ``trimkit.scorers.fitted_pictures``; None: nobody knows.
     """
 
     name: ClassVar[str] = "fitted"
@@ -67,8 +70,10 @@ class FittedScorer(EncoderScorer):
         source: str = "",
         base: Scorer | None = None,
         base_profile: EncoderProfile | None = None,
+        fitted_on: frozenset[str] | None = None,
     ) -> None:
         self._base, self._base_profile = base, base_profile or EncoderProfile()
+        self.fitted_on = fitted_on
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
         self.profile = profile or EncoderProfile(sign=1)
         self._fingerprint, self._source = fingerprint, source
@@ -94,6 +99,7 @@ class FittedScorer(EncoderScorer):
             source=str(folder),
             base=checkpoint.base,
             base_profile=config.base_profile,
+            fitted_on=read_pictures(folder),
         )
 
     @property
@@ -222,12 +228,13 @@ def write_fitted(
     *,
     base: str | None = None,
     base_profile: EncoderProfile | None = None,
+    fitted_on: frozenset[str] | None = None,
 ) -> None:
     """Write what ``FittedScorer`` is loaded from into an existing folder.
 
     Args:
         folder: an existing one.
-        network, tokenizer, profile, fingerprint, base_profile: as ``FittedScorer`` takes them.
+        network, tokenizer, profile, fingerprint, base_profile, fitted_on: as ``FittedScorer`` takes them.
         base: the CLIP that the network builds on: a hub id, or a directory, which is copied into the folder.
 
     Raises:
@@ -251,5 +258,7 @@ def write_fitted(
     except OSError as error:
         raise InputError(f"cannot write {str(folder)!r} ({error.strerror or error}): choose another place") from None
     write_settings(folder, {"sign": profile.sign, "normalize": profile.normalize, "temperature": profile.temperature})
+    if fitted_on is not None:
+        write_pictures(folder, fitted_on)
     write_atomically(folder / _WEIGHTS, lambda file: file.write(save(state, {"format": "pt"})))
     write_atomically(folder / FITTED_FILE, lambda file: file.write(json.dumps(config, indent=1).encode()))
