@@ -16,12 +16,12 @@ from scipy.stats import binom, binomtest
 from trimkit.attach.confidence_watch import ConfidenceWatch
 from trimkit.calibration import _promise
 from trimkit.calibration._bounds import fixed_sequence, needed, p_value, provable_rate, upper_bound
+from trimkit.calibration._ladders import ladders, means
 from trimkit.calibration._notes import Pair
 from trimkit.calibration._outcomes import Outcomes, Way, confidence_seen, is_right, said_number
 from trimkit.calibration._promise import Promise, Step, prove, split_pictures
 from trimkit.calibration._risk_report import config_of, notes_of
-from trimkit.calibration._rules import Rule, _at_share, ladders
-from trimkit.calibration._rules import _means as rules_means
+from trimkit.calibration._rules import Rule
 from trimkit.config import read_config, save_config
 from trimkit.core.confidence import Fallback, fallback_of
 from trimkit.errors import ConfigError, InputError
@@ -174,10 +174,10 @@ def test_questions_of_one_picture_are_one_draw() -> None:
         for each in one
     ]
     tuned, proving = split_pictures(300, 0.05, 0.95, 0)
-    single, copied = (
-        prove([each.of(tuned) for each in pool], of_way(pool, proving), 0.05, 0.95) for pool in (one, ten)
-    )
-    assert [step.p_value for step in single.steps] == pytest.approx([step.p_value for step in copied.steps])
+    promise = prove([each.of(tuned) for each in one], of_way(one, proving), 0.05, 0.95)
+    for step in promise.steps:
+        copied = step.rule.read(of_way(ten, proving)).by_picture
+        assert p_value(copied, 0.05) == pytest.approx(step.p_value)
 
 
 def test_a_second_rung_saves_tokens_where_the_first_is_unsure() -> None:
@@ -207,9 +207,9 @@ def test_a_second_rung_saves_tokens_where_the_first_is_unsure() -> None:
 def test_all_thresholds_together_are_read_as_one_by_one() -> None:
     draws = np.random.default_rng(8)
     pool = simulated(draws, 200)
-    for rules in ladders(pool):
+    for rules in (ladder.rules for ladder in ladders(pool)):
         read = [rule.read(of_way(pool)) for rule in rules]
-        lost, tokens = rules_means([of_way(pool)(way) for way in rules[0].ways], rules)
+        lost, tokens = means([of_way(pool)(way) for way in rules[0].ways], rules)
         assert lost == pytest.approx([each.loss.mean() for each in read])
         assert tokens == pytest.approx([each.tokens.mean() for each in read])
 
@@ -241,24 +241,20 @@ def test_answers_that_agree_are_believed_where_that_saves_tokens() -> None:
 def test_all_thresholds_of_agreeing_answers_together_are_read_as_one_by_one() -> None:
     pool = agreeing(np.random.default_rng(13), 200)
     agreed = 0
-    for rules in ladders(pool):
+    for rules in (ladder.rules for ladder in ladders(pool)):
         read = [rule.read(of_way(pool)) for rule in rules]
-        lost, tokens = rules_means([of_way(pool)(way) for way in rules[0].ways], rules)
+        lost, tokens = means([of_way(pool)(way) for way in rules[0].ways], rules)
         assert lost == pytest.approx([each.loss.mean() for each in read])
         assert tokens == pytest.approx([each.tokens.mean() for each in read])
         agreed += any(rule.agreed for rule in rules)
     assert agreed
 
 
-def test_of_answers_that_are_not_there_yet_all_go_on() -> None:
-    assert _at_share(np.array([]), 0.3) == _at_share(np.array([0.5]), 1.0) == math.inf
-    assert _at_share(np.array([]), 0.0) == _at_share(np.array([0.5]), 0.0) == -math.inf
-    assert _at_share(np.array([0.9, 0.1, 0.5]), 0.34) == 0.5
-
-
 def test_agreement_is_looked_at_only_where_it_matters() -> None:
     pool = agreeing(np.random.default_rng(4), 60)
-    assert all(rule.agreed[0] < rule.later[0] for rules in ladders(pool) for rule in rules if rule.agreed)
+    rules = [rule for ladder in ladders(pool) for rule in ladder.rules]
+    assert any(rule.agreed for rule in rules)
+    assert all(rule.agreed[0] < rule.later[0] for rule in rules if rule.agreed)
 
 
 def test_what_is_said_is_compared_by_its_first_tokens() -> None:
@@ -280,7 +276,7 @@ def test_a_ladder_has_thresholds_of_its_own_where_that_saves_tokens() -> None:
     assert promise.chosen.tokens < promise.chosen.again * 576.0
     fallback = fallback_of(config_of(promise, [], {}).reduce.fallback)
     assert fallback is not None
-    assert [fallback.threshold_of(rung) for rung in (0, 1)] == [rule.threshold, max(rule.later[0], 0.0)]
+    assert [fallback.threshold_of(rung) for rung in (0, 1)] == [rule.threshold, rule.later[0]]
 
 
 @pytest.mark.parametrize("measure", ["margin", "entropy"])

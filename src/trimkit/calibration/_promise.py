@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trimkit.calibration._bounds import check_promise, fixed_sequence, needed, p_value, provable_rate, upper_bound
+from trimkit.calibration._ladders import cheapest_ladder
 from trimkit.calibration._measure import Values
 from trimkit.calibration._outcomes import LossMeasure, Outcomes
-from trimkit.calibration._rules import Measured, Rule, cheapest_ladder, fixed_budgets
+from trimkit.calibration._rules import Measured, Rule, fixed_budgets
 from trimkit.errors import InputError
 
 __all__ = ["LEAST_TUNED", "Promise", "Step", "prove", "split_pictures"]
