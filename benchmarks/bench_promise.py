@@ -3,12 +3,14 @@
 Scenes that nobody trained on are answered by many ways of reducing; the first of them calibrate, the last ones check. There are
 two promises: at most so many answers change, and at most so many turn from right to wrong. Then asking again alone, from 16
 tokens of ``trim``; the same promise where relevance has the wrong sign; and the time of a question from picture to answer, arms
-taking turns. With the same journal a run that was interrupted goes on. Writes ``benchmarks/results/promise.json``.
+taking turns. With the same journal a run that was interrupted goes on. With ``--scorer`` relevance is a fitted scorer's.
+Writes ``benchmarks/results/promise.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import time
@@ -61,6 +63,12 @@ def said_of(rule: Rule) -> dict[str, Any]:
         "thresholds": later if rule.later else [],
         "agreed": list(map(limit_to_plain, rule.agreed)),
     }
+
+
+def fitted_on(scorer: Path) -> dict[str, Any]:
+    """What a fitted scorer learned from, as its report says."""
+    report = json.loads((scorer / "fit.json").read_text(encoding="utf-8"))
+    return {name: report[name] for name in ("data", "target", "parameters", "guard")}
 
 
 def _number(limit: float | str) -> float:
@@ -127,7 +135,9 @@ def asking_again(answers: Answers, count: int) -> dict[str, Any]:
     }
 
 
-def seconds(rules: dict[str, dict[str, Any] | None], scenes: int, seed: int, types: tuple[str, ...]) -> dict[str, Any]:
+def seconds(
+    rules: dict[str, dict[str, Any] | None], scenes: int, seed: int, types: tuple[str, ...], scorer: Path | None
+) -> dict[str, Any]:
     """Median seconds of a question from pixels to answer, by arm; arms take turns scene by scene."""
     model, processor = load_demo()
     arms = {name: rule for name, rule in rules.items() if rule is not None}
@@ -137,7 +147,7 @@ def seconds(rules: dict[str, dict[str, Any] | None], scenes: int, seed: int, typ
         inputs = build_inputs(model, processor, [picture], [question.text], max_new_tokens=LENGTH)
         turn = number % len(arms)
         for name in [*arms][turn:] + [*arms][:turn]:
-            with trimkit.reduce(model, processor, query=[question.text], **_options(arms[name])):
+            with trimkit.reduce(model, processor, query=[question.text], **_options(arms[name], scorer)):
                 began = time.perf_counter()
                 with torch.no_grad():
                     model.generate(**inputs, max_new_tokens=LENGTH, do_sample=False)
@@ -147,11 +157,11 @@ def seconds(rules: dict[str, dict[str, Any] | None], scenes: int, seed: int, typ
     }
 
 
-def _options(rule: dict[str, Any] | None) -> dict[str, Any]:
+def _options(rule: dict[str, Any] | None, scorer: Path | None) -> dict[str, Any]:
     if rule is None or not rule["budgets"]:
         return {"method": get_method("none")}
     first, *more = rule["budgets"]
-    found: dict[str, Any] = {"method": rule["method"], "budget": first}
+    found: dict[str, Any] = {"method": rule["method"], "budget": first, "scorer": scorer}
     if rule["signal"] is not None and rule["threshold"] != "none":
         measure, tokens = rule["signal"]
         own = tuple(map(_number, rule["thresholds"]))
@@ -185,6 +195,9 @@ def shown(record: Record) -> str:
     ]
     note = f"Demo model, {record['config']['calibrating']} scenes calibrate, {_types(record)}. All image tokens: 576. "
     note += "95 % confidence."
+    scorer = record["config"].get("scorer")
+    if scorer is not None:
+        note += f" Relevance of a scorer that was fitted without labels to {scorer['data']['pictures']} other pictures."
     drawn = record["results"].get("image_tokens_by_split", {})
     for measure, tokens in drawn.items():
         spread = f"{min(tokens):.0f} to {max(tokens):.0f}, {statistics.fmean(tokens):.0f} on average"
@@ -213,11 +226,14 @@ def shown_again(record: Record) -> str:
 
 
 SIX = "bench_promise --types basic --out benchmarks/results/promise_six_types.json"
+FITTED = "bench_promise --scorer FOLDER --out benchmarks/results/promise_fitted.json"
 TABLES = {
     "promise": made_of("promise", shown, "bench_promise"),
     "promise-again": made_of("promise", shown_again, "bench_promise"),
     "promise-six-types": made_of("promise_six_types", shown, SIX),
     "promise-again-six-types": made_of("promise_six_types", shown_again, SIX),
+    "promise-fitted": made_of("promise_fitted", shown, FITTED),
+    "promise-again-fitted": made_of("promise_fitted", shown_again, FITTED),
 }
 
 
@@ -234,17 +250,19 @@ def main() -> None:
     parser.add_argument(
         "--types", choices=("basic", "all"), default="all", help="of question: the first six, or all ten"
     )
+    parser.add_argument("--scorer", type=Path, help="folder that trimkit fit wrote; by default the model's own CLIP")
     parser.add_argument("--journal", type=Path, help="file of finished answers")
     parser.add_argument("--out", type=Path, default=RESULTS / "promise.json")
     given = parser.parse_args()
     count, total = given.calibrating, given.calibrating + given.others
-    asked = {"types": BASIC if given.types == "basic" else ALL_TYPES}
+    types = BASIC if given.types == "basic" else ALL_TYPES
+    asked: dict[str, Any] = {"types": types, "scorer": given.scorer}
     answers = gathered(
         right_ways(), given.seed, total, given.journal, lambda done: print(f"{done} scenes", flush=True), **asked
     )
     focus, trim = [each for each in answers if each.outcomes.way.method.name == "focus"], answers[-1]
     promises = [promised(focus, count, risk, measure, given.seed) for measure in MEASURES for risk in RISKS]
-    wrong = gathered(wrong_ways(), given.seed, given.wrong + given.others // 2, given.journal, **asked)
+    wrong = gathered(wrong_ways(given.scorer), given.seed, given.wrong + given.others // 2, given.journal, **asked)
     broken = [promised(wrong, given.wrong, 0.02, measure, given.seed) for measure in MEASURES]
     timed: dict[str, dict[str, Any] | None] = {"all tokens": {"budgets": []}}
     for each in promises:
@@ -260,9 +278,10 @@ def main() -> None:
         "image_tokens_by_split": drawn,
         "wrong_sign": broken,
         "asking_again": asking_again(trim, count),
-        "seconds": seconds(timed, given.timed, given.seed, asked["types"]),
+        "seconds": seconds(timed, given.timed, given.seed, types, given.scorer),
     }
     config = {name: getattr(given, name) for name in ("calibrating", "others", "wrong", "timed", "seed", "types")}
+    config["scorer"] = None if given.scorer is None else fitted_on(given.scorer)
     record = {"experiment": "promise", "config": config, "provenance": provenance(), "results": results}
     save(record, given.out)
     print(f"wrote {given.out}")

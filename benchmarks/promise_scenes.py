@@ -24,13 +24,14 @@ from trimkit.core.confidence import answer_confidence
 from trimkit.demo import load_demo
 from trimkit.demo.questions import grade
 from trimkit.demo.typed_items import sample_typed_item
-from trimkit.eval.identity import method_identity, weights_identity
+from trimkit.eval.identity import method_identity, scorer_identity, weights_identity
 from trimkit.eval.journal import Journal
 from trimkit.eval.question_types import BASIC
 from trimkit.io.provenance import versions
 from trimkit.methods import Method
 from trimkit.pipeline.feature_cache import FeatureCache
 from trimkit.pipeline.model_store import scorer_of
+from trimkit.scorers import Scorer
 
 __all__ = ["DIALS", "LENGTH", "Answers", "gathered", "right_ways", "wrong_ways"]
 
@@ -50,10 +51,10 @@ def right_ways() -> list[Method]:
     return [*(get_method("focus", budget=size) for size in sizes), get_method("trim", budget=16)]
 
 
-def wrong_ways() -> list[Method]:
-    """``focus`` that takes the most relevant patches for the least relevant ones."""
+def wrong_ways(scorer: Path | None = None) -> list[Method]:
+    """``focus`` that takes the most relevant patches for the least relevant ones, by the model's own scorer or another."""
     model, _ = load_demo()
-    own = scorer_of(model, None).profile  # type: ignore[union-attr]
+    own = scorer_of(model, scorer).profile  # type: ignore[union-attr]
     wrong = EncoderProfile(-own.sign, own.normalize, own.temperature)
     return [get_method("focus", budget=count, profile=wrong) for count in WRONG_COUNTS]
 
@@ -78,6 +79,7 @@ def gathered(
     journal: Path | None,
     advance: Callable[[int], None] = lambda done: None,
     types: tuple[str, ...] = BASIC,
+    scorer: Path | None = None,
 ) -> list[Answers]:
     """What every method answers to scenes 0 to n - 1 of ``seed``.
 
@@ -87,8 +89,10 @@ def gathered(
         journal: file of finished answers, or None.
         advance: called with the number of scenes done.
         types: of question; they take turns.
+        scorer: folder of a fitted one; None is the model's own.
     """
     model, processor = load_demo()
+    found = scorer_of(model, scorer)
     settings: dict[str, Any] = {
         "seed": seed,
         "batch": BATCH,
@@ -96,10 +100,11 @@ def gathered(
         "weights": weights_identity(model),
         "versions": versions(),
         **({} if types == BASIC else {"types": list(types)}),
+        **({} if scorer is None or found is None else {"scorer": scorer_identity(found)}),
     }
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ["full", *map(method_identity, methods)]}
     with Journal(journal, settings) if journal else _Forgetful() as book:
-        asker = _Asker(model, processor, seed, book, types)
+        asker = _Asker(model, processor, seed, book, types, found)
         for start in range(0, n, BATCH):
             for name, found in asker.batch(range(start, start + BATCH), methods):
                 rows[name] += found
@@ -127,10 +132,11 @@ class _Forgetful:
 class _Asker:
     """Asks a batch of scenes in every way that has not been asked."""
 
-    def __init__(self, model: Any, processor: Any, seed: int, book: Any, types: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: Any, processor: Any, seed: int, book: Any, types: tuple[str, ...], scorer: Scorer | None
+    ) -> None:
         self._model, self._processor, self._seed, self._book = model, processor, seed, book
-        self._types = types
-        self._scorer = scorer_of(model, None)
+        self._types, self._scorer = types, scorer
         self._ends = torch.tensor(np.atleast_1d(model.generation_config.eos_token_id))
 
     def batch(self, indices: range, methods: Sequence[Method]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
