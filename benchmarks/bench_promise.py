@@ -226,7 +226,7 @@ def shown_again(record: Record) -> str:
 
 
 SIX = "bench_promise --types basic --out benchmarks/results/promise_six_types.json"
-FITTED = "bench_promise --scorer FOLDER --out benchmarks/results/promise_fitted.json"
+FITTED = "bench_promise --scorer FOLDER --calibrating 5600 --out benchmarks/results/promise_fitted.json"
 TABLES = {
     "promise": made_of("promise", shown, "bench_promise"),
     "promise-again": made_of("promise", shown_again, "bench_promise"),

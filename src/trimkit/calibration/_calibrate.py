@@ -162,7 +162,7 @@ def _search(
     scorer: str | None,
     notes: tuple[str, ...],
 ) -> Calibration:
-    """``own``: the encoder's profile, None for a method that reads no text; ``scorer``: one named; ``notes``: known before."""
+    """Five stages. ``own``: the encoder's profile, None for a method without text; ``scorer``: one named; ``notes``: so far."""
     decisions: dict[str, Comparison] = {}
     candidates: list[Arm] = []
     temperatures: list[Arm] = []

@@ -106,6 +106,7 @@ def sure_of(
 
 
 def said_same(first: Outcomes, second: Outcomes, signal: Signal) -> NDArray[np.bool_]:
+    """``[questions]``, whether both answers begin alike, as far as ``signal`` looks."""
     same: NDArray[np.bool_] = first.said[signal[1]] == second.said[signal[1]]
     return same
 

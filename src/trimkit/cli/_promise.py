@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimkit.cli import _common as common
 from trimkit.cli._progress import progress
-from trimkit.io.text import one_line
+from trimkit.cli._skipped import print_skipped
 
 if TYPE_CHECKING:
     from trimkit.calibration import RiskCalibration
@@ -87,8 +86,7 @@ def run(
         said |= {"model": loading[0], "seconds": round(time.perf_counter() - started, 1)}
         common.print_json(said | {"skipped": [{"name": name, "reason": reason} for name, reason in skipped]})
         return
-    for name, reason in skipped:
-        print(f"skipped {one_line(name)}: {one_line(reason)}", file=sys.stderr)
+    print_skipped(skipped)
     _print(found)
     print(f"saved     {target}" if target is not None else "saved     nothing: -o FILE saves a config")
 

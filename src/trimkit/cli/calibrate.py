@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +11,9 @@ import typer
 from trimkit.cli import _common as common
 from trimkit.cli import _promise
 from trimkit.cli._progress import progress
+from trimkit.cli._skipped import print_skipped
 from trimkit.errors import ConfigError, InputError
 from trimkit.io.numbers import MAX_BATCH, MAX_QUESTIONS, MAX_SEED
-from trimkit.io.text import one_line
 
 if TYPE_CHECKING:
     from trimkit.calibration import Calibration
@@ -156,8 +155,7 @@ def _calibrate(
         seconds = round(time.perf_counter() - started, 1)
         common.print_json(_as_json(found, config.model_dump(mode="json", exclude_none=True), skipped, model, seconds))
         return
-    for name, reason in skipped:
-        print(f"skipped {one_line(name)}: {one_line(reason)}", file=sys.stderr)
+    print_skipped(skipped)
     _print(found)
     print(f"saved     {target}" if target is not None else "saved     nothing: -o FILE saves a config")
 

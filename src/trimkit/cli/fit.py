@@ -9,8 +9,8 @@ import typer
 
 from trimkit.cli import _common as common
 from trimkit.cli._progress import progress
+from trimkit.cli._skipped import print_skipped
 from trimkit.io.numbers import MAX_BATCH, MAX_QUESTIONS, MAX_SEED
-from trimkit.io.text import one_line
 
 if TYPE_CHECKING:
     from trimkit.fitting import Fitting
@@ -130,8 +130,7 @@ def _fit(
     if as_json:
         common.print_json({**found.told, "written": None if found.written is None else str(found.written)})
         return
-    for name, reason in sources.skipped:
-        print(f"skipped {one_line(name)}: {one_line(reason)}", file=sys.stderr)
+    print_skipped(sources.skipped)
     _print(found, force=how["force"])
 
 
