@@ -175,8 +175,9 @@ def _rule(ways: tuple[Way, ...], signal: Signal, limits: Sequence[Limits]) -> Ru
 
 def _rung(outcomes: Outcomes, signal: Signal, before: Outcomes | None) -> _Rung:
     sure = outcomes.confidence[signal]
-    compared = before is not None and signal[1] in outcomes.said and signal[1] in before.said
-    agrees = said_same(before, outcomes, signal) if before is not None and compared else np.zeros(len(sure), dtype=bool)
+    agrees: Mask = np.zeros(len(sure), dtype=bool)
+    if before is not None and signal[1] in outcomes.said and signal[1] in before.said:
+        agrees = said_same(before, outcomes, signal)
     loss, believed = _expected(sure, agrees, outcomes.loss)
     order = np.argsort(-sure, kind="stable")
     return _Rung(sure, order, agrees & believed, loss, outcomes.kept)

@@ -27,10 +27,8 @@ def picture_mark(image: Any) -> str:
 
     It is the same for a picture and for what ``trimkit fit`` shrinks it to. From a mark the picture cannot be told.
     """
-    small = image.convert("RGB")
-    if max(small.size) > LONGEST_SIDE:
-        small = small.copy()
-        small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    small = image.convert("RGB")  # a copy, whatever the mode
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     digest = hashlib.blake2b(f"{small.size}".encode(), digest_size=8)
     digest.update(small.tobytes())
     return digest.hexdigest()
