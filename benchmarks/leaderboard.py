@@ -20,11 +20,6 @@ PATH = ROOT / "src" / "trimkit" / "eval" / "leaderboard.json"
 SUITE, COST = "suite_ten_types", "bench_rivals"
 DOWNSAMPLED = "resize"
 
-# Methods whose choice is another, or is made another way, since a run at this commit: it does not say what they cost now.
-OUTDATED = {
-    "446358d5d617266171d7c268286cd04b836c359b": {"focus", "cdpruner", "divprune", "visionzip", "prumerge"},
-}
-
 
 def board() -> dict[str, Any]:
     """What ``trimkit.eval.leaderboard.load_leaderboard`` gives.
@@ -112,12 +107,10 @@ def _costs(record: Record | None) -> dict[str, float]:
     """Seconds a picture for text, choosing and shortening, by method, in a request with a new question."""
     stages = ("text", "select", "shrink")
     arms = [] if record is None else record["results"][0]["arms"]
-    commit = "" if record is None else record.get("provenance", {}).get("commit", "")
-    left_out = {"none", *OUTDATED.get(commit, ())}
     return {
         arm["method"]: sum(arm["stages_s"][stage]["median"] for stage in stages)
         for arm in arms
-        if arm["method"] not in left_out
+        if arm["method"] != "none"
     }
 
 

@@ -81,17 +81,6 @@ def test_what_choosing_costs_comes_from_the_bench_and_a_row_brings_its_own(resul
     assert costs == {"trim": 120.0, "random": None, "uniform": 110.0}
 
 
-def test_what_a_method_cost_before_it_was_changed_is_not_told(results: Path) -> None:
-    (commit,) = leaderboard.OUTDATED
-    stages = {"text": {"median": 0.1}, "select": {"median": 0.1}, "shrink": {"median": 0.0}}
-    arms = [{"method": method, "stages_s": stages} for method in ("trim", "focus")]
-    write(results / "suite_ten_types.json", record(arm("trim", "64", "1100"), arm("focus", "64", "1100")))
-    for which, known in ((commit, [None, 200.0]), ("a later one", [200.0, 200.0])):
-        made = {"provenance": {**PROVENANCE, "commit": which}, "results": [{"arms": arms}]}
-        write(results / "bench_rivals.json", made)
-        assert [each["choosing_ms"] for each in leaderboard.board()["entries"]] == known
-
-
 def test_the_literal_sign_and_other_variants_are_no_entries(results: Path) -> None:
     """``trim-released`` keeps the sign of another tower: in a row of its own, too."""
     both = [arm("trim-released", "64", "0000"), arm("trim-released sign=auto", "64", "1100")]
