@@ -29,8 +29,9 @@ from trimkit.fitting import _fit as fit_module
 from trimkit.fitting._divergence import divergence
 from trimkit.fitting._networks import FittedWords
 from trimkit.fitting._questions import asked_by_model
-from trimkit.fitting._targets import _relaxed, choose_layers, layer_prompts
-from trimkit.fitting._train import _Runs
+from trimkit.fitting._rows import MOST_SETS, row_prompts, row_sets
+from trimkit.fitting._runs import Runs, Split
+from trimkit.fitting._targets import _relaxed
 from trimkit.fitting._training import Training, learning_rate
 from trimkit.io import files
 from trimkit.loading import load_model
@@ -161,7 +162,7 @@ def test_divergence_is_zero_from_itself_and_counts_the_rest() -> None:
     assert float(divergence(torch.randn(3, 40).log_softmax(-1), likely.values, likely.indices)) > 0.0
 
 
-def test_layers_are_chosen_for_completing_each_other() -> None:
+def test_rows_are_tried_for_completing_each_other_and_every_step_there_is_a_set() -> None:
     """Three tokens are needed: one layer finds two of them, another the third; one that finds one of the two adds nothing."""
     total, needed = 36, (3, 17, 30)
     attention = torch.full((2, 3, total), 1e-3)
@@ -178,8 +179,30 @@ def test_layers_are_chosen_for_completing_each_other() -> None:
             return np.array([float(len(set(needed) - top))]), np.ones(1)
 
     prompts: list[int] = []
-    assert choose_layers(Planted(), [(0, 0)], prompts.append) == [(0, 1), (1, 2)]  # type: ignore[arg-type]
-    assert 6 < sum(prompts) <= layer_prompts(3, 1)
+    found = row_sets(Planted(), [(0, 0)], prompts.append)  # type: ignore[arg-type]
+    assert found == [[(0, 1)], [(0, 1), (1, 2)]]
+    assert 6 < sum(prompts) <= row_prompts(3, 1)
+
+
+def test_the_first_row_is_tried_with_more_than_one_partner() -> None:
+    """Each row finds a token of its own, so that all help; the partner that helps most is not the only one."""
+    attention = torch.full((2, 3, 36), 1e-3)
+    for place, (side, layer) in enumerate((side, layer) for side in range(2) for layer in range(3)):
+        attention[side, layer, place] = 1.0
+    pair = SimpleNamespace(attention=attention)
+
+    class Planted:
+        store = SimpleNamespace(get=lambda number: SimpleNamespace(pairs=[pair]))
+
+        def measure(self, pairs: Any, rank: Any, method: Any) -> Any:
+            row = rank([None], [pair])[0]
+            found = [place for place in range(6) if row[place] > row[10:].max() + 0.5]
+            return np.array([10.0 - sum(1.0 / (1 + place) for place in found)]), np.ones(1)
+
+    found = row_sets(Planted(), [(0, 0)], lambda prompts: None)  # type: ignore[arg-type]
+    pairs = [[(0, 0), (0, 1)], [(0, 0), (0, 2)], [(0, 0), (1, 0)]]
+    assert found == [[(0, 0)], *pairs, [(0, 0), (0, 1), (0, 2)], [(0, 0), (0, 1), (0, 2), (1, 0)]]
+    assert len(found) == MOST_SETS
 
 
 @pytest.mark.parametrize(("best", "left"), [(0.0, 0.3), (1.0, 1.3)])
@@ -189,16 +212,41 @@ def test_what_it_builds_on_is_added_as_far_as_it_helps(
     """Training can take out a relevance that is right where nothing was learned."""
     network = FittedWords(NetworkShape(4, 6, 8), torch.zeros(6, 5), builds_on=True)
     network.network.set_base_weight(0.3)
-    runs = _Runs.__new__(_Runs)
+    runs = Runs.__new__(Runs)
     runs._network = network
     far = lambda _, heat: abs(network.network.base_weight.item() - 0.3 - best)  # noqa: E731
-    monkeypatch.setattr(_Runs, "_far", far)
+    monkeypatch.setattr(Runs, "_far", far)
     before, steps = network.network.base_share.clone(), []
     tried = runs.add_base(1.0, far(runs, 1.0), steps.append)
     assert network.network.base_weight.item() == pytest.approx(left)
     assert list(tried) == ["0", "0.25", "0.5", "1", "2"]
     assert steps == [1, 1, 1, 1]
     assert best or torch.equal(network.network.base_share, before)
+
+
+def test_attention_that_cannot_be_learned_is_not_aimed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every set is trained from the same weights, and the one nearest after that is aimed at, wherever it stands in the row."""
+    network = FittedWords(NetworkShape(4, 6, 8), torch.zeros(6, 5))
+    runs = Runs(None, network, None, Split([(0, 0)], [(1, 0)], []), FitSettings(steps=3))  # type: ignore[arg-type]
+    learned = {(0, 0): 0.3, (1, 4): 0.1, (1, 5): 0.2}
+    seen: list[tuple[Any, float]] = []
+
+    def training(self: Any, target: str, settings: FitSettings, path: Path, identity: str) -> Any:
+        def run(advance: Callable[[int], None]) -> None:
+            seen.append((path.name, float(network.network.free_words.detach().abs().sum())))
+            network.network.free_words.data.add_(1.0)
+
+        return SimpleNamespace(run=run)
+
+    monkeypatch.setattr(Runs, "_training", training)
+    monkeypatch.setattr(Runs, "_far", lambda self, heat: learned[self.rows[0]])
+    start = runs.state()
+    found = runs.race([[(0, 0)], [(1, 4)], [(1, 5)]], tmp_path, "", fit_module._silent)
+    assert found == {"question 0": 0.3, "answer 4": 0.1, "answer 5": 0.2}
+    assert runs.rows == [(1, 4)]
+    assert [name for name, _ in seen] == [f"rows-{number}.safetensors" for number in range(3)]
+    assert len({weights for _, weights in seen}) == 1
+    assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
 
 
 def test_the_relaxed_choice_keeps_a_number_and_gains_nothing_from_relevance_that_rises_everywhere() -> None:
@@ -239,7 +287,12 @@ def test_a_fit_that_is_killed_goes_on_and_gives_the_same_weights(
 
         return phase
 
-    for doomed in ("answers of the full model", "fit to the attention", "fit to the answer"):
+    for doomed in (
+        "answers of the full model",
+        "attention that can be learned",
+        "fit to the attention",
+        "fit to the answer",
+    ):
         with pytest.raises(KilledError):
             fitted(loaded, tmp_path, phase=dying(doomed))
         assert not (tmp_path / "out").exists()

@@ -25,9 +25,10 @@ from trimkit.fitting._divergence import Reader
 from trimkit.fitting._forecast import Forecast
 from trimkit.fitting._guard import Verdict, guard
 from trimkit.fitting._records import RecordStore
+from trimkit.fitting._runs import Split
 from trimkit.fitting._settings import FitSettings
 from trimkit.fitting._teacher import Teacher
-from trimkit.fitting._train import Split, Trained, new_network, split_pictures, train
+from trimkit.fitting._train import Trained, new_network, split_pictures, train
 from trimkit.io.directories import built, new_directory
 from trimkit.io.files import resolved, user_path, write_atomically
 from trimkit.io.provenance import hardware, versions

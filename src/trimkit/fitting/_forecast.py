@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trimkit.fitting._rows import MOST_SETS, row_prompts
 from trimkit.fitting._settings import (
     ADDED,
     ATTENTION_STEPS,
@@ -15,7 +16,6 @@ from trimkit.fitting._settings import (
     TEMPERATURES,
     FitSettings,
 )
-from trimkit.fitting._targets import layer_prompts
 
 __all__ = ["Forecast", "forecast"]
 
@@ -90,8 +90,11 @@ def forecast(
     prompts = {"answer": _TRAIN, "attention": ATTENTION_STEPS * _NETWORK}  # a pair and step of ``settings.steps``
     steps = settings.steps * settings.batch * sum(prompts[target] for target in settings.targets)
     config = model.config.get_text_config()
-    layers = layer_prompts(config.num_hidden_layers, min(LAYER_PAIRS, pictures * settings.per_picture))
-    fit = prompt_seconds * (steps + looks * len(settings.targets) + compared + layers)
+    fit = prompt_seconds * (steps + looks * len(settings.targets) + compared)
+    if "attention" in settings.targets:
+        layers = row_prompts(config.num_hidden_layers, min(LAYER_PAIRS, pictures * settings.per_picture))
+        race = settings.of_race().steps * settings.batch * _NETWORK + min(asked, COMPARED) * len(BUDGETS)
+        fit += prompt_seconds * (layers + MOST_SETS * race)
     largest = max(settings.batch * (settings.shares[1] * tokens + text), settings.per_picture * (tokens + text))
     size = next(model.parameters()).element_size()
     weights = sum(each.numel() * each.element_size() for each in model.parameters())

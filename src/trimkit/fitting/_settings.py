@@ -15,6 +15,7 @@ __all__ = [
     "LAYER_PAIRS",
     "LOOKED_AT",
     "MINIMUM_PICTURES",
+    "RACE",
     "TARGETS",
     "TEMPERATURES",
     "FitSettings",
@@ -29,6 +30,9 @@ BUDGETS = (1 / 9, 1 / 18, 1 / 36)
 ATTENTION_STEPS = 10
 """Steps of ``attention`` for each of ``answer``. Kinds of pictures that are rare among the user's need many: on the demo model
 with a tenth of pages, six thousand steps keep twice as many of their answers as nine hundred."""
+
+RACE = 6
+"""A set of rows of attention is tried with the steps of ``attention`` divided by this: six sets take as many steps again."""
 
 TEMPERATURES = (0.5, 1.0, 2.0)
 """What relevance is divided by, tried one after the other."""
@@ -119,6 +123,11 @@ class FitSettings:
         if target != "attention":
             return self
         return replace(self, steps=self.steps * ATTENTION_STEPS, every=self.every * ATTENTION_STEPS)
+
+    def of_race(self) -> FitSettings:
+        """With the steps that a set of rows of attention is tried with, and two looks."""
+        steps = max(1, self.steps * ATTENTION_STEPS // RACE)
+        return replace(self, steps=steps, every=max(1, steps // 2))
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,73 +12,24 @@ from torch import Tensor
 
 from trimkit.core.types import ImageTokens, Selection
 from trimkit.fitting._divergence import Reader, divergence
-from trimkit.fitting._guard import guard_method
 from trimkit.fitting._networks import FittedWords
 from trimkit.fitting._prompts import answer_logp, kept_embeddings
 from trimkit.fitting._records import PairRecord
-from trimkit.fitting._settings import BUDGETS
 
-__all__ = ["answer_loss", "attention_loss", "attention_target", "choose_layers", "layer_prompts"]
+__all__ = ["Row", "answer_loss", "attention_loss", "attention_target"]
 
-_MOST_LAYERS = 4  # layers and sides whose attention is averaged
-_CANDIDATES = 16  # the best alone, among which others are looked for
+Row = tuple[int, int]
+"""Of attention: a side (0 the question, 1 the answer) and a layer."""
+
 _NOISE = 0.5  # scale of the Gumbel noise that lets tokens below the cut be tried
 _SLOPE = 1.0  # of the relaxed cut, in units of relevance
 
 
-def attention_target(pair: PairRecord, rows: Sequence[tuple[int, int]]) -> Tensor:
+def attention_target(pair: PairRecord, rows: Sequence[Row]) -> Tensor:
     """``[N]`` float32 that sums to 1: the mean of the named rows of ``pair.attention``, each softmaxed over the picture."""
     parts = [pair.attention[side, layer].float() for side, layer in rows]
     shares = [part / part.sum().clamp(min=1e-9) for part in parts]
     return torch.stack(shares).mean(dim=0)
-
-
-def choose_layers(
-    reader: Reader, pairs: Sequence[tuple[int, int]], advance: Callable[[int], None]
-) -> list[tuple[int, int]]:
-    """Sides (0 the question, 1 the answer) and layers whose mean attention leaves the model's answer nearest.
-
-    First the one whose highest tokens do, kept by ``focus``; then, up to four, the one that brings the mean nearest together
-    with those before, as long as one does. Sides and layers look at different things: some at all that is named, some at what
-    is answered, so that the best few alone can be worse than few that complete each other.
-
-    Args:
-        reader: asks the model.
-        pairs: to compare on.
-        advance: called with the number of prompts done.
-    """
-    first = reader.store.get(pairs[0][0]).pairs[pairs[0][1]].attention
-    rows = [(side, layer) for side in range(2) for layer in range(first.shape[1])]
-    method = guard_method(BUDGETS[-1])
-
-    def far(chosen: list[tuple[int, int]]) -> float:
-        def rank(images: Sequence[ImageTokens], questions: Sequence[PairRecord]) -> list[Tensor]:
-            return [attention_target(each, chosen).clamp(min=1e-9).log() for each in questions]
-
-        found = float(reader.measure(pairs, rank, method)[0].mean())
-        advance(len(pairs))
-        return found
-
-    alone = {row: far([row]) for row in rows}
-    left = sorted(rows, key=lambda row: alone[row])[:_CANDIDATES]
-    found = [left.pop(0)]
-    lowest = alone[found[0]]
-    while left and len(found) < _MOST_LAYERS:
-        tried = {row: far([*found, row]) for row in left}
-        best = min(left, key=lambda row: tried[row])
-        if tried[best] >= lowest:
-            break
-        lowest = tried[best]
-        left.remove(best)
-        found.append(best)
-    return sorted(found)
-
-
-def layer_prompts(layers: int, pairs: int) -> int:
-    """How many prompts ``choose_layers`` asks at most, of a model of so many layers."""
-    rows = 2 * layers
-    left = min(rows, _CANDIDATES)
-    return pairs * (rows + sum(max(left - taken, 0) for taken in range(1, _MOST_LAYERS)))
 
 
 def attention_loss(
@@ -86,7 +37,7 @@ def attention_loss(
     images: Sequence[ImageTokens],
     pairs: Sequence[PairRecord],
     tokenizer: Any,
-    rows: Sequence[tuple[int, int]],
+    rows: Sequence[Row],
 ) -> Tensor:
     """Kullback-Leibler divergence of the softmaxed relevance from the attention, in nats, mean over pairs."""
     found = network.rank(images, pairs, tokenizer)

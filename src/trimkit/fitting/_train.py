@@ -4,43 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from trimkit.core.types import ImageTokens
 from trimkit.errors import InputError
 from trimkit.eval.identity import method_identity
 from trimkit.fitting._collect import Phase
 from trimkit.fitting._divergence import Reader
 from trimkit.fitting._guard import guard_method
 from trimkit.fitting._networks import FittedWords, word_embeddings
-from trimkit.fitting._records import PairRecord, pairs_of
-from trimkit.fitting._settings import ADDED, BUDGETS, COMPARED, LAYER_PAIRS, LOOKED_AT, TEMPERATURES, FitSettings
-from trimkit.fitting._targets import answer_loss, attention_loss, choose_layers, layer_prompts
-from trimkit.fitting._training import Progress, Training
+from trimkit.fitting._records import pairs_of
+from trimkit.fitting._rows import row_prompts, row_sets
+from trimkit.fitting._runs import Runs, Split, spread
+from trimkit.fitting._settings import ADDED, BUDGETS, COMPARED, LAYER_PAIRS, LOOKED_AT, RACE, FitSettings
+from trimkit.fitting._targets import Row
+from trimkit.fitting._training import Progress
 from trimkit.io.files import write_atomically
 from trimkit.io.reading import read_json
 from trimkit.io.text import json_text
 from trimkit.scorers import NetworkShape, width_for
 
-__all__ = ["Split", "Trained", "new_network", "split_pictures", "train"]
+__all__ = ["Trained", "new_network", "split_pictures", "train"]
 
 _LAYERS = "layers.json"
-Pairs = list[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Pairs by what they are for; a picture is in one part alone."""
-
-    train: Pairs
-    valid: Pairs
-    guard: Pairs
 
 
 @dataclass(frozen=True)
@@ -50,8 +40,9 @@ class Trained:
     Attributes:
         network: the better one's.
         target: which it was fitted to, and ``temperature`` that its relevance is divided by.
-        held_out: divergence of ``focus`` on the pictures that early stopping goes by: of each target at each temperature, and
-            of the kept one with more of what it builds on (``added``, by how much).
+        held_out: divergence of ``focus`` on the pictures that early stopping goes by: of each target at each temperature, of
+            the kept one with more of what it builds on (``added``, by how much), and of short trainings by the attention that
+            they aimed at (``attention rows``).
         curves: by target.
         layers: side and layer of the attention that was aimed at.
         best_steps: by target, where the best weights were.
@@ -62,7 +53,7 @@ class Trained:
     temperature: float
     held_out: dict[str, dict[str, float]]
     curves: dict[str, list[dict[str, float]]]
-    layers: list[tuple[int, int]]
+    layers: list[Row]
     best_steps: dict[str, int]
 
 
@@ -104,8 +95,8 @@ def train(
     The answer is gone after from the start or from what attention has given, whichever leaves the model nearer to its own.
     """
     identity = _identity(split, settings)
-    layers = _layers(reader, split, work, identity, phase)
-    runs = _Runs(reader, network, tokenizer, split, settings, layers)
+    runs = Runs(reader, network, tokenizer, split, settings)
+    rows_tried = _aim(runs, reader, split, work, identity, phase) if "attention" in settings.targets else {}
     progress: dict[str, Progress] = {}
     held_out: dict[str, dict[str, float]] = {}
     states = {}
@@ -123,13 +114,14 @@ def train(
     if network.builds_on:
         with phase("CLIP's relevance added", len(ADDED)) as advance:
             held_out["added"] = runs.add_base(float(heat), held_out[target][heat], advance)
+    held_out["attention rows"] = rows_tried
     return Trained(
         network=network,
         target=target,
         temperature=float(heat),
         held_out=held_out,
         curves={name: each.curve for name, each in progress.items()},
-        layers=layers,
+        layers=runs.rows,
         best_steps={name: each.best_step for name, each in progress.items()},
     )
 
@@ -138,135 +130,27 @@ def _identity(split: Split, settings: FitSettings) -> str:
     """Of a training: the same only with the same pictures to fit, to stop and to judge by, settings, and way of judging."""
     plain = {name: value for name, value in settings.to_plain().items() if name != "cache_gb"}
     parts = [split.train, split.valid, split.guard]
-    judged = [LOOKED_AT, COMPARED, [method_identity(guard_method(share)) for share in BUDGETS]]
+    judged = [LOOKED_AT, COMPARED, RACE, [method_identity(guard_method(share)) for share in BUDGETS]]
     return hashlib.blake2b(json_text([plain, parts, judged]).encode(), digest_size=16).hexdigest()
 
 
-def _spread(pairs: Pairs, most: int) -> Pairs:
-    """At most so many, evenly from all of them."""
-    return pairs[:: -(-len(pairs) // most)]
-
-
-def _layers(reader: Reader, split: Split, work: Path, identity: str, phase: Phase) -> list[tuple[int, int]]:
+def _aim(runs: Runs, reader: Reader, split: Split, work: Path, identity: str, phase: Phase) -> dict[str, float]:
+    """Choose the attention that is aimed at, or read from ``work`` what was chosen: divergence by set that was tried."""
     path = work / _LAYERS
     try:
         told: Any = read_json(path) if path.exists() else {"identity": None}
         if told["identity"] == identity:
-            return [(int(side), int(layer)) for side, layer in told["layers"]]
-    except (KeyError, TypeError, ValueError):
+            runs.rows = [(int(side), int(layer)) for side, layer in told["layers"]]
+            return {str(name): float(far) for name, far in told["tried"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{path} does not name layers: remove it") from None
-    pairs = _spread(split.train, LAYER_PAIRS)
+    pairs = spread(split.train, LAYER_PAIRS)
     depth = reader.store.get(pairs[0][0]).pairs[0].attention.shape[1]
-    with phase("layers", layer_prompts(depth, len(pairs))) as advance:
-        found = choose_layers(reader, pairs, advance)
-    text = json_text({"identity": identity, "layers": found})
+    with phase("layers", row_prompts(depth, len(pairs))) as advance:
+        sets = row_sets(reader, pairs, advance)
+    tried = runs.race(sets, work, identity, phase)
+    text = json_text({"identity": identity, "layers": runs.rows, "tried": tried})
     write_atomically(path, lambda file: file.write(text.encode()))
-    return [(int(side), int(layer)) for side, layer in found]
-
-
-class _Runs:
-    """Both targets' training of one network."""
-
-    def __init__(
-        self,
-        reader: Reader,
-        network: FittedWords,
-        tokenizer: Any,
-        split: Split,
-        settings: FitSettings,
-        layers: list[tuple[int, int]],
-    ) -> None:
-        self._reader, self._network, self._tokenizer = reader, network, tokenizer
-        self._split, self._settings, self._layers = split, settings, layers
-        self._looked_at, self._compared = (_spread(split.valid, most) for most in (LOOKED_AT, COMPARED))
-
-    def run(self, target: str, work: Path, identity: str, phase: Phase) -> Progress:
-        """One target, to its end."""
-        losses = {
-            "attention": (self._attention, self._attention_held_out),
-            "answer": (self._answer, self._answer_held_out),
-        }
-        loss, held_out = losses[target]
-        settings = self._settings.of_target(target)
-        training = Training(
-            self._network,
-            settings,
-            target,
-            work / f"{target}.safetensors",
-            identity=identity,
-            loss=loss,
-            held_out=held_out,
-            pairs=len(self._split.train),
-        )
-        with phase(f"fit to the {target}", settings.steps) as advance:
-            return training.run(advance)
-
-    def state(self) -> dict[str, Tensor]:
-        """A copy of the network's weights."""
-        return {name: value.detach().clone() for name, value in self._network.state_dict().items()}
-
-    def take_nearer(self, other: dict[str, Tensor]) -> None:
-        """Of the network's weights and ``other`` those with which the model's answers stay nearer."""
-        own, near = self.state(), self._answer_held_out()
-        self._network.load_state_dict(other)
-        if self._answer_held_out() > near:
-            self._network.load_state_dict(own)
-
-    def by_temperature(self) -> dict[str, float]:
-        """Mean divergence of ``focus`` over the budgets, on held-out pairs, by the temperature of the relevance."""
-        return {f"{heat:g}": self._far(heat) for heat in TEMPERATURES}
-
-    def add_base(self, heat: float, without: float, advance: Callable[[int], None]) -> dict[str, float]:
-        """Leave the network with as much more of what it builds on as brings the model nearest, perhaps none.
-
-        Training takes little of it back where it is right: on pictures of which most are answered with any choice.
-
-        Args:
-            heat: temperature of the relevance.
-            without: divergence as it is.
-            advance: called with 1 for each that has been tried.
-
-        Returns:
-            Divergence by what was added.
-        """
-        found, before = {0.0: without}, self.state()
-        start = self._network.network.base_weight.item()
-        for added in ADDED:
-            self._network.network.set_base_weight(start + added)
-            found[added] = self._far(heat)
-            advance(1)
-        best = min(found, key=lambda added: found[added])
-        self._network.load_state_dict(before)  # to the bit, where nothing is added
-        if best:
-            self._network.network.set_base_weight(start + best)
-        return {f"{added:g}": far for added, far in found.items()}
-
-    def _far(self, heat: float) -> float:
-        rows = [self._reader.measure(self._compared, self._rank, guard_method(share, heat))[0] for share in BUDGETS]
-        return float(sum(row.mean() for row in rows) / len(rows))
-
-    def _batch(self, numbers: Sequence[int]) -> tuple[list[ImageTokens], list[PairRecord]]:
-        return self._reader.batch([self._split.train[number] for number in numbers])
-
-    def _attention(self, numbers: list[int], draw: random.Random) -> Tensor:
-        images, pairs = self._batch(numbers)
-        return attention_loss(self._network, images, pairs, self._tokenizer, self._layers)
-
-    @torch.no_grad()
-    def _attention_held_out(self) -> float:
-        images, pairs = self._reader.batch(self._looked_at)
-        return float(attention_loss(self._network, images, pairs, self._tokenizer, self._layers))
-
-    def _answer(self, numbers: list[int], draw: random.Random) -> Tensor:
-        images, pairs = self._batch(numbers)
-        return answer_loss(self._reader, self._network, images, pairs, self._tokenizer, draw, self._settings.shares)
-
-    def _answer_held_out(self) -> float:
-        rows = []
-        for share in BUDGETS[1:]:
-            rows.append(self._reader.measure(self._looked_at, self._rank, guard_method(share))[0].mean())
-        return float(sum(rows) / len(rows))
-
-    @torch.no_grad()
-    def _rank(self, images: Sequence[ImageTokens], pairs: Sequence[PairRecord]) -> list[Tensor]:
-        return self._network.rank(images, pairs, self._tokenizer)
+    for number in range(len(sets)):
+        (work / f"rows-{number}.safetensors").unlink(missing_ok=True)
+    return tried
