@@ -26,9 +26,11 @@ from trimkit.core.types import ImageTokens
 from trimkit.demo import items
 from trimkit.fitting import FitSettings, Fitting, Verdict, fit
 from trimkit.fitting import _fit as fit_module
+from trimkit.fitting import _records as records_module
 from trimkit.fitting._divergence import divergence
 from trimkit.fitting._networks import FittedWords
 from trimkit.fitting._questions import asked_by_model
+from trimkit.fitting._records import RecordStore
 from trimkit.fitting._rows import MOST_SETS, row_prompts, row_sets
 from trimkit.fitting._runs import Runs, Split
 from trimkit.fitting._targets import _relaxed
@@ -518,6 +520,24 @@ def test_a_full_disk_is_one_line(loaded: tuple[Any, Any], tmp_path: Path, monkey
         fitted(loaded, tmp_path)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_small_records_are_held_in_memory_beyond_the_least(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps draw their pictures from all of them: what does not fit is read from the disk again and again."""
+    records = folder.parent / "work" / "records"
+    size = next(records.glob("*.safetensors")).stat().st_size
+    for most, again in ((0, 1), (6 * size, 0)):
+        monkeypatch.setattr(records_module, "_HELD", 2)
+        monkeypatch.setattr(records_module, "_HELD_BYTES", most)
+        store = RecordStore(records, json.loads((records / "identity.json").read_text()), 10**9)
+        for number in range(4):
+            store.get(number)
+        read: list[Any] = []
+        monkeypatch.setattr(store, "_read", lambda path: read.append(path) or SimpleNamespace())  # noqa: B023
+        store.get(0)
+        assert len(read) == again
 
 
 def test_records_beyond_the_limit_are_one_line(loaded: tuple[Any, Any], tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from trimkit.io.text import json_text
 __all__ = ["PairRecord", "PictureRecord", "RecordStore", "half", "pairs_of"]
 
 _IDENTITY = "identity.json"
-_HELD = 256  # pictures in memory
+_HELD = 256  # pictures in memory, whatever they take
+_HELD_BYTES = 1_000_000_000  # more of them, as long as they take no more than this: a batch of a step is drawn from all
 _IMAGE = "image."
 
 
@@ -132,6 +133,7 @@ class RecordStore:
         found = self._held.get(number)
         if found is None:
             found = self._read(self._path(number))
+            self._held.limit = max(_HELD, _HELD_BYTES // self.size(number))
             self._held.put(number, found)
         return found
 
