@@ -21,6 +21,7 @@ __all__ = ["MOST_SETS", "row_prompts", "row_sets", "set_name"]
 
 _MOST_ROWS = 4  # whose attention is averaged
 _CANDIDATES = 16  # the best alone, among which others are looked for
+_LATER = 6  # of those, the best with the rows before, among which a third and a fourth are looked for
 _PARTNERS = 3  # of the first row, each of which makes a set
 MOST_SETS = _MOST_ROWS + _PARTNERS - 1
 
@@ -62,7 +63,7 @@ def row_sets(reader: Reader, pairs: Sequence[tuple[int, int]], advance: Callable
         sets += [[*path, row] for row in better[: _PARTNERS if len(path) == 1 else 1]]
         path.append(better[0])
         lowest = tried[better[0]]
-        left.remove(better[0])
+        left = sorted(left, key=lambda row: tried[row])[1 : 1 + _LATER]
     return [sorted(each) for each in sets]
 
 
@@ -70,7 +71,8 @@ def row_prompts(layers: int, pairs: int) -> int:
     """How many prompts ``row_sets`` asks at most, of a model of so many layers."""
     rows = 2 * layers
     left = min(rows, _CANDIDATES)
-    return pairs * (rows + sum(max(left - taken, 0) for taken in range(1, _MOST_ROWS)))
+    later = sum(max(min(left - 2, _LATER) - taken, 0) for taken in range(_MOST_ROWS - 2))
+    return pairs * (rows + max(left - 1, 0) + later)
 
 
 def set_name(rows: Sequence[Row]) -> str:
