@@ -117,7 +117,7 @@ def shown(record: Record) -> str:
 TABLES = {
     f"fit-{part}": made_of(f"fit_{part.replace('-', '_')}", shown, f"bench_fit {part}")
     for part in ("suite", "random-text", "shift")
-}
+} | {"fit-shift-overhead": made_of("fit_shift_overhead", shown, "bench_fit shift --shifts overhead")}
 
 
 def main() -> None:
